@@ -1,0 +1,56 @@
+# Needs GNU make, bash, Python 3.11 or newer and a package index. All else goes into .venv (and .uv, where uv is missing).
+SHELL  := bash
+PYTHON ?= python3
+UV     := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
+READY  := .venv/.ready
+LF     := .venv/bin/lfdeploy
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test slow check lock clean
+
+help:
+	@echo "make demo    train, export, prove and measure on the embedded data (about 2 minutes)"
+	@echo "make test    the fast tests (under 5 minutes)      make slow   the others"
+	@echo "make check   ruff and mypy                         make setup  only install into .venv"
+
+setup: $(READY)
+
+# Only made when no working uv is on PATH; --target needs no venv module.
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv 2>/dev/null && .uv/bin/python -m pip install -q uv \
+	  || { rm -rf .uv; $(PYTHON) -m pip install -q --target .uv uv; }
+	$@ --version
+
+$(READY): pyproject.toml requirements.lock | $(UV)
+	test -x .venv/bin/python || $(UV) venv -q --python $(PYTHON)
+	$(UV) pip sync -q --require-hashes requirements.lock
+	$(UV) pip install -q --no-deps -e .
+	touch $@
+
+demo: $(READY)
+	$(LF) train
+	$(LF) export --peer 0 --format onnx
+	$(LF) export --fused --format onnx
+	$(LF) export --peer 0 --format trt
+	$(LF) bench peer0-onnx-fp32 fused-onnx-fp32 peer0-trt-fp32
+	@echo
+	@echo "Open the page with:  $(LF) serve      then http://127.0.0.1:7860 in a browser"
+
+test: $(READY)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
+
+slow: $(READY)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m slow
+
+check: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# After a change of dependencies: names, versions and hashes, no addresses.
+lock: | $(UV)
+	$(UV) lock
+	$(UV) export --locked --no-emit-project --all-groups --no-header --format requirements.txt -o requirements.lock
+
+clean:
+	rm -rf .venv .uv

@@ -1,0 +1,85 @@
+"""The model card: what an artifact is, how good, how proven, and how to load it in five lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def model_card(manifest: dict[str, Any]) -> str:
+    """Markdown from a manifest; nothing in it that is not in the manifest."""
+    run, size, accuracy, parity = manifest["run"], manifest["input"]["height"], manifest["accuracy"], manifest["parity"]
+    archs = " + ".join(run["archs"])
+    target = str(manifest["target"])
+    if target.startswith("peer"):
+        what = f"{target}, one {run['archs'][int(target.removeprefix('peer'))]}"
+    elif target == "fused":
+        what = f"the fused classifier of {archs}: all peers and their end fusion"
+    else:
+        what = f"the mean of the logits of {archs}"
+    labels = manifest["labels"]
+    some = ", ".join(labels[:12]) + (f", ... ({len(labels)} in all)" if len(labels) > 12 else "")
+    lines = [
+        f"# {manifest['target']}, {manifest['format']} {manifest['precision']}",
+        "",
+        f"An image classifier: {what}. Trained with lfdeploy ({run['method']}, {run['epochs']} epochs on {run['data']}).",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| classes | {some} |",
+        f"| input | `images`: uint8, NHWC, {size}x{size} RGB; normalisation is inside |",
+        f"| outputs | `logits`, `probabilities`: float32, (batch, {len(labels)}) |",
+        f"| batch | {manifest['batch']['min']} to {manifest['batch']['max']} |",
+        f"| file | `{manifest['file']}`, {manifest['bytes']:,} bytes, sha256 `{manifest['sha256'][:16]}` |",
+    ]
+    if accuracy:
+        lines.append(
+            f"| top-1 | {accuracy['top1']:.2f} % on {accuracy['images']:,} test pictures "
+            f"(PyTorch: {accuracy['top1_reference']:.2f} %), measured with {accuracy['measured_on']} |"
+        )
+    lines += [f"| parity | **{parity['verdict']}**{': ' + parity['reason'] if parity['reason'] else ''} |", ""]
+    if "engine" in manifest:
+        engine = manifest["engine"]
+        lines += [
+            f"Built by {engine['package']} {engine['version']} for compute capability {', '.join(engine['compute_capabilities'])}; "
+            f"a plain engine file, batch profile {manifest['batch']['min']}:{manifest['batch']['opt']}:{manifest['batch']['max']}.",
+            "",
+        ]
+    lines += ["## Load it", "", "```python", *_five_lines(manifest), "```", ""]
+    lines += [
+        "Pictures of other sizes: turn upright (EXIF), convert to RGB (alpha on white), crop the largest centred square, "
+        "resize with antialiasing (Pillow, bilinear). `lfdeploy predict` does just that.",
+        "",
+        "## Parity",
+        "",
+        f"Against the run's fp32 PyTorch module; subject: {parity['subject']}.",
+        "",
+        "| stage | check | value | bound | |",
+        "| --- | --- | ---: | ---: | --- |",
+    ]
+    for check in parity["checks"]:
+        cells = [check["stage"], check["name"], _cell(check["value"]), _cell(check["bound"]), "ok" if check["passed"] else "FAILED"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: float | str) -> str:
+    text = value if isinstance(value, str) else f"{value:.3g}"
+    text = text.replace("|", "/")
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _five_lines(manifest: dict[str, Any]) -> list[str]:
+    size = manifest["input"]["height"]
+    if manifest["format"] == "onnx":
+        return [
+            "import json, numpy as np, onnxruntime, PIL.Image",
+            'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])',
+            'labels = json.loads(session.get_modelmeta().custom_metadata_map["lfdeploy"])["labels"]',
+            f'pixels = np.asarray(PIL.Image.open("picture.png").convert("RGB").resize(({size}, {size}), PIL.Image.BILINEAR))[None]',
+            'print(labels[session.run(["probabilities"], {"images": pixels})[0].argmax()])',
+        ]
+    return [
+        "import lfdeploy",
+        'model = lfdeploy.open_artifact(".")',
+        'print(model.predict(["picture.png"])[0].label)',
+    ]

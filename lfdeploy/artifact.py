@@ -1,0 +1,139 @@
+"""An artifact directory: a model file, its manifest, its model card. It exists only when it is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lfdeploy.errors import LfdeployError, ParityError
+from lfdeploy.images import RESIZE
+from lfdeploy.run import Run, all_runs, sha256, write_json
+
+SCHEMA = 1
+NEEDED = ("schema", "target", "format", "precision", "file", "sha256", "input", "labels", "batch", "run", "parity")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A directory and its manifest."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+    @property
+    def file(self) -> Path:
+        """The model file."""
+        return self.path / str(self.manifest["file"])
+
+    @property
+    def verdict(self) -> str:
+        """``pass``, ``fail`` or ``unverified``."""
+        return str(self.manifest["parity"]["verdict"])
+
+    def check_file(self) -> None:
+        """Raise `ParityError` (stage file) unless the bytes are the manifest's."""
+        if not self.file.is_file():
+            raise ParityError(f"stage file: {self.name} has no {self.manifest['file']}. Export it again.")
+        found = sha256(self.file)
+        if found != self.manifest["sha256"]:
+            raise ParityError(
+                f"stage file: {self.name}/{self.manifest['file']} has sha256 {found[:12]}..., its manifest says "
+                f"{self.manifest['sha256'][:12]}...: the file is not the one that was verified. Export it again."
+            )
+
+
+def read(path: Path) -> Artifact:
+    """An artifact by its directory."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+    except FileNotFoundError:
+        raise LfdeployError(f"{path} is not an artifact: it has no manifest.json. See: lfdeploy list artifacts") from None
+    except ValueError as error:
+        raise ParityError(f"stage file: {path}/manifest.json is damaged: {error}. Export it again.") from None
+    lacking = [key for key in NEEDED if key not in manifest] if isinstance(manifest, dict) else list(NEEDED)
+    if lacking:
+        raise ParityError(f"stage file: {path}/manifest.json lacks {', '.join(lacking)}. Export it again.")
+    if manifest["schema"] != SCHEMA:
+        raise LfdeployError(f"{path} has manifest schema {manifest['schema']}; this lfdeploy reads {SCHEMA}.")
+    return Artifact(path, manifest)
+
+
+def all_artifacts(runs: str | Path = "runs") -> list[Artifact]:
+    """Every artifact of every run, the newest run first."""
+    found = []
+    for run in reversed(all_runs(runs)):
+        found += of_run(run)
+    return found
+
+
+def of_run(run: Run) -> list[Artifact]:
+    """A run's artifacts by name."""
+    return [read(path.parent) for path in sorted(run.artifacts.glob("*/manifest.json")) if not path.parent.name.startswith(".")]
+
+
+def resolve(given: str | Path, runs: str | Path = "runs") -> Artifact:
+    """An artifact by its path, its model file's path, or its name in the newest run that has it."""
+    path = Path(given)
+    if path.is_file():
+        path = path.parent
+    if path.is_dir():
+        return read(path)
+    named = [a for a in all_artifacts(runs) if a.name == str(given)]
+    if named:
+        return named[0]
+    names = ", ".join(dict.fromkeys(a.name for a in all_artifacts(runs))) or "none; make one with: lfdeploy export"
+    raise LfdeployError(f"There is no artifact '{given}'. Artifacts in {runs}/: {names}.")
+
+
+def run_of(artifact: Artifact, run: str | None = None, runs: str | Path = "runs") -> Run:
+    """The run an artifact came from: given, the directory it lies in, or by name; its weights must be the same."""
+    wanted = artifact.manifest["run"]
+    beside = artifact.path.resolve().parent.parent
+    candidates: Iterable[Path] = [Path(run), Path(runs) / run] if run else [beside, Path(runs) / wanted["name"]]
+    for path in candidates:
+        if (path / "spec.json").is_file() and (path / "model.safetensors").is_file():
+            found = Run(path)
+            if sha256(found.weights) != wanted["weights_sha256"]:
+                raise ParityError(
+                    f"stage file: {artifact.name} was exported from other weights than {found.name}/model.safetensors holds now. "
+                    f"Export it again."
+                )
+            return found
+    raise LfdeployError(f"The run '{wanted['name']}' of {artifact.name} is not here; name its directory with --run.")
+
+
+def input_of(size: int) -> dict[str, Any]:
+    """The input contract: uint8 NHWC pixels at model size, fitted by the one rule."""
+    return {"name": "images", "dtype": "uint8", "layout": "NHWC", "height": size, "width": size, "resize": RESIZE}
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Give a whole artifact its name by one rename; an older one of that name is moved aside first and removed."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    aside = final.with_name(f".{final.name}.{os.getpid()}.old")
+    if final.exists():
+        if not (final / "manifest.json").is_file():
+            raise LfdeployError(f"{final} exists and is not an artifact; move it away or choose another --out.")
+        os.rename(final, aside)
+    os.rename(staged, final)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def quarantine(staged: Path, final: Path, reason: dict[str, Any]) -> Path:
+    """Move a failed artifact to quarantine/ beside its place, with its reason; the published one stays untouched."""
+    place = final.parent / "quarantine" / final.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_json(staged / "reason.json", reason)
+    shutil.rmtree(place, ignore_errors=True)
+    os.rename(staged, place)
+    return place

@@ -1,0 +1,72 @@
+"""What a backend is: it builds its file from an ONNX file, opens it, and answers uint8 pixels with probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfdeploy.images import Pixels
+from lfdeploy.run import Run
+
+Floats = NDArray[np.float32]
+
+
+class Session(Protocol):
+    """An opened model. ``backend`` and ``device`` are what really executes, read back after opening."""
+
+    backend: str
+    device: str
+
+    def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
+        """uint8 (B, H, W, 3) to logits and probabilities, both float32 (B, K). Raises ValueError for other input."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """What there is to open: a file with its manifest, and the run it came from where a backend needs it."""
+
+    file: Path
+    manifest: Mapping[str, Any]
+    run: Run | None = None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A row of the table.
+
+    ``format`` and ``file`` say what it executes; ``build(onnx, out, profile)`` makes that file and returns what
+    the manifest should say of it. ``missing()`` gives the reason why it cannot be used here, or an empty string;
+    ``cannot_run()`` why a built file could not be executed here.
+    """
+
+    about: str
+    format: str
+    file: str
+    missing: Callable[[], str]
+    cannot_run: Callable[[], str]
+    build: Callable[[Path, Path, tuple[int, int, int]], dict[str, Any]] | None
+    open: Callable[[Source, str], Session]
+
+
+def checked(images: Pixels, manifest: Mapping[str, Any]) -> Pixels:
+    """The images, contiguous; ValueError unless they are uint8 (B, H, W, 3) within the batch profile."""
+    height, width, most = manifest["input"]["height"], manifest["input"]["width"], manifest["batch"]["max"]
+    if images.dtype != np.uint8:
+        raise ValueError(f"images are {images.dtype}; they must be uint8.")
+    if images.ndim != 4 or images.shape[1:] != (height, width, 3):
+        raise ValueError(f"images have shape {images.shape}; they must be (B, {height}, {width}, 3).")
+    if not 1 <= len(images) <= most:
+        raise ValueError(f"batch of {len(images)}; this artifact serves 1 to {most}.")
+    return np.ascontiguousarray(images)
+
+
+def in_chunks(session: Session, images: Pixels, most: int) -> tuple[Floats, Floats]:
+    """Run any number of images (N, H, W, 3), at most ``most`` at a time."""
+    parts = [session(images[start : start + most]) for start in range(0, len(images), most)]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])

@@ -1,0 +1,73 @@
+"""ONNX files through ONNX Runtime, on the CPU or a CUDA GPU; the provider in use is read back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lfdeploy.backends.base import Backend, Floats, Session, Source, checked
+from lfdeploy.devices import pick
+from lfdeploy.errors import LfdeployError
+from lfdeploy.images import Pixels
+
+PROVIDERS: dict[str, Any] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+}
+
+
+class OnnxSession:
+    """One InferenceSession with exactly one provider; a provider that is not the one asked for is an error."""
+
+    backend = "onnxruntime"
+
+    def __init__(self, source: Source, device: str) -> None:
+        import onnxruntime as ort
+
+        self.manifest = source.manifest
+        where = pick(device)
+        if where == "cuda":
+            import torch  # noqa: F401  (brings the CUDA libraries that the provider links)
+
+            ort.preload_dlls()
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        wanted = PROVIDERS[where]
+        try:
+            self.session = ort.InferenceSession(str(source.file), options, providers=[wanted])
+        except Exception as error:  # onnxruntime raises many kinds, all of them about this file
+            raise LfdeployError(f"{source.file.name} cannot be loaded by onnxruntime: {_first_line(error)}") from None
+        name = wanted if isinstance(wanted, str) else wanted[0]
+        got = self.session.get_providers()[0]
+        if got != name:
+            raise LfdeployError(f"onnxruntime gave {got} where {name} was asked for. Check 'lfdeploy doctor', or use --device cpu.")
+        self.device = where
+
+    def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
+        """Logits and probabilities."""
+        feed = {self.manifest["input"]["name"]: checked(images, self.manifest)}
+        logits, probabilities = self.session.run(["logits", "probabilities"], feed)
+        return logits, probabilities
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]
+
+
+def _build(onnx: Path, out: Path, profile: tuple[int, int, int]) -> dict[str, Any]:
+    shutil.copyfile(onnx, out)
+    return {}
+
+
+def _missing() -> str:
+    from importlib.util import find_spec
+
+    return "" if find_spec("onnxruntime") else "onnxruntime is not installed. Run: pip install onnxruntime-gpu"
+
+
+def _open(source: Source, device: str) -> Session:
+    return OnnxSession(source, device)
+
+
+BACKEND = Backend("ONNX Runtime on CPU or CUDA", "onnx", "model.onnx", _missing, lambda: "", _build, _open)

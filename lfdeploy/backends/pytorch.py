@@ -1,0 +1,39 @@
+"""The reference: a run's own fp32 module."""
+
+from __future__ import annotations
+
+from lfdeploy.backends.base import Backend, Floats, Session, Source, checked
+from lfdeploy.devices import pick
+from lfdeploy.errors import LfdeployError
+from lfdeploy.images import Pixels
+
+
+class TorchSession:
+    """A `Classifier` in eval mode."""
+
+    backend = "pytorch"
+
+    def __init__(self, source: Source, device: str) -> None:
+        import torch
+
+        if source.run is None:
+            raise LfdeployError("The PyTorch backend needs the run that the artifact came from; name it with --run.")
+        self.manifest, self.device = source.manifest, pick(device)
+        torch.backends.cudnn.allow_tf32 = False  # the reference is fp32
+        module = source.run.classifier(str(source.manifest["target"])).to(self.device)
+        self.module = module.to(memory_format=torch.channels_last)
+
+    def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
+        """Logits and probabilities."""
+        import torch
+
+        with torch.inference_mode():
+            logits, probabilities = self.module(torch.from_numpy(checked(images, self.manifest)).to(self.device))
+        return logits.cpu().numpy(), probabilities.cpu().numpy()
+
+
+def _open(source: Source, device: str) -> Session:
+    return TorchSession(source, device)
+
+
+BACKEND = Backend("the run's own module, fp32", "run", "", lambda: "", lambda: "", None, _open)

@@ -1,0 +1,271 @@
+"""The command line. It parses and calls; heavy imports happen inside the commands that need them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+import lfdeploy
+from lfdeploy.config import ExportConfig, TrainConfig
+from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.options import flags
+
+RUNS = click.option("--runs", default="runs", show_default=True, metavar="DIR", help="where runs live")
+JSON = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
+DEVICE = click.option(
+    "--device", default="auto", metavar="NAME", type=click.Choice(["auto", "cpu", "cuda"]), help="where to run [auto|cpu|cuda]"
+)
+DATA = click.option("--data", default=None, metavar="NAME|DIR|NPZ", help="other pictures than the run's")
+FROM_RUN = click.option("--run", default=None, metavar="DIR", help="the run it came from, if it is not where it was")
+
+
+class Commands(click.Group):
+    """Turns expected failures into one line and an exit code, and guesses at mistyped commands."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a user's mistake never shows a traceback."""
+        try:
+            return super().invoke(ctx)
+        except LfdeployError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            sys.exit(130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """The named command, or an error with the nearest name."""
+        if args and args[0] not in self.commands:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.commands, n=1)
+            ctx.fail(f"No command '{args[0]}'." + (f" Did you mean '{near[0]}'?" if near else f" Commands: {', '.join(self.commands)}."))
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are used."""
+        return list(self.commands)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(lfdeploy.__version__, prog_name="lfdeploy")
+def main() -> None:
+    """Train image classifiers that teach each other; ship one, or all fused, as a file that is proven to answer
+    as the training code did.
+
+    \b
+    lfdeploy train --data my_pictures/          peers learn together
+    lfdeploy export --peer 0 --format onnx      a verified file
+    lfdeploy serve                              a web page that answers
+    """
+
+
+@main.command(short_help="Train peers that teach each other")
+@flags(TrainConfig)
+@click.option("--name", default=None, metavar="NAME", help="of the run's directory (default: made from the settings)")
+@RUNS
+@click.option("--resume", default=None, metavar="RUN", help="go on with an interrupted run, under its own settings")
+@click.option("--config", "file", default=None, metavar="FILE", help="repeat a run from its config.json")
+@click.pass_context
+def train(ctx: click.Context, /, name: str | None, runs: str, resume: str | None, file: str | None, **values: Any) -> None:
+    """Train peers together. Alone: two small networks on the embedded digits, in about a minute.
+
+    Ctrl-C saves the state; --resume goes on from it to the same weights.
+    """
+    given = [p for p in values if ctx.get_parameter_source(p) is click.core.ParameterSource.COMMANDLINE]
+    for other, flag in ((resume, "--resume"), (file, "--config")):
+        if other and given:
+            raise UsageError(f"{flag} takes the settings of that run; drop --{given[0].replace('_', '-')}.")
+    config = TrainConfig(**values)
+    if file:
+        try:
+            stored = json.loads(Path(file).read_text())
+            config = TrainConfig(**(stored | {"option": tuple((k, v) for k, v in stored["option"])}))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise LfdeployError(f"--config {file} cannot be used: {error}.") from None
+    from lfdeploy.run import resolve
+    from lfdeploy.tables import trained
+    from training import train as run_training
+
+    run = run_training(config, name, runs, resolve(resume, runs) if resume else None)
+    trained(run)
+
+
+@main.command(short_help="Accuracy of a run or an artifact")
+@click.argument("run", required=False)
+@DATA
+@click.option("--split", type=click.Choice(["val", "test"]), default="test", metavar="NAME", help="which pictures [val|test]")
+@DEVICE
+@RUNS
+@JSON
+def evaluate(run: str | None, data: str | None, split: str, device: str, runs: str, as_json: bool) -> None:
+    """Accuracy of a RUN's networks, or of an ARTIFACT through its own backend (default: the newest run)."""
+    from training.scores import evaluate as score
+
+    document = score(run, runs=runs, data=data, split=split, device=device)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    from lfdeploy.tables import evaluated
+
+    evaluated(document)
+
+
+@main.command(short_help="To ONNX or TensorRT, proven to answer alike")
+@click.argument("run", required=False)
+@flags(ExportConfig)
+@DATA
+@RUNS
+@JSON
+def export(run: str | None, data: str | None, runs: str, as_json: bool, **values: Any) -> None:
+    """Export from RUN (default: the newest) and prove it: ONNX, or a TensorRT engine.
+
+    The file appears only when it answers as the PyTorch module does on every test picture. Exit code 3: parity
+    failed, nothing published. 4: built, not run here (with --require-verified).
+    """
+    config = ExportConfig(**values)
+    from lfdeploy.console import say
+    from lfdeploy.run import resolve, shown
+
+    chosen = resolve(run, runs).finished()
+    say(f"Run: {chosen.name}" + ("" if run else " (the newest)"))
+    from export import export as make
+
+    made = make(config, chosen, data)
+    if as_json:
+        click.echo(json.dumps([a.manifest | {"path": shown(a.path)} for a in made], indent=2, ensure_ascii=False))
+        return
+    from lfdeploy.tables import exported
+
+    exported(made)
+
+
+@main.command(short_help="Prove an artifact again, on this machine")
+@click.argument("artifact")
+@DATA
+@click.option("--images", type=click.IntRange(min=1), default=None, metavar="N", help="only N test pictures (default: all)")
+@DEVICE
+@FROM_RUN
+@RUNS
+@JSON
+def verify(artifact: str, data: str | None, images: int | None, device: str, run: str | None, runs: str, as_json: bool) -> None:
+    """Parity of an ARTIFACT again, on this machine, against its run's PyTorch module. Exit code 3: it failed."""
+    from export.prove import require_verified
+    from export.prove import verify as judge
+    from lfdeploy.artifact import resolve
+
+    found = resolve(artifact, runs)
+    report = judge(found, run=run, runs=runs, data=data, images=images, device=device)
+    if as_json:
+        click.echo(json.dumps(report.document(), indent=2, ensure_ascii=False))
+    else:
+        from lfdeploy.tables import verified
+
+        verified(found.name, report)
+    require_verified(found, report)
+
+
+@main.command(short_help="Classify pictures with an artifact")
+@click.argument("artifact")
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|DIR...")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, metavar="K", help="classes per picture")
+@click.option("--csv", "csv_file", default=None, metavar="FILE", help="write a table instead of printing")
+@click.option("--backend", default="auto", metavar="NAME", help="auto, or pytorch: the run's own module in its place")
+@DEVICE
+@FROM_RUN
+@RUNS
+@JSON
+def predict(
+    artifact: str,
+    pictures: tuple[str, ...],
+    top: int,
+    csv_file: str | None,
+    backend: str,
+    device: str,
+    run: str | None,
+    runs: str,
+    as_json: bool,
+) -> None:
+    """Classify PICTUREs, or all pictures below a DIR, with an ARTIFACT."""
+    if as_json and csv_file:
+        raise UsageError("--json and --csv together have no meaning; drop one.")
+    from lfdeploy import listing
+
+    listing.predict(artifact, pictures, top, csv_file, backend, device, run, runs, as_json)
+
+
+@main.command(short_help="Latency, throughput, size, accuracy; training speed")
+@click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACT...|train")
+@click.option("--batch", default="1,8,32", show_default=True, metavar="B,...", help="batch sizes")
+@click.option("--rounds", type=click.IntRange(min=3), default=15, show_default=True, metavar="N", help="interleaved rounds")
+@click.option("--arch", default="resnet32", show_default=True, metavar="A", help="(train) architecture of both peers")
+@click.option("--method", default="lfmkd", show_default=True, metavar="NAME", help="(train) method")
+@DEVICE
+@RUNS
+@JSON
+def bench(artifacts: tuple[str, ...], batch: str, rounds: int, arch: str, method: str, device: str, runs: str, as_json: bool) -> None:
+    """Latency, throughput, size and accuracy of ARTIFACTs in one table. `bench train`: training speed as ratios.
+
+    Rounds are interleaved, so that a busy machine slows all rows alike: trust ratios before milliseconds.
+    """
+    from lfdeploy import tables
+
+    if artifacts == ("train",):
+        from training.bench import bench_training
+
+        document, show = bench_training(arch, method, min(rounds, 9), device), tables.training_speed
+    else:
+        from export.bench import bench_artifacts
+
+        try:
+            sizes = [int(part) for part in batch.split(",")]
+        except ValueError:
+            raise UsageError(f"--batch is '{batch}'; write sizes like 1,8,32.") from None
+        document, show = bench_artifacts(artifacts, sizes, rounds, device, runs), tables.measured
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        show(document)
+
+
+@main.command(short_help="Open a web page that classifies")
+@click.argument("artifacts", nargs=-1, metavar="[ARTIFACT...]")
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="HOST", help="address to listen on")
+@click.option("--port", default=7860, show_default=True, metavar="PORT", type=click.IntRange(0, 65535), help="0 takes a free one")
+@DEVICE
+@RUNS
+def serve(artifacts: tuple[str, ...], host: str, port: int, device: str, runs: str) -> None:
+    """Open a web page that classifies with ARTIFACTs (default: those of the newest run). Nothing leaves the machine."""
+    from serve import serve as run_page
+
+    run_page(artifacts, host=host, port=port, device=device, runs=runs)
+
+
+@main.command("list", short_help="Methods, architectures, data sets, backends, runs, artifacts")
+@click.argument("what", type=click.Choice(["methods", "archs", "datasets", "backends", "runs", "artifacts"]))
+@RUNS
+@JSON
+def list_(what: str, runs: str, as_json: bool) -> None:
+    """Show methods and their options, architectures, data sets, backends, runs or artifacts."""
+    from lfdeploy import listing
+
+    listing.show(what, runs, as_json)
+
+
+@main.command(short_help="What is installed, what works here, and why not")
+@click.argument("artifact", required=False)
+@RUNS
+@JSON
+def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
+    """Versions, devices, which backends work here and why not; with ARTIFACT, whether it runs here."""
+    from lfdeploy import listing
+
+    listing.doctor(artifact, runs, as_json)

@@ -1,0 +1,146 @@
+"""Every setting of every stage: flat frozen dataclasses. A field is a flag; its help text sits on the field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from lfdeploy.errors import UsageError
+
+
+def setting(default: Any, help: str, *, choices: Sequence[str] = (), metavar: str = "", short: str = "") -> Any:
+    """A dataclass field that `lfdeploy.options.flags` turns into a command-line flag."""
+    return field(default=default, metadata={"help": help, "choices": tuple(choices), "metavar": metavar, "short": short})
+
+
+def _positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be greater than 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which pictures, at what size, split how. Two equal ones load the same arrays."""
+
+    data: str = setting("digits", "name, folder of class folders, or .npz", metavar="NAME|DIR|NPZ")
+    data_root: str | None = setting(None, "where torchvision data sets live (default: ./data)", metavar="DIR")
+    image_size: int | None = setting(None, "side of the model's square input (default: by data)", metavar="N")
+    val_fraction: float = setting(0.1, "held out when there is no val/; 0 keeps the last epoch", metavar="F")
+    test_fraction: float = setting(0.2, "held out when there is no test/", metavar="F")
+    strict: bool = setting(False, "a corrupt picture is an error, not a report")
+    seed: int = setting(0, "seed of everything random", metavar="S")
+
+    def __post_init__(self) -> None:
+        for name in ("val_fraction", "test_fraction"):
+            value = getattr(self, name)
+            if not 0 <= value < 0.9:
+                raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be from 0 to below 0.9.")
+        if self.image_size is not None and not 8 <= self.image_size <= 1024:
+            raise UsageError(f"--image-size is {self.image_size}; it must be from 8 to 1024.")
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}; it must be 0 or greater.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DataConfig):
+    """What one training run does."""
+
+    arch: str | None = setting(None, "one architecture, or one per peer with commas", metavar="A[,B...]")
+    peers: int | None = setting(None, "how many networks learn together (default: 2)", metavar="M")
+    method: str = setting("lfmkd", "how they teach each other; see 'lfdeploy list methods'", metavar="NAME")
+    option: tuple[tuple[str, str], ...] = setting((), "a setting of the method, as KEY VALUE", short="-o")
+    epochs: int | None = setting(None, "passes over the training split (default: by data)", metavar="N")
+    batch_size: int | None = setting(None, "pictures per step (default: 128, less for small sets)", metavar="B")
+    lr: float = setting(0.1, "peak learning rate (SGD, Nesterov 0.9)", metavar="X")
+    weight_decay: float = setting(5e-4, "L2 on all weights of the peers", metavar="X")
+    schedule: str = setting("cosine", "learning rate over the epochs", choices=("cosine", "step"))
+    warmup: float = setting(0.05, "share of the epochs in which the rate rises", metavar="F")
+    augment: str = setting("auto", "per batch, on the device", choices=("auto", "none", "crop", "crop-flip"))
+    device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
+    precision: str = setting("auto", "of the forward pass; weights stay fp32", choices=("auto", "fp32", "bf16"))
+    threads: str = setting("auto", "CPU: one thread per peer, or shared", choices=("auto", "peer", "shared"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "peers", "epochs", "batch_size", "lr")
+        if self.weight_decay < 0:
+            raise UsageError(f"--weight-decay is {self.weight_decay}; it must be 0 or greater.")
+        if not 0 <= self.warmup < 1:
+            raise UsageError(f"--warmup is {self.warmup}; it is a share of the epochs, from 0 to below 1.")
+        names = self.arch.split(",") if self.arch else []
+        if len(names) > 1 and self.peers is not None and self.peers != len(names):
+            raise UsageError(f"--arch names {len(names)} networks but --peers is {self.peers}; drop --peers.")
+
+    def archs(self, default: str) -> tuple[str, ...]:
+        """One architecture name per peer."""
+        names = tuple((self.arch or default).split(","))
+        return names if len(names) > 1 else names * (self.peers or 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What one export makes."""
+
+    peer: int | None = setting(None, "one peer, counted from 0", metavar="N")
+    fused: bool = setting(False, "the fused classifier: all peers and the end fusion")
+    ensemble: bool = setting(False, "the mean of the peers' logits")
+    all: bool = setting(False, "every peer, the fused classifier and the ensemble")
+    format: str = setting("onnx", "of the file", choices=("onnx", "trt"))
+    precision: str = setting("fp32", "of the weights and arithmetic", choices=("fp32", "fp16"))
+    batch: str = setting("1:8:64", "batch sizes it must serve", metavar="MIN:OPT:MAX")
+    engine: str = setting("auto", "which TensorRT", choices=("auto", "tensorrt", "tensorrt-rtx"))
+    out: str | None = setting(None, "directory for the artifact (default: RUN/artifacts)", metavar="DIR")
+    require_verified: bool = setting(False, "exit 4 when the file cannot be run here")
+
+    def __post_init__(self) -> None:
+        chosen = [self.peer is not None, self.fused, self.ensemble, self.all]
+        if sum(chosen) != 1:
+            what = "Nothing says what" if not any(chosen) else "Only one target at a time"
+            raise UsageError(f"{what} to export: add one of --peer N, --fused, --ensemble, --all.")
+        if self.peer is not None and self.peer < 0:
+            raise UsageError(f"--peer is {self.peer}; peers are counted from 0.")
+        self.profile  # noqa: B018  (checks the syntax)
+
+    @property
+    def profile(self) -> tuple[int, int, int]:
+        """The batch sizes (min, opt, max)."""
+        try:
+            low, opt, high = (int(part) for part in self.batch.split(":"))
+        except ValueError:
+            raise UsageError(f"--batch is '{self.batch}'; write MIN:OPT:MAX, for example 1:8:64.") from None
+        if low != 1 or not low <= opt <= high:
+            raise UsageError(f"--batch is '{self.batch}'; MIN must be 1 and MIN <= OPT <= MAX.")
+        return low, opt, high
+
+
+def subset(config: object, kind: type[Any]) -> Any:
+    """The part of a config that a smaller config class knows."""
+    return kind(**{f.name: getattr(config, f.name) for f in fields(kind)})
+
+
+def parse_options(kind: type[Any], pairs: Sequence[tuple[str, str]], owner: str) -> Any:
+    """KEY VALUE pairs as an instance of a flat dataclass, typed by its fields' defaults."""
+    from lfdeploy.errors import choose
+
+    known = {f.name: f for f in fields(kind)}
+    values: dict[str, Any] = {}
+    for key, text in pairs:
+        key = key.replace("-", "_")
+        if not known:
+            raise UsageError(f"Method '{owner}' has no options, so '-o {key}' has no meaning.")
+        choose(f"option of {owner}", key, sorted(known))
+        default = known[key].default
+        allowed = known[key].metadata.get("choices") or ()
+        if allowed and text not in allowed:
+            raise UsageError(f"-o {key} is '{text}'. Choose one of: {', '.join(allowed)}.")
+        try:
+            if isinstance(default, bool):
+                values[key] = {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+            else:
+                values[key] = type(default)(text)  # type: ignore[misc]
+        except (ValueError, KeyError):
+            raise UsageError(f"-o {key} is '{text}'; it must be a {type(default).__name__}.") from None
+    return kind(**values)

@@ -1,0 +1,56 @@
+"""What can go wrong by the user's hand. Every message says what is wrong and what to type next."""
+
+from __future__ import annotations
+
+
+class LfdeployError(Exception):
+    """An expected failure: one line for the user, no traceback."""
+
+    exit_code = 1
+
+
+class UsageError(LfdeployError):
+    """Flags that contradict each other or have no meaning."""
+
+    exit_code = 2
+
+
+class ParityError(LfdeployError):
+    """An artifact does not answer as its PyTorch module does."""
+
+    exit_code = 3
+
+
+class UnverifiedError(LfdeployError):
+    """An artifact was built but could not be run here, and proof was required."""
+
+    exit_code = 4
+
+
+class Interrupted(LfdeployError):
+    """Ctrl-C or SIGTERM, after the state was saved."""
+
+    exit_code = 130
+
+
+class PictureError(LfdeployError):
+    """A file that is not a picture we accept.
+
+    ``code`` is a stable word for programs (``truncated``, ``not_an_image``...); ``status`` the HTTP status.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 422) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+def choose(kind: str, name: str, known: list[str]) -> str:
+    """Return ``name`` if known, else raise with the choices and the nearest guess."""
+    if name in known:
+        return name
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    guess = f" Did you mean '{near[0]}'?" if near else ""
+    raise UsageError(f"Unknown {kind} '{name}'.{guess} Choose one of: {', '.join(known)}.")

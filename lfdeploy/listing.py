@@ -1,0 +1,227 @@
+"""What `list`, `doctor` and `predict` print."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lfdeploy.console import Meter, say, table
+from lfdeploy.errors import LfdeployError
+from lfdeploy.images import SUFFIXES
+
+CHUNK = 256
+
+
+def show(what: str, runs: str, as_json: bool) -> None:
+    """One of the tables, or what lies in the runs directory."""
+    rows = list(_ROWS[what](runs))
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    if not rows:
+        say(f"There are no {what} in {runs}/ yet. Make one with: lfdeploy {'train' if what == 'runs' else 'export'}")
+        return
+    columns = [c for c in rows[0] if c != "options"]
+    table("", columns, [[_text(row[c]) for c in columns] for row in rows], left=len(columns))
+    for row in rows:
+        if row.get("options"):
+            cells = [[o["name"], _text(o["default"]), "|".join(o["choices"]), o["help"]] for o in row["options"]]
+            table(f"Options of {row['method']} (-o KEY VALUE)", ["key", "default", "choices", "what it is"], cells, left=4)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}" if value < 1 or value == int(value) else f"{value:.2f}"
+    return "-" if value is None else str(value)
+
+
+def _methods(runs: str) -> Iterator[dict[str, Any]]:
+    from training.methods import METHODS
+
+    for name, method in METHODS.items():
+        options = [
+            {"name": f.name, "default": f.default, "choices": list(f.metadata["choices"]), "help": f.metadata["help"]}
+            for f in fields(method.options)
+        ]
+        yield {"method": name, "what it is": method.about, "options": options}
+
+
+def _archs(runs: str) -> Iterator[dict[str, Any]]:
+    from lfdeploy.models import ARCHITECTURES
+
+    for name, row in ARCHITECTURES.items():
+        yield {"architecture": name, "what it is": row.about}
+
+
+def _datasets(runs: str) -> Iterator[dict[str, Any]]:
+    from lfdeploy.sources import DATASETS
+
+    for name, row in DATASETS.items():
+        yield {"data": name, "what it is": row.about}
+    yield {"data": "DIR", "what it is": "class folders of pictures, or train/ val/ test/ of class folders"}
+    yield {"data": "FILE.npz", "what it is": "train_x uint8 (N,H,W,3), train_y, test_x, test_y, classes"}
+
+
+def _backends(runs: str) -> Iterator[dict[str, Any]]:
+    from lfdeploy.backends import BACKENDS
+
+    for name, row in BACKENDS.items():
+        yield {"backend": name, "format": row.format, "what it is": row.about, "builds here": row.missing() or "yes",
+               "runs here": row.cannot_run() or row.missing() or "yes"}  # fmt: skip
+
+
+def _runs(runs: str) -> Iterator[dict[str, Any]]:
+    from lfdeploy.run import all_runs
+
+    for run in reversed(all_runs(runs)):
+        config, done = run.read("config.json"), (run.path / "summary.json").exists()
+        test = run.read("summary.json")["test"] if done else {"peers": [], "fused": None, "ensemble": None}
+        yield {"run": run.name, "method": config["method"], "networks": " + ".join(run.spec["archs"]),
+               "best peer %": max(test["peers"], default=None), "fused %": test["fused"],
+               "state": "finished" if done else "not finished"}  # fmt: skip
+
+
+def _artifacts(runs: str) -> Iterator[dict[str, Any]]:
+    from lfdeploy.artifact import all_artifacts
+    from lfdeploy.run import shown
+
+    for a in all_artifacts(runs):
+        accuracy = a.manifest.get("accuracy")
+        yield {"artifact": a.name, "run": a.manifest["run"]["name"], "MB": round(a.manifest["bytes"] / 1e6, 2),
+               "top-1 %": accuracy["top1"] if accuracy else None, "parity": a.verdict, "path": shown(a.path)}  # fmt: skip
+
+
+_ROWS = {"methods": _methods, "archs": _archs, "datasets": _datasets, "backends": _backends, "runs": _runs, "artifacts": _artifacts}
+
+
+def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
+    """What is installed, what works here and why not; with an artifact, whether it is whole and runs here."""
+    import sys
+
+    import lfdeploy
+    from lfdeploy.backends import BACKENDS, executes
+    from lfdeploy.devices import gpus
+    from lfdeploy.run import versions
+
+    home = Path(lfdeploy.__file__).resolve().parent.parent
+    import importlib.util
+
+    strangers = []
+    for stage in ("training", "export", "serve"):
+        found = importlib.util.find_spec(stage)
+        if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != home:
+            strangers.append(f"'{stage}' is imported from {found.origin if found else 'nowhere'}, not from {home}")
+    document: dict[str, Any] = {
+        "versions": versions(),
+        "cpus": os.cpu_count(),
+        "gpus": [f"{gpu.name} (compute capability {gpu.capability})" for gpu in gpus()],
+        "backends": {
+            name: {"builds": row.missing() or "yes", "runs": row.cannot_run() or row.missing() or "yes"} for name, row in BACKENDS.items()
+        },
+        "problems": strangers,
+    }
+    if artifact:
+        from lfdeploy.artifact import resolve
+
+        held = resolve(artifact, runs)
+        held.check_file()
+        row = BACKENDS[executes(held.manifest)]
+        reason = row.missing() or row.cannot_run()
+        document["artifact"] = {"name": held.name, "whole": True, "runs_here": not reason, "reason": reason, "verdict": held.verdict}
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        table("Versions", ["package", "version"], [[k, v] for k, v in document["versions"].items()], left=2)
+        cells = [[name, told["builds"], told["runs"]] for name, told in document["backends"].items()]
+        table("Backends", ["backend", "builds here", "runs here"], cells, left=3)
+        click.echo(f"CPU cores: {document['cpus']}   GPUs: {', '.join(document['gpus']) or 'none'}   Python: {sys.executable}")
+        if artifact:
+            told = document["artifact"]
+            state = "runs here" if told["runs_here"] else f"does not run here: {told['reason']}"
+            click.echo(f"{told['name']}: whole, parity {told['verdict']}, {state}.")
+    if strangers:
+        raise LfdeployError(f"{strangers[0]}; reinstall lfdeploy into an environment of its own.")
+
+
+def pictures_below(given: Iterable[str]) -> list[Path]:
+    """Files as they are; of a directory all pictures below it, in order."""
+    found: list[Path] = []
+    for name in given:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not inside:
+                raise LfdeployError(f"{path} has no pictures ({', '.join(SUFFIXES[:6])}...).")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise LfdeployError(f"There is no file '{name}'.")
+    return found
+
+
+def predict(
+    artifact: str,
+    given: tuple[str, ...],
+    top: int,
+    csv_file: str | None,
+    backend: str,
+    device: str,
+    run: str | None,
+    runs: str,
+    as_json: bool,
+) -> None:
+    """Answer and print: lines, a JSON document, or a CSV file. Exit code 1 when no picture at all could be read."""
+    from lfdeploy.predict import Prediction, Predictor
+
+    files = pictures_below(given)
+    predictor = Predictor.open(artifact, device=device, backend=backend, run=run, runs=runs)
+    answers: list[Prediction] = []
+    with Meter("Pictures", len(files), "pictures") as meter:
+        for start in range(0, len(files), CHUNK):
+            answers += predictor.predict(files[start : start + CHUNK], top)
+            meter.at(len(answers))
+    if as_json:
+        rows = [{"picture": a.source, "label": a.label or None, "top": [{"label": n, "probability": p} for n, p in a.top],
+                 "notes": list(a.notes), "error": a.error or None} for a in answers]  # fmt: skip
+        document = {"artifact": predictor.artifact.name, "sha256": predictor.artifact.manifest["sha256"],
+                    "backend": predictor.session.backend, "device": predictor.session.device, "predictions": rows}  # fmt: skip
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    elif csv_file:
+        _write_csv(Path(csv_file), answers, top)
+        say(f"{len(answers)} rows in {csv_file}")
+    else:
+        width = max(len(a.source) for a in answers)
+        for a in answers:
+            text = "  ".join(f"{name} {100 * p:.1f}%" for name, p in a.top) or f"no answer: {a.error}"
+            click.echo(f"{a.source:<{width}}  {text}" + (f"  ({'; '.join(a.notes)})" if a.notes else ""))
+    bad = [a for a in answers if a.error]
+    if bad and len(bad) == len(answers):
+        raise LfdeployError(bad[0].error if len(bad) == 1 else f"none of the {len(bad)} files is a readable picture.")
+    if bad:
+        say(f"{len(bad)} of {len(answers)} files could not be read; the first: {bad[0].error}")
+
+
+def _write_csv(path: Path, answers: Iterable[Any], top: int) -> None:
+    from lfdeploy.run import write_bytes
+
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["picture", "error", *[f"{word}{i + 1}" for i in range(top) for word in ("label", "probability")]])
+    for a in answers:
+        cells = [cell for name, p in a.top for cell in (_inert(name), f"{p:.7g}")]
+        writer.writerow([_inert(a.source), _inert(a.error), *cells])
+    write_bytes(path, text.getvalue().encode())
+
+
+def _inert(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -1,0 +1,69 @@
+"""What gets shipped: a target of a run as one module from uint8 pixels to logits and probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lfdeploy.errors import UsageError
+from lfdeploy.models import create
+from lfdeploy.models.fusion import Ensemble, Fused, FusedHead
+
+
+class Classifier(nn.Module):
+    """uint8 pixels (B, H, W, 3) to fp32 logits (B, K) and probabilities (B, K).
+
+    Scaling and normalisation are inside and always fp32: ``x * scale + shift`` with scale = 1 / (255 std) and
+    shift = -mean / std per channel. ``dtype`` is that of the network in between.
+    """
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        m, s = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", (1 / (255 * s)).float().view(1, 3, 1, 1))
+        self.register_buffer("shift", (-m / s).float().view(1, 3, 1, 1))
+        self.dtype = torch.float32
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits, probabilities). The cast comes before the permutation: TensorRT accepts uint8 only into a cast."""
+        x = images.float().permute(0, 3, 1, 2) * self.scale + self.shift
+        logits = self.network(x.to(self.dtype)).float()
+        return logits, torch.softmax(logits, dim=1)
+
+
+def targets(peers: int, fused: bool) -> list[str]:
+    """Every target of a run: ``peer0``.. , ``fused`` where the method trains one, ``ensemble``."""
+    return [f"peer{i}" for i in range(peers)] + (["fused"] if fused else []) + ["ensemble"]
+
+
+def build_network(target: str, spec: Mapping[str, object], weights: Mapping[str, Tensor]) -> nn.Module:
+    """One target's network in eval mode, from a run's spec.json and the tensors of its model.safetensors."""
+    archs = [str(a) for a in spec["archs"]]  # type: ignore[attr-defined]
+    classes = len(spec["classes"])  # type: ignore[arg-type]
+    fused = spec.get("fused")
+    known = targets(len(archs), fused is not None)
+    if target not in known:
+        raise UsageError(f"This run ({spec['method']}) has no '{target}'. It has: {', '.join(known)}.")
+    if target.startswith("peer"):
+        index = int(target.removeprefix("peer"))
+        network: nn.Module = create(archs[index], classes)
+        network.load_state_dict(_part(weights, f"peers.{index}."))
+        return network.eval()
+    peers = [create(arch, classes) for arch in archs]
+    for index, peer in enumerate(peers):
+        peer.load_state_dict(_part(weights, f"peers.{index}."))
+    if target == "ensemble":
+        return Ensemble(peers).eval()
+    assert isinstance(fused, dict)
+    head = FusedHead([int(c) for c in fused["channels"]], classes, str(fused["operator"]))
+    head.load_state_dict(_part(weights, "fused."))
+    return Fused(peers, head).eval()
+
+
+def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}

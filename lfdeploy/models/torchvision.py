@@ -1,0 +1,78 @@
+"""Torchvision's classifiers as backbones: same layers, same weights' shapes, cut into stages by resolution.
+
+Networks are built untrained; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from lfdeploy.models.backbone import Backbone, Vector
+
+
+def _make(name: str, classes: int) -> Any:
+    from torchvision import models
+
+    return models.get_model(name, weights=None, num_classes=classes)
+
+
+def resnet_like(name: str) -> Callable[[int], Backbone]:
+    """ResNets (resnext and wide_resnet too): a stem and layer1 to layer4."""
+
+    def build(classes: int) -> Backbone:
+        net = _make(name, classes)
+        stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+        stages = [net.layer1, net.layer2, net.layer3, net.layer4]
+        return Backbone(stem, stages, nn.Sequential(net.avgpool, Vector(), net.fc))
+
+    return build
+
+
+def sliced(name: str, cuts: tuple[int, ...], head: Callable[[Any], nn.Module]) -> Callable[[int], Backbone]:
+    """A net whose ``features`` is a sequence: stage i is features[cuts[i] : cuts[i + 1]], the stem what precedes."""
+
+    def build(classes: int) -> Backbone:
+        net = _make(name, classes)
+        layers = list(net.features)
+        ends = (*cuts[1:], len(layers))
+        stages = [nn.Sequential(*layers[a:b]) for a, b in zip(cuts, ends, strict=True)]
+        return Backbone(nn.Sequential(*layers[: cuts[0]]), stages, head(net))
+
+    return build
+
+
+def pool_flatten_classifier(net: Any) -> nn.Module:
+    """Pooling, flattening, the net's own classifier (mobilenet, efficientnet)."""
+    return nn.Sequential(net.avgpool, Vector(), net.classifier)
+
+
+def pool_classifier(net: Any) -> nn.Module:
+    """Pooling, then the net's own norm and linear layer (convnext)."""
+    norm, _, linear = net.classifier
+    return nn.Sequential(net.avgpool, norm, Vector(), linear)
+
+
+class _ConvPool(nn.Module):
+    """ShuffleNet's head: a 1x1 convolution, the mean over the map, a linear layer."""
+
+    def __init__(self, conv: nn.Module, fc: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.fc = conv, fc
+
+    def forward(self, x: Any) -> Any:
+        """Logits (B, K)."""
+        return self.fc(self.conv(x).mean([2, 3]))
+
+
+def shufflenet(name: str) -> Callable[[int], Backbone]:
+    """ShuffleNetV2: conv1 and maxpool, stage2 to stage4, conv5 in the head."""
+
+    def build(classes: int) -> Backbone:
+        net = _make(name, classes)
+        stages = [net.stage2, net.stage3, net.stage4]
+        return Backbone(nn.Sequential(net.conv1, net.maxpool), stages, _ConvPool(net.conv5, net.fc))
+
+    return build

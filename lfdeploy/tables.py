@@ -1,0 +1,85 @@
+"""How results are shown to a person: one table per command, on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lfdeploy.console import say, table
+from lfdeploy.run import shown
+
+if TYPE_CHECKING:
+    from lfdeploy.artifact import Artifact
+    from lfdeploy.run import Run
+
+
+def trained(run: Run) -> None:
+    """Accuracy of every node on the test split, for the kept epoch and the last."""
+    summary = run.read("summary.json")
+    test, last = summary["test"], summary["test_last"]
+    rows = [[f"peer{i} ({arch})", test["peers"][i], last["peers"][i]] for i, arch in enumerate(summary["archs"])]
+    names = {"fused": "fused", "ensemble": "ensemble (mean of logits)", "ensemble_probs": "ensemble (mean of probabilities)"}
+    rows += [[text, test[key], last[key]] for key, text in names.items() if test[key] is not None]
+    rows += [[f"auxiliary teacher {i} (training only)", a, last["aux"][i]] for i, a in enumerate(test["aux"])]
+    columns = ["", f"kept epoch {summary['kept_epoch']}", f"last epoch {summary['epochs']}"]
+    title = f"Top-1 on {summary['data']['test']:,} test pictures, %"
+    table(title, columns, [[name, f"{a:.2f}", f"{b:.2f}"] for name, a, b in rows])
+    say(f"{summary['images_per_second']:,.0f} images/s on {summary['device']}; curves.png and confusion.png are in {shown(run.path)}")
+    say(f"Next: lfdeploy export --{'fused' if test['fused'] is not None else 'peer 0'} --format onnx")
+
+
+def evaluated(document: dict[str, Any]) -> None:
+    """Accuracy by node."""
+    title = f"{document['name']}: {document['images']:,} pictures of {document['split']}, {document['backend']} on {document['device']}"
+    table(title, ["", "top-1 %", "right"], [[n, f"{r['top1']:.2f}", f"{r['correct']:,}"] for n, r in document["nodes"].items()])
+
+
+def exported(artifacts: Sequence[Artifact]) -> None:
+    """What was made, and what is known of it."""
+    rows = []
+    for a in artifacts:
+        accuracy, found = a.manifest.get("accuracy"), a.manifest["parity"].get("statistics")
+        top1 = f"{accuracy['top1']:.2f}" if accuracy else "-"
+        apart = f"{found['max_difference']:.1e}" if found else "-"
+        rows.append([a.name, f"{a.manifest['bytes'] / 1e6:.2f}", top1, apart, a.verdict])
+    table("", ["artifact", "size MB", "top-1 %", "largest difference / scale", "parity"], rows)
+    for a in artifacts:
+        if a.verdict == "unverified":
+            say(f"{a.name}: the ONNX file it was built from passed every check. On a machine with the GPU: lfdeploy verify {shown(a.path)}")
+            say(f"{a.name}: built, UNVERIFIED: {a.manifest['parity']['reason']}.")
+        else:
+            say(f"{a.name}: parity PASSED on {a.manifest['accuracy']['images']:,} test pictures: {shown(a.path)}")
+
+
+def verified(name: str, report: Any) -> None:
+    """Every check with its number and bound."""
+    cells = [[c.stage, c.name, _cell(c.value), _cell(c.bound), "ok" if c.passed else "FAILED"] for c in report.checks]
+    table(f"{name}: {report.subject}", ["stage", "check", "value", "bound", ""], cells, left=2)
+    said = {"pass": "parity PASSED.", "unverified": f"UNVERIFIED: {report.reason}.", "fail": "parity FAILED."}
+    say(f"{name}: {said[report.verdict]}")
+
+
+def _cell(value: float | str) -> str:
+    text = value if isinstance(value, str) else f"{value:.3g}"
+    return text if len(text) <= 28 else text[:25] + "..."
+
+
+def measured(document: dict[str, Any]) -> None:
+    """Latency, throughput, size and accuracy."""
+    columns = ["artifact", "backend", "batch", "p50 ms", "p95 ms", "images/s", "size MB", "top-1 %"]
+    rows = [
+        [r["artifact"], r["backend"], str(r["batch"]), f"{r['p50_ms']:.2f}", f"{r['p95_ms']:.2f}", f"{r['images_per_second']:,.0f}",
+         f"{r['bytes'] / 1e6:.2f}", "-" if r["top1"] is None else f"{r['top1']:.2f}"] for r in document["rows"]
+    ]  # fmt: skip
+    table(f"{document['rounds']} interleaved rounds on {document['machine']}", columns, rows, left=2)
+    for note in document["notes"]:
+        say(note)
+
+
+def training_speed(document: dict[str, Any]) -> None:
+    """Steps per loop and their ratios to the plain one."""
+    title = f"Training 2 x {document['arch']}, {document['method']}, batch {document['batch']}, on {document['device']}"
+    rows = [[r["loop"], f"{r['ms']:.0f}", f"{r['images_per_second']:,.0f}", f"{r['ratio']:.2f}x"] for r in document["rows"]]
+    table(title, ["loop", "ms/step", "images/s", "speed"], rows)
+    for note in document["notes"]:
+        say(note)

@@ -1,0 +1,95 @@
+"""The artifacts a page offers: opened where they run here, listed with a reason where they do not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lfdeploy.artifact import Artifact, of_run
+from lfdeploy.artifact import resolve as resolve_artifact
+from lfdeploy.errors import LfdeployError
+from lfdeploy.predict import Predictor
+from lfdeploy.run import resolve as resolve_run
+from lfdeploy.run import shown
+
+#: What parity's verdicts are called on the page.
+VERDICTS = {"pass": "verified", "unverified": "unverified", "fail": "parity failed"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One artifact under the key it has in the picker; ``predictor`` is None where it cannot run, ``reason`` says why."""
+
+    key: str
+    artifact: Artifact
+    predictor: Predictor | None = None
+    reason: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """``verified``, ``unverified`` or ``parity failed``."""
+        return VERDICTS.get(self.artifact.verdict, self.artifact.verdict)
+
+    @property
+    def choice(self) -> str:
+        """How the picker names it: with its verdict, and whether it runs here."""
+        return f"{self.key} · {self.verdict}" + ("" if self.predictor else ", cannot run here")
+
+
+def find(artifacts: Sequence[str | Path], runs: str | Path = "runs") -> list[Artifact]:
+    """The named artifacts in their order, or all of the newest run. Raises `LfdeployError` when there are none."""
+    if artifacts:
+        found = [resolve_artifact(given, runs) for given in artifacts]
+        return list({artifact.path.resolve(): artifact for artifact in found}.values())
+    run = resolve_run(None, runs)
+    found = of_run(run)
+    if not found:
+        command = f"lfdeploy export {shown(run.path)} --peer 0 --format onnx"
+        raise LfdeployError(f"Run {run.name} has no artifacts to serve yet. Make one with: {command}")
+    return found
+
+
+def open_all(artifacts: Sequence[Artifact], device: str = "auto") -> tuple[Entry, ...]:
+    """Open each artifact and let it answer once, so that the first visitor does not wait for it to warm up."""
+    return tuple(_open(key, artifact, device) for key, artifact in zip(_keys(artifacts), artifacts, strict=True))
+
+
+def _open(key: str, artifact: Artifact, device: str) -> Entry:
+    try:
+        predictor = Predictor.open(artifact.path, device=device)
+        predictor.run(np.zeros((1, predictor.size, predictor.size, 3), np.uint8))
+    except (LfdeployError, RuntimeError, OSError) as error:
+        return Entry(key, artifact, reason=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+    return Entry(key, artifact, predictor)
+
+
+def _keys(artifacts: Sequence[Artifact]) -> list[str]:
+    """Names that tell artifacts apart: the directory's; with its run's where two share it; numbered where that is not enough."""
+    many = Counter(artifact.name for artifact in artifacts)
+    keys: list[str] = []
+    for artifact in artifacts:
+        plain = artifact.name if many[artifact.name] == 1 else f"{artifact.manifest['run']['name']}/{artifact.name}"
+        key, number = plain, 2
+        while key in keys:
+            key, number = f"{plain} ({number})", number + 1
+        keys.append(key)
+    return keys
+
+
+def preferred(entries: Sequence[Entry]) -> Entry:
+    """The entry a page opens with: one that runs and is verified, of these the fused before a peer, fp32 before less."""
+
+    def rank(entry: Entry) -> tuple[bool, bool, bool, bool]:
+        manifest = entry.artifact.manifest
+        return (
+            entry.predictor is None,
+            entry.artifact.verdict != "pass",
+            manifest["target"] != "fused",
+            manifest["precision"] != "fp32",
+        )
+
+    return min(entries, key=rank)

@@ -1,0 +1,108 @@
+"""Answers, and what surrounds them, as HTML. Every name that comes from a file or a visitor is escaped."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import PurePath
+
+from serve.answer import Answer
+from serve.entries import Entry
+
+SHOWN = 5
+
+
+def percent(probability: float) -> str:
+    """With one decimal; never 100 or 0 unless it is."""
+    if 0.9995 <= probability < 1:
+        return "> 99.9 %"
+    if 0 < probability < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * probability:.1f} %"
+
+
+def answered(found: Answer | None) -> str:
+    """The place of the answer: a prompt while there is no picture, a sentence for an error, else the answer."""
+    if found is None:
+        return _status("empty", "<p>The answer appears here as soon as there is a picture.</p>")
+    if found.error or found.entry is None:
+        return _status("error", f"<h2>No answer</h2><p>{escape(found.error)}</p>")
+    label, probability = found.top[0]
+    rows = "".join(_bar(name, value) for name, value in found.top[:SHOWN])
+    rest = len(found.top) - SHOWN
+    more = f'<p class="lf-quiet">and {rest} less probable {"class" if rest == 1 else "classes"}</p>' if rest > 0 else ""
+    notes = "".join(f'<p class="lf-note">{escape(note[:1].upper() + note[1:])}.</p>' for note in found.notes)
+    total = found.decode_ms + found.model_ms
+    times = f"Answered in {total:.1f} ms: decode {found.decode_ms:.1f} ms, model {found.model_ms:.1f} ms"
+    return _status(
+        "answer",
+        f"<h2>{escape(label)}</h2><p class='lf-sure'>{escape(percent(probability))} sure</p>{notes}"
+        f"<ol class='lf-bars'>{rows}</ol>{more}<p class='lf-time'>{times}</p>{by(found.entry)}",
+    )
+
+
+def _status(kind: str, inner: str) -> str:
+    return f'<div class="lf-{kind}" role="status">{inner}</div>'
+
+
+def _bar(name: str, value: float) -> str:
+    width = f"{100 * min(1.0, max(0.0, value)):.2f}"
+    return (
+        f'<li><span class="lf-name" title="{escape(name)}">{escape(name)}</span>'
+        f'<span class="lf-track" aria-hidden="true"><i style="width:{width}%"></i></span>'
+        f'<span class="lf-value">{escape(percent(value))}</span></li>'
+    )
+
+
+def by(entry: Entry) -> str:
+    """Which artifact answered, where, and what parity says of it."""
+    where = f" ({entry.predictor.session.backend} on {entry.predictor.session.device})" if entry.predictor else ""
+    return f"<p class='lf-by'>By <b>{escape(entry.key)}</b>{escape(where)}. {verdict(entry)}</p>"
+
+
+def verdict(entry: Entry) -> str:
+    """The parity verdict as a badge and a sentence."""
+    parity = entry.artifact.manifest["parity"]
+    images = (parity.get("statistics") or {}).get("images")
+    if entry.artifact.verdict == "pass":
+        on = f" on {images:,} test pictures" if isinstance(images, int) else ""
+        return f'<span class="lf-badge lf-pass">Verified</span> It answers as the training code did{on}.'
+    reason = escape(str(parity.get("reason") or "").rstrip("."))
+    if entry.artifact.verdict == "unverified":
+        why = f"Parity was not proven when it was built: {reason}." if reason else "Parity was not proven when it was built."
+        return f'<span class="lf-badge lf-unverified">Unverified</span> {why}'
+    return (
+        f'<span class="lf-badge lf-fail">Parity failed</span> It does not answer as the training code did{": " + reason if reason else ""}.'
+    )
+
+
+def heading(entry: Entry) -> str:
+    """Title and the line below it."""
+    run = entry.artifact.manifest["run"]
+    archs = [str(arch) for arch in run.get("archs") or ()]
+    networks = f"{len(archs)} × {archs[0]}" if archs and len(set(archs)) == 1 else " + ".join(archs)
+    parts = [escape(str(part)) for part in (run["name"], run.get("method"), networks) if part]
+    classes = len(entry.artifact.manifest["labels"])
+    return (
+        f'<header class="lf-head"><h1>{escape(title(entry))}</h1>'
+        f"<p>Tells {classes} classes apart. Nothing leaves this machine.</p><p class='lf-quiet'>{' · '.join(parts)}</p></header>"
+    )
+
+
+def title(entry: Entry) -> str:
+    """The data set's name, or the run's."""
+    run = entry.artifact.manifest["run"]
+    return PurePath(str(run.get("data") or "")).name or str(run["name"])
+
+
+def foot(entry: Entry) -> str:
+    """What the manifest says of the artifact's file."""
+    manifest = entry.artifact.manifest
+    parts = [f"sha256 <code>{escape(str(manifest['sha256'])[:12])}</code>"]
+    if manifest.get("bytes"):
+        parts.append(f"{manifest['bytes'] / 1e6:.2f} MB")
+    accuracy = manifest.get("accuracy")
+    if accuracy:
+        parts.append(f"{accuracy['top1']:.2f} % right on {accuracy['images']:,} {escape(str(accuracy['split']))} pictures")
+    side = f"{manifest['input']['width']} × {manifest['input']['height']}"
+    parts.append(f"sees {side} pixels, the largest centred square of the picture")
+    return f'<p class="lf-foot"><b>{escape(entry.key)}</b> · {" · ".join(parts)}</p>'

@@ -1,0 +1,56 @@
+"""One small trained run with verified artifacts, made once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from lfdeploy.cli import main
+from lfdeploy.config import ExportConfig, TrainConfig
+from lfdeploy.run import Run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two resnet8 by lfmkd on digits, six epochs, with all targets as fp32 ONNX in its artifacts."""
+    from export import export
+    from training import train
+
+    runs = tmp_path_factory.mktemp("tiny") / "runs"
+    run = train(TrainConfig(epochs=6), name="tiny", runs=runs)
+    export(ExportConfig(all=True), run)
+    return run
+
+
+@pytest.fixture(scope="session")
+def lf() -> Callable[..., Result]:
+    """The command line in this process: ``lf("list", "methods")``."""
+
+    def invoke(*words: object) -> Result:
+        return CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+
+    return invoke
+
+
+@pytest.fixture
+def coloured_npz(tmp_path: Path) -> Path:
+    """Three classes that differ by colour: 90 training pictures of 16x16, 30 for testing."""
+    return write_coloured(tmp_path / "coloured.npz")
+
+
+def write_coloured(path: Path, size: int = 16, classes: int = 3, train: int = 90, test: int = 30, seed: int = 0) -> Path:
+    """Learnable pictures: noise around one colour per class."""
+    random = np.random.default_rng(seed)
+    colours = random.integers(40, 216, (classes, 3))
+    arrays = {}
+    for split, count in (("train", train), ("test", test)):
+        labels = np.arange(count) % classes
+        noise = random.integers(-40, 40, (count, size, size, 3))
+        arrays[f"{split}_x"] = (colours[labels][:, None, None, :] + noise).clip(0, 255).astype(np.uint8)
+        arrays[f"{split}_y"] = labels
+    np.savez(path, classes=np.array([f"class {i}" for i in range(classes)]), **arrays)
+    return path

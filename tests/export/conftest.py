@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lfdeploy.config import ExportConfig
+from lfdeploy.run import Run
+
+
+@pytest.fixture(scope="session")
+def half_artifact(tiny_run: Run) -> Path:
+    """The fused classifier of the tiny run as fp16 ONNX."""
+    from export import export
+
+    return export(ExportConfig(fused=True, precision="fp16"), tiny_run)[0].path
+
+
+@pytest.fixture
+def copied(tiny_run: Run, tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of one artifact that a test may break, far from its run."""
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(tiny_run.artifacts / name, tmp_path / "copies" / name))
+
+    return copy

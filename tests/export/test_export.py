@@ -1,0 +1,158 @@
+"""Artifacts as they are published: contract, bytes, cards, quarantine."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from export import export
+from export.graph import fold
+from lfdeploy.artifact import read
+from lfdeploy.backends import BACKENDS
+from lfdeploy.config import ExportConfig
+from lfdeploy.models import create
+from lfdeploy.run import Run, sha256
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_contract_of_the_artifact(tiny_run: Run) -> None:
+    for target in ("peer0", "peer1", "fused", "ensemble"):
+        path = tiny_run.artifacts / f"{target}-onnx-fp32"
+        manifest = json.loads((path / "manifest.json").read_text())
+        assert sorted(p.name for p in path.iterdir()) == ["README.md", "manifest.json", "model.onnx"]
+        assert manifest["sha256"] == sha256(path / "model.onnx")
+        assert manifest["input"] | {"resize": 0} == {
+            "name": "images",
+            "dtype": "uint8",
+            "layout": "NHWC",
+            "height": 16,
+            "width": 16,
+            "resize": 0,
+        }
+        assert [o["name"] for o in manifest["outputs"]] == ["logits", "probabilities"]
+        assert manifest["parity"]["verdict"] == "pass"
+        assert [c["passed"] for c in manifest["parity"]["checks"]] == [True] * len(manifest["parity"]["checks"])
+        stages = list(dict.fromkeys(c["stage"] for c in manifest["parity"]["checks"]))
+        assert stages == ["file", "input", "names", "shapes", "dtypes", "finite", "values", "labels", "accuracy"]
+        onnx.checker.check_model(onnx.load(path / "model.onnx"), full_check=True)
+
+
+def test_same_weights_same_bytes_from_another_folder_in_another_process(tiny_run: Run, tmp_path: Path) -> None:
+    elsewhere = shutil.copytree(tiny_run.path, tmp_path / "a" / "b" / tiny_run.name, ignore=shutil.ignore_patterns("artifacts"))
+    command = [str(Path(sys.executable).with_name("lfdeploy")), "export", str(elsewhere), "--fused"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    again = elsewhere / "artifacts" / "fused-onnx-fp32" / "model.onnx"
+    assert again.read_bytes() == (tiny_run.artifacts / "fused-onnx-fp32" / "model.onnx").read_bytes()
+
+
+def test_no_path_user_or_host_in_any_artifact(tiny_run: Run) -> None:
+    secrets = [str(ROOT), str(tiny_run.path.parent), sys.prefix, str(Path.home()) + "/", "site-packages", os.sep + "tmp" + os.sep]
+    secrets += [name for name in (socket.gethostname(), getpass.getuser()) if len(name) > 5]  # shorter ones occur by chance
+    files = [f for f in tiny_run.artifacts.rglob("*") if f.is_file()]
+    assert len(files) >= 12
+    for file in files:
+        blob = file.read_bytes()
+        for secret in secrets:
+            assert secret.encode() not in blob, (file, secret)
+
+
+def test_the_card_loads_the_model_in_five_lines(tiny_run: Run, tmp_path: Path) -> None:
+    for artifact in ("fused-onnx-fp32", "peer0-onnx-fp32"):
+        path = tiny_run.artifacts / artifact
+        code = (path / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        assert len(code.splitlines()) == 5
+        pixels = tiny_run.data().test.images[3]
+        Image.fromarray(pixels).save(tmp_path / "picture.png")
+        shutil.copy(path / "model.onnx", tmp_path)
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        module = tiny_run.classifier(artifact.split("-")[0])
+        answer = module(torch.from_numpy(np.ascontiguousarray(pixels))[None])[0].argmax().item()
+        assert done.stdout.strip() == tiny_run.spec["classes"][answer]
+
+
+def test_lone_file_knows_its_labels(tiny_run: Run) -> None:
+    session = ort.InferenceSession(tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx", providers=["CPUExecutionProvider"])
+    told = json.loads(session.get_modelmeta().custom_metadata_map["lfdeploy"])
+    assert told["labels"] == tiny_run.spec["classes"]
+    assert told["target"] == "peer0"
+
+
+@pytest.mark.parametrize("arch", ["resnet8", "mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2"])
+def test_folding_leaves_no_norm_and_changes_no_answer(arch: str) -> None:
+    torch.manual_seed(0)
+    network = create(arch, 5)
+    network.train()
+    with torch.no_grad():
+        network(torch.randn(8, 3, 64, 64))  # running statistics that differ from 0 and 1
+    network.eval()
+    folded = fold(network, 64)
+    assert not [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    x = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(network(x), folded(x), atol=1e-4 * float(network(x).abs().max()))
+
+
+def test_overflow_in_half_precision_is_quarantined(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
+    """Activations of 1e6 that the next layer scales back: exact in fp32, infinite in fp16, and ONNX Runtime's CPU hides it."""
+    run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "loud", ignore=shutil.ignore_patterns("artifacts"))))
+    weights = load_file(run.weights)
+    weights["peers.0.stages.0.0.bn1.weight"] *= 1e5
+    weights["peers.0.stages.0.0.bn1.bias"] *= 1e5
+    weights["peers.0.stages.0.0.conv2.weight"] *= 1e-5
+    save_file(weights, run.weights)
+    healthy = lf("export", run.path, "--peer", 0)
+    assert healthy.exit_code == 0, healthy.stderr
+    result = lf("export", run.path, "--peer", 0, "--precision", "fp16")
+    assert result.exit_code == 3
+    assert "stage finite" in result.stderr
+    assert not (run.artifacts / "peer0-onnx-fp16").exists()
+    reason = json.loads((run.artifacts / "quarantine" / "peer0-onnx-fp16" / "reason.json").read_text())
+    assert reason["verdict"] == "fail"
+    assert [c for c in reason["checks"] if not c["passed"]][0]["stage"] == "finite"
+    assert (run.artifacts / "peer0-onnx-fp32" / "manifest.json").exists()  # what was published stays
+    assert not list(run.artifacts.glob(".staging*"))
+
+
+def test_engine_is_built_and_called_unverified(tiny_run: Run, lf: Callable[..., Result]) -> None:
+    result = lf("export", tiny_run.path, "--peer", 0, "--format", "trt", "--engine", "tensorrt-rtx")
+    assert result.exit_code == 0, result.stderr
+    artifact = read(tiny_run.artifacts / "peer0-trt-fp32")
+    assert sorted(p.name for p in artifact.path.iterdir()) == ["README.md", "manifest.json", "model.engine"]
+    assert artifact.manifest["engine"]["package"] == "tensorrt-rtx"
+    source = tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx"
+    assert artifact.manifest["engine"]["source_sha256"] == sha256(source)
+    if BACKENDS["tensorrt-rtx"].cannot_run():
+        assert artifact.verdict == "unverified"
+        assert "no NVIDIA GPU" in artifact.manifest["parity"]["reason"]
+        assert "UNVERIFIED" in result.stderr.strip().splitlines()[-1]
+        assert artifact.manifest["accuracy"]["measured_on"].startswith("onnxruntime on the ONNX file")
+        again = lf("export", tiny_run.path, "--peer", 0, "--format", "trt", "--engine", "tensorrt-rtx", "--require-verified")
+        assert again.exit_code == 4
+        assert lf("verify", artifact.path).exit_code == 0
+    assert sha256(artifact.file) == read(artifact.path).manifest["sha256"]
+    assert artifact.file.read_bytes()[:4] == b"vtrt"  # a plain engine, no header of ours
+
+
+def test_export_again_replaces_in_one_step(tiny_run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "there"
+    first = export(ExportConfig(peer=0, out=str(out)), tiny_run)[0]
+    second = export(ExportConfig(peer=0, out=str(out)), tiny_run)[0]
+    assert first.manifest["sha256"] == second.manifest["sha256"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]

@@ -1,0 +1,61 @@
+"""The gate: every planted fault exits 3 with its stage named; untouched neighbours exit 0."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from lfdeploy.run import Run
+
+_spec = importlib.util.spec_from_file_location("mutants", Path(__file__).with_name("mutants.py"))
+assert _spec is not None
+assert _spec.loader is not None
+mutants = importlib.util.module_from_spec(_spec)
+sys.modules["mutants"] = mutants
+_spec.loader.exec_module(mutants)
+
+
+def named_stage(result: Result) -> str:
+    found = re.search(r"Error: .*?stage (\w+):", result.stderr)
+    return found.group(1) if found else f"none in {result.stderr!r}"
+
+
+def test_there_are_enough() -> None:
+    assert len(mutants.MUTANTS) + len(mutants.HALF_MUTANTS) >= 25
+
+
+@pytest.mark.parametrize("name", list(mutants.MUTANTS))
+def test_fault_is_caught(name: str, tiny_run: Run, copied: Callable[[str], Path], lf: Callable[..., Result]) -> None:
+    stage, mutate = mutants.MUTANTS[name]
+    subject = mutants.Subject(copied("peer0-onnx-fp32"), tiny_run)
+    mutate(subject)
+    result = lf("verify", subject.path, "--run", tiny_run.path)
+    assert (result.exit_code, named_stage(result)) == (3, stage), result.stderr
+
+
+@pytest.mark.parametrize("name", list(mutants.HALF_MUTANTS))
+def test_fault_in_fp16_is_caught(
+    name: str, tiny_run: Run, half_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result]
+) -> None:
+    stage, mutate = mutants.HALF_MUTANTS[name]
+    subject = mutants.Subject(copied(half_artifact.name), tiny_run)
+    mutate(subject)
+    result = lf("verify", subject.path, "--run", tiny_run.path)
+    assert (result.exit_code, named_stage(result)) == (3, stage), result.stderr
+
+
+@pytest.mark.parametrize("name", ["peer0-onnx-fp32", "peer1-onnx-fp32", "fused-onnx-fp32", "ensemble-onnx-fp32", "fused-onnx-fp16"])
+def test_untouched_passes(name: str, tiny_run: Run, half_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result]) -> None:
+    path = copied(name)
+    result = lf("verify", path, "--run", tiny_run.path)
+    assert result.exit_code == 0, result.stderr
+    # read, sealed and written again without a fault: the harness itself breaks nothing
+    subject = mutants.Subject(path, tiny_run)
+    subject.graph(lambda model: None)
+    assert lf("verify", path, "--run", tiny_run.path).exit_code == 0

@@ -1,0 +1,143 @@
+"""`lfdeploy bench train`: our steps against a plain loop over the same networks and losses, interleaved.
+
+The plain loop is what a first script does: a DataLoader with per-image transforms, fp32, NCHW, eager, all
+networks one after the other. Same cohort, same loss graph, same optimiser, same batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lfdeploy.console import Meter
+from lfdeploy.data import Split
+from lfdeploy.devices import pick
+from lfdeploy.errors import UsageError, choose
+from lfdeploy.models import ARCHITECTURES, create
+from training.augment import normalise
+from training.batches import Augment, Batches
+from training.cohort import Cohort
+from training.engine import Engine, pick_precision, threads_for
+from training.losses import LossGraph
+from training.methods import METHODS
+
+BATCH, SIZE, CLASSES, STEPS = 128, 32, 100, 2
+MEAN, STD = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
+
+
+class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Arrays behind torchvision's per-image transforms."""
+
+    def __init__(self, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> None:
+        from torchvision import transforms as t
+
+        self.images, self.labels = images, labels
+        crop = t.RandomCrop(SIZE, padding=4, padding_mode="reflect")
+        self.transform = t.Compose([crop, t.RandomHorizontalFlip(), t.ToTensor(), t.Normalize(MEAN, STD)])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+
+
+def bench_training(arch: str, method: str, rounds: int, device: str = "auto") -> dict[str, Any]:
+    """Milliseconds per step (median over rounds) of each loop and its ratio to the plain one, all in one run."""
+    choose("architecture", arch, list(ARCHITECTURES))
+    choose("method", method, list(METHODS))
+    if rounds < 3:
+        raise UsageError(f"--rounds is {rounds}; at least 3 are needed.")
+    where = pick(device)
+    row = METHODS[method]
+    options = row.options()
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (4096, SIZE, SIZE, 3), dtype=np.uint8)
+    labels = random.integers(0, CLASSES, 4096)
+    torch.manual_seed(0)
+    cohort = row.build([create(arch, CLASSES), create(arch, CLASSES)], CLASSES, SIZE, options).to(where)
+    graph = row.graph(cohort, options)
+    split = Split(images, labels.astype(np.int64), "")
+    loops: dict[str, Callable[[], None]] = {
+        "plain: fp32, NCHW, eager, DataLoader": _plain(copy.deepcopy(cohort), graph, images, labels, where)
+    }
+    sample = normalise(torch.from_numpy(images[:64]).to(where), torch.tensor(MEAN, device=where), torch.tensor(STD, device=where))
+    chosen, _ = pick_precision("auto", cohort, where, sample)
+    for dtype in dict.fromkeys((torch.float32, chosen)):
+        ours = copy.deepcopy(cohort).to(memory_format=torch.channels_last)
+        threads = threads_for("auto", ours, where)
+        name = f"lfdeploy: {'bf16' if dtype == torch.bfloat16 else 'fp32'}, NHWC, {f'{threads} threads' if threads else where}"
+        loops[name] = _ours(Engine(ours, graph, where, dtype, threads), split, where)
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    with Meter("Measuring", rounds + 1, "rounds") as meter:
+        for number in range(rounds + 1):
+            for name, loop in loops.items():
+                start = time.perf_counter()
+                for _ in range(STEPS):
+                    loop()
+                if where == "cuda":
+                    torch.cuda.synchronize()
+                if number:
+                    times[name].append((time.perf_counter() - start) / STEPS * 1e3)
+            meter.at(number + 1)
+    plain = np.array(next(iter(times.values())))
+    rows = [
+        {
+            "loop": name, "ms": float(np.median(found)), "images_per_second": 1e3 * BATCH / float(np.median(found)),
+            "ratio": float(np.median(plain / np.array(found))), "ratio_min": float((plain / np.array(found)).min()),
+            "ratio_max": float((plain / np.array(found)).max()), "rounds": rounds,
+        }
+        for name, found in times.items()
+    ]  # fmt: skip
+    spread = ", ".join(f"{r['ratio_min']:.2f} to {r['ratio_max']:.2f}" for r in rows[1:])
+    return {
+        "arch": arch, "method": method, "batch": BATCH, "device": f"{os.cpu_count()} CPU cores" if where == "cpu" else where,
+        "rows": rows, "notes": [f"Median of {rounds} interleaved rounds of {STEPS} steps; the ratios ran from {spread}."],
+    }  # fmt: skip
+
+
+def _optimizer(cohort: Cohort) -> torch.optim.Optimizer:
+    return torch.optim.SGD(cohort.parameter_groups(5e-4), lr=0.01, momentum=0.9, nesterov=True)
+
+
+def _plain(cohort: Cohort, graph: LossGraph, images: Any, labels: Any, device: str) -> Callable[[], None]:
+    loader = torch.utils.data.DataLoader(_Pictures(images, labels), BATCH, shuffle=True, drop_last=True)
+    engine, optimizer = Engine(cohort.train(), graph, device, torch.float32, 0), _optimizer(cohort)
+    batches = _endless(lambda: iter(loader))
+
+    def step() -> None:
+        x, y = next(batches)
+        optimizer.zero_grad()
+        engine.step(x.to(device), y.to(device), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def _ours(engine: Engine, split: Split, device: str) -> Callable[[], None]:
+    engine.cohort.train()
+    optimizer = _optimizer(engine.cohort)
+    mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
+    source = Batches(split, BATCH, Augment(4, True), 0, device)
+    batches = _endless(lambda: source.epoch(0))
+
+    def step() -> None:
+        x, y = next(batches)
+        optimizer.zero_grad(set_to_none=True)
+        engine.step(normalise(x, mean, std), y, 1.0)
+        optimizer.step()
+
+    return step
+
+
+def _endless(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    while True:
+        yield from start()

@@ -1,0 +1,112 @@
+"""Middle layer fusion and its auxiliary teachers: training-only modules of LFMKD.
+
+Reconstructed from the abstract of Hu et al. 2022 and from FFL's code; attention after CBAM (Woo et al. 2018),
+SE (Hu et al. 2018) and ECA (Wang et al. 2020), heads after DKS (Sun et al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lfdeploy.models.backbone import pool_linear
+from lfdeploy.models.cifar_resnet import group, initialise
+from lfdeploy.models.fusion import Fusion, align
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gate from the mean over the map: (B, C, H, W) to the same shape."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(channels // 16, 8)
+        self.gate = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The gated map."""
+        gate: Tensor = self.gate(x.mean((2, 3)))
+        return x * gate[:, :, None, None]
+
+
+class EfficientChannelAttention(nn.Module):
+    """Channel gate from a short convolution over neighbouring channels' means."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The gated map."""
+        gate = torch.sigmoid(self.conv(x.mean((2, 3))[:, None, :]))
+        return x * gate[:, 0, :, None, None]
+
+
+class CBAM(nn.Module):
+    """A channel gate from mean and maximum through one shared MLP, then a spatial gate."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(channels // 16, 8)
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        self.spatial = nn.Sequential(nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The gated map."""
+        gate = torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3))))
+        x = x * gate[:, :, None, None]
+        seen = torch.stack([x.amax(1), x.mean(1)], dim=1)
+        return x * torch.sigmoid(self.spatial(seen))
+
+
+ATTENTION: dict[str, type[nn.Module]] = {
+    "none": nn.Identity,
+    "se": SqueezeExcite,
+    "eca": EfficientChannelAttention,
+    "cbam": CBAM,
+}
+
+
+def auxiliary_head(kind: str, channels: int, widths: Sequence[int], blocks: Sequence[int], classes: int) -> nn.Module:
+    """From a middle map (B, channels, H, W) to logits (B, K), with one downsampling group per remaining stage.
+
+    ``continue``: residual groups as wide as the backbone's remaining stages; of two, the last has half the
+    blocks. ``dks``: the same, a single remaining group twice as wide. ``lite``: depthwise-separable strides.
+    ``gap``: pooling and a linear layer alone.
+    """
+    if kind == "gap":
+        return pool_linear(channels, classes)
+    layers: list[nn.Module] = []
+    for index, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+        if kind == "lite":
+            layers += [nn.Conv2d(channels, channels, 3, 2, 1, groups=channels, bias=False), nn.BatchNorm2d(channels)]
+            layers += [nn.ReLU(), nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        else:
+            width = 2 * width if kind == "dks" and len(widths) == 1 else width
+            last_of_many = len(widths) > 1 and index == len(widths) - 1
+            layers.append(group(channels, width, (count + 1) // 2 if last_of_many else count, 2))
+        channels = width
+    head = nn.Sequential(*layers, pool_linear(channels, classes))
+    initialise(head)
+    return head
+
+
+class AuxiliaryTeacher(nn.Module):
+    """A middle fusion with attention and its head: the peers' maps at one depth to (logits, fused map)."""
+
+    def __init__(self, channels: Sequence[int], fuse: str, attn: str, attn_pos: str, head: nn.Module) -> None:
+        super().__init__()
+        self.channels, self.before = list(channels), attn_pos == "concat"
+        self.fusion = Fusion(channels, fuse)
+        self.attention = ATTENTION[attn](sum(channels) if self.before else self.fusion.out_channels)
+        self.head = head
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and the map W^s (B, C, H, W) that they were read from."""
+        if self.before:
+            gated: Tensor = self.attention(torch.cat(align(maps), dim=1))
+            fused = self.fusion(torch.split(gated, self.channels, dim=1))
+        else:
+            fused = self.attention(self.fusion(maps))
+        return self.head(fused), fused

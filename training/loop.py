@@ -1,0 +1,300 @@
+"""The training loop. It learns no method's name: a cohort, a loss as data, and the steps of an engine."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lfdeploy.config import TrainConfig, parse_options
+from lfdeploy.console import Meter, decoding, duration, say
+from lfdeploy.data import Data, load
+from lfdeploy.devices import pick
+from lfdeploy.errors import Interrupted, LfdeployError, choose
+from lfdeploy.images import RESIZE
+from lfdeploy.models import ARCHITECTURES, create
+from lfdeploy.run import SCHEMA, Run, config_json, point_latest, shown, versions, write_bytes, write_json
+from training import checkpoint, plots
+from training.augment import normalise
+from training.batches import Augment, Batches, pixel_statistics
+from training.engine import Engine, pick_precision, threads_for
+from training.evaluate import evaluate_cohort
+from training.methods import METHODS
+from training.schedule import learning_rate, ramp_up
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a training needs that does not change while it runs."""
+
+    run: Run
+    data: Data
+    engine: Engine
+    optimizer: torch.optim.Optimizer
+    batches: Batches
+    mean: Tensor
+    std: Tensor
+    epochs: int
+    lr: float
+    schedule: str
+    warmup: float
+    precision: str
+
+
+def train(config: TrainConfig, name: str | None = None, runs: str | Path = "runs", resume: Run | None = None) -> Run:
+    """Train peers together and return the finished run.
+
+    ``resume`` continues that run under its own settings (``config`` is then ignored). Raises `Interrupted` after
+    Ctrl-C or SIGTERM, with the state saved, and `LfdeployError` for what the user can mend.
+    """
+    if resume is not None:
+        if (resume.path / "summary.json").exists():
+            raise LfdeployError(f"Run {resume.name} has finished already; there is nothing to resume.")
+        config = _config_of(resume)
+    choose("method", config.method, list(METHODS))
+    setup = _prepare(config, name, Path(runs), resume)
+    try:
+        with _interruptible() as interrupted:
+            _epochs(setup, interrupted)
+        _finish(setup, config)
+    finally:
+        setup.engine.close()
+    return setup.run
+
+
+def _config_of(run: Run) -> TrainConfig:
+    values = run.read("config.json")
+    values["option"] = tuple((k, v) for k, v in values["option"])
+    try:
+        return TrainConfig(**values)
+    except TypeError as error:
+        raise LfdeployError(f"{run.path}/config.json is not of this version: {error}.") from None
+
+
+def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | None) -> Setup:
+    method = METHODS[config.method]
+    options = parse_options(method.options, config.option, config.method)
+    device = pick(config.device)
+    names = [choose("architecture", a, list(ARCHITECTURES)) for a in (config.arch or "").split(",") if a]
+    with decoding() as report:
+        data = load(config, report, min([ARCHITECTURES[a].largest for a in names], default=64))
+    archs = config.archs(data.arch)
+    torch.manual_seed(config.seed)
+    peers = [create(arch, len(data.classes)) for arch in archs]
+    cohort = method.build(peers, len(data.classes), data.image_size, options).to(device)
+    cohort = cohort.to(memory_format=torch.channels_last)
+    batch = config.batch_size or max(8, min(128, 2 ** int(math.log2(max(1, len(data.train) / 16)))))
+    batch = min(batch, len(data.train))
+    augment = config.augment if config.augment != "auto" else "crop-flip" if data.flip else "crop"
+    pad = 0 if augment == "none" else max(1, data.image_size // 8)
+    batches = Batches(data.train, batch, Augment(pad, augment == "crop-flip"), config.seed, device)
+    mean, std = pixel_statistics(data.train)
+    mean_t, std_t = torch.tensor(mean, device=device), torch.tensor(std, device=device)
+    first = torch.from_numpy(data.train.images[:64].copy()).to(device)
+    dtype, precision = pick_precision(config.precision, cohort, device, normalise(first, mean_t, std_t))
+    threads = threads_for(config.threads, cohort, device)
+    engine = Engine(cohort, method.graph(cohort, options), device, dtype, threads)
+    optimizer = torch.optim.SGD(cohort.parameter_groups(config.weight_decay), lr=config.lr, momentum=0.9, nesterov=True, foreach=True)
+    epochs = config.epochs or data.epochs
+    spec = {
+        "schema": SCHEMA, "method": config.method, "archs": list(archs), "classes": list(data.classes),
+        "image_size": data.image_size, "resize": RESIZE, "mean": mean, "std": std,
+        "fused": {"channels": [p.shapes(data.image_size)[-1][0] for p in _on_cpu(archs, data)], "operator": cohort.fused.fusion.operator}
+        if cohort.fused is not None else None,
+        "data_fingerprint": data.fingerprint,
+    }  # fmt: skip
+    if resume is None:
+        run = _create(config, name, runs, data, archs, spec)
+    else:
+        run = resume
+        if run.spec["data_fingerprint"] != data.fingerprint:
+            raise LfdeployError(f"The pictures in {config.data} have changed since run {run.name} began; train a new run.")
+    point_latest(run)
+    say(f"Run {run.name}: {' + '.join(archs)} by {config.method} on {data.name}, {data.image_size}x{data.image_size} px")
+    for remark in data.remarks:
+        say(f"Note: {remark}.")
+    for fault in data.bad[:5]:
+        say(f"Left out: {fault}")
+    if data.bad:
+        say(f"Left out {len(data.bad)} corrupt picture{'s' if len(data.bad) > 1 else ''} in all.")
+    say(
+        f"{len(data.classes)} classes, {len(data.train)} training pictures, {len(data.val)} validation, {len(data.test)} test; "
+        f"{epochs} epochs of {batches.steps} steps of {batch}; {device}, {precision}" + (f", {threads} threads" if threads else "")
+    )
+    return Setup(run, data, engine, optimizer, batches, mean_t, std_t, epochs, config.lr, config.schedule, config.warmup, precision)
+
+
+def _on_cpu(archs: tuple[str, ...], data: Data) -> list[Any]:
+    with torch.random.fork_rng(devices=[]):
+        return [create(arch, len(data.classes)) for arch in archs]
+
+
+def _create(config: TrainConfig, name: str | None, runs: Path, data: Data, archs: tuple[str, ...], spec: dict[str, Any]) -> Run:
+    """A new run directory, whole from the first moment: written aside, then renamed."""
+    stem = "-".join(dict.fromkeys(archs))
+    runs.mkdir(parents=True, exist_ok=True)
+    staged = runs / f".new.{os.getpid()}"
+    staged.mkdir()
+    write_json(staged / "config.json", config_json(config))
+    write_json(staged / "spec.json", spec)
+    number = 1
+    while True:
+        path = runs / (name or f"{data.name}-{config.method}-{stem}-{number}")
+        try:
+            if path.exists():
+                raise FileExistsError
+            os.rename(staged, path)
+            return Run(path)
+        except OSError:
+            if name is not None:
+                for file in staged.iterdir():
+                    file.unlink()
+                staged.rmdir()
+                raise LfdeployError(f"There is a run '{name}' in {runs}/ already. Choose another --name, or --resume {name}.") from None
+            number += 1
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """A list that receives SIGINT and SIGTERM instead of the process, so that a step can end first."""
+    import threading
+
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _epochs(s: Setup, interrupted: list[int]) -> None:
+    cohort, engine, run = s.engine.cohort, s.engine, s.run
+    progress = checkpoint.load(run, cohort, s.optimizer) or {"epoch": 0, "step": 0, "sums": {}, "best": -1.0, "seconds": 0.0}
+    _trim_metrics(run, progress["epoch"])
+    if progress["epoch"] or progress["step"]:
+        say(f"Resuming at epoch {progress['epoch'] + 1}, step {progress['step'] + 1}.")
+    total = s.epochs * s.batches.steps
+    size, ramp_length = s.batches.batch_size, engine.graph.ramp * s.epochs
+    with Meter("epoch", total * size, "img") as meter:
+        cohort.train()
+        for epoch in range(progress["epoch"], s.epochs):
+            began, start = time.perf_counter(), progress["step"]
+            sums = {name: torch.tensor(v, dtype=torch.float64) for name, v in progress["sums"].items()}
+            rate = s.lr
+            for step, (images, labels) in enumerate(s.batches.epoch(epoch, start), start):
+                done = epoch * s.batches.steps + step
+                rate = learning_rate(s.schedule, s.lr, s.warmup, done / total)
+                for group in s.optimizer.param_groups:
+                    group["lr"] = rate
+                s.optimizer.zero_grad(set_to_none=True)
+                parts = engine.step(normalise(images, s.mean, s.std), labels, ramp_up(epoch, ramp_length))
+                s.optimizer.step()
+                for name, part in parts.items():
+                    sums[name] = sums[name] + part.double() if name in sums else part.double()
+                meter.at((done + 1) * size, f"epoch {epoch + 1}/{s.epochs}")
+                if interrupted:
+                    progress.update(epoch=epoch, step=step + 1, sums={n: float(v) for n, v in sums.items()})
+                    checkpoint.save(run, cohort, s.optimizer, progress)
+                    raise Interrupted(f"Interrupted; the state is saved. Go on with: lfdeploy train --resume {shown(run.path)}")
+            row = _close_epoch(s, epoch, sums, rate, progress, time.perf_counter() - began, (s.batches.steps - start) * size)
+            checkpoint.save(run, cohort, s.optimizer, progress)
+            say(_line(row, s.epochs, meter.left()))
+
+
+def _close_epoch(
+    s: Setup, epoch: int, sums: dict[str, Tensor], rate: float, progress: dict[str, Any], seconds: float, images: int
+) -> dict[str, Any]:
+    """Evaluate on val, keep the weights if they are the best, write the metrics line, move on."""
+    parts = {name: float(value) / s.batches.steps for name, value in sums.items()}
+    loss = sum(parts.values())
+    if not math.isfinite(loss):
+        raise LfdeployError(f"The loss is {loss} in epoch {epoch + 1}. Train again with a smaller rate: --lr {s.lr / 4:g}.")
+    val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std).top1 if len(s.data.val) else {}
+    shipped = [value for name, value in val.items() if name.startswith("peer") or name == "fused"]
+    score = sum(shipped) / len(shipped) if shipped else float(epoch)
+    if score >= progress["best"]:
+        progress.update(best=score, kept_epoch=epoch + 1)
+        _keep(s)
+    row = {
+        "epoch": epoch + 1, "loss": loss, "parts": parts, "lr": rate, "val": val,
+        "images_per_second": images / seconds, "seconds": seconds,
+    }  # fmt: skip
+    with (s.run.path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    progress.update(epoch=epoch + 1, step=0, sums={}, seconds=progress["seconds"] + seconds)
+    return row
+
+
+def _keep(s: Setup) -> None:
+    from safetensors.torch import save
+
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in s.engine.cohort.state_dict().items()}
+    write_bytes(s.run.weights, save(tensors))
+
+
+def _trim_metrics(run: Run, epochs: int) -> None:
+    """Drop lines of epochs that will be run again."""
+    path = run.path / "metrics.jsonl"
+    if path.exists():
+        write_bytes(path, b"".join(path.read_bytes().splitlines(keepends=True)[:epochs]))
+
+
+def _line(row: dict[str, Any], epochs: int, left: float) -> str:
+    val = "  ".join(f"{name} {value:.1f}" for name, value in row["val"].items() if name != "ensemble_probs")
+    rest = f"{row['images_per_second']:,.0f} img/s" + (f", {duration(left)} left" if row["epoch"] < epochs else "")
+    return f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}  {'val ' + val if val else ''}  {rest}"
+
+
+def _finish(s: Setup, config: TrainConfig) -> None:
+    """Touch the test split, once for the last epoch and once for the kept one; write the summary and the plots."""
+    run, cohort = s.run, s.engine.cohort
+    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    progress = checkpoint.load(run, cohort, s.optimizer)
+    assert progress is not None
+    last = evaluate_cohort(s.engine, s.data.test, s.mean, s.std)
+    cohort.load_state_dict(run.tensors())
+    kept = evaluate_cohort(s.engine, s.data.test, s.mean, s.std)
+    val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std).document() if len(s.data.val) else None
+    title = f"{run.name}: {run.spec['method']}, {' + '.join(run.spec['archs'])}"
+    plots.curves(rows, run.path / "curves.png", title)
+    node = "fused" if "fused" in kept.top1 else "peer0"
+    plots.confusion(
+        s.data.test.labels,
+        kept.predicted,
+        s.data.classes,
+        run.path / "confusion.png",
+        f"{run.name}: {node}, test, top-1 {kept.top1[node]:.1f} %",
+    )
+    images = s.batches.steps * s.batches.batch_size * len(rows)
+    summary = {
+        "method": config.method, "archs": run.spec["archs"], "epochs": s.epochs, "kept_epoch": progress["kept_epoch"],
+        "data": {
+            "name": s.data.name, "classes": len(s.data.classes), "image_size": s.data.image_size, "train": len(s.data.train),
+            "val": len(s.data.val), "test": len(s.data.test), "bad": len(s.data.bad), "fingerprint": s.data.fingerprint,
+        },
+        "val": val, "test": kept.document(), "test_last": last.document(),
+        "images_per_second": images / progress["seconds"], "seconds": progress["seconds"],
+        "device": s.engine.device, "precision": s.precision.split()[0], "seed": config.seed, "versions": versions(),
+    }  # fmt: skip
+    write_json(run.path / "summary.json", summary)

@@ -1,0 +1,90 @@
+"""curves.png and confusion.png of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+INK, GRID = "#333a44", "#e3e6ea"
+
+
+def _figure(width: float, height: float, panels: int) -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({
+        "font.size": 10, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
+        "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "grid.color": GRID, "axes.axisbelow": True, "figure.facecolor": "white", "axes.titlelocation": "left",
+    })  # fmt: skip
+    return plt.subplots(1, panels, figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    partial = path.with_name(f".{path.name}.partial.png")
+    figure.savefig(partial, dpi=130)
+    plt.close(figure)
+    partial.replace(path)
+
+
+def curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Loss by part and validation accuracy by node over the epochs."""
+    figure, (left, right) = _figure(12, 4.2, 2)
+    epochs = [row["epoch"] for row in rows]
+    left.plot(epochs, [row["loss"] for row in rows], color=INK, lw=2, label="sum")
+    for name in rows[0]["parts"]:
+        style = "--" if name.startswith(("kd", "maps")) else "-"
+        left.plot(epochs, [row["parts"][name] for row in rows], style, lw=1.2, label=name)
+    left.set(title="Training loss by part", xlabel="epoch")
+    left.set_ylim(bottom=0)
+    left.legend(frameon=False, fontsize=8, ncols=2)
+    if rows[0]["val"]:
+        for name in rows[0]["val"]:
+            values = [row["val"][name] for row in rows]
+            strong = name in ("fused", "ensemble")
+            right.plot(epochs, values, ":" if name.startswith("aux") else "-", lw=2 if strong else 1.2, label=f"{name} {values[-1]:.1f}")
+        right.set(title="Validation top-1, % (last epoch in the legend)", xlabel="epoch")
+        right.legend(frameon=False, fontsize=8, loc="lower right")
+    else:
+        right.plot(epochs, [row["lr"] for row in rows], color=INK)
+        right.set(title="Learning rate (no validation split)", xlabel="epoch")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    _save(figure, path)
+
+
+def confusion(truth: NDArray[np.int64], answer: NDArray[np.int64], classes: Sequence[str], path: Path, title: str) -> None:
+    """Rows are true classes, columns answers, in percent of the row; with many classes also the worst pairs."""
+    count = len(classes)
+    matrix = np.zeros((count, count))
+    np.add.at(matrix, (truth, answer), 1)
+    share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    named = count <= 25
+    figure, axes = _figure(6.6 if named else 12, 6, 1 if named else 2)
+    axis = axes if named else axes[0]
+    axis.grid(False)
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    axis.set(xlabel="answer", ylabel="truth", title="% of the true class")
+    if named:
+        axis.set_xticks(range(count), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
+        axis.set_yticks(range(count), classes)
+        for i in range(count):
+            for j in range(count):
+                if share[i, j] >= 0.5:
+                    axis.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8, color="white" if share[i, j] > 55 else INK)
+    else:
+        wrong = share - np.diag(np.diag(share))
+        worst = np.argsort(wrong, axis=None)[::-1][:15][::-1]
+        pairs = [(int(k // count), int(k % count)) for k in worst]
+        bars = axes[1]
+        bars.barh([f"{classes[i]} as {classes[j]}" for i, j in pairs], [wrong[i, j] for i, j in pairs], color="#3b6fb6")
+        bars.set(title="Most frequent mistakes, % of the true class")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    _save(figure, path)

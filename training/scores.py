@@ -1,0 +1,68 @@
+"""`lfdeploy evaluate`: top-1 of a run's networks, or of an artifact through the backend that serves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lfdeploy.artifact import Artifact, input_of, run_of
+from lfdeploy.artifact import resolve as resolve_artifact
+from lfdeploy.backends import BACKENDS, Session, Source, executes
+from lfdeploy.console import Meter, decoding
+from lfdeploy.data import Split
+from lfdeploy.errors import LfdeployError
+from lfdeploy.models.deploy import targets
+from lfdeploy.run import Run, all_runs
+from lfdeploy.run import resolve as resolve_run
+
+
+def evaluate(name: str | None, *, runs: str = "runs", data: str | None = None, split: str = "test", device: str = "auto") -> dict[str, Any]:
+    """Top-1 and the number of right answers by node; ``name`` is a run, an artifact, or None for the newest run."""
+    run, artifact = _find(name, runs)
+    with decoding() as report:
+        pictures = run.data(data, report).split(split)
+    if len(pictures) == 0:
+        raise LfdeployError(f"The {split} split of run {run.name} is empty.")
+    nodes: dict[str, tuple[str, Session, int]] = {}
+    if artifact is not None:
+        artifact.check_file()
+        backend, most = executes(artifact.manifest), int(artifact.manifest["batch"]["max"])
+        session = BACKENDS[backend].open(Source(artifact.file, artifact.manifest, run), device)
+        nodes[str(artifact.manifest["target"])] = (backend, session, most)
+    else:
+        spec = run.spec
+        for target in targets(len(spec["archs"]), spec["fused"] is not None):
+            manifest = {"target": target, "input": input_of(int(spec["image_size"])), "batch": {"max": 256}}
+            nodes[target] = ("pytorch", BACKENDS["pytorch"].open(Source(run.weights, manifest, run), device), 256)
+    rows, used = {}, ("", "")
+    with Meter("Evaluating", len(pictures) * len(nodes), "pictures") as meter:
+        for target, (backend, session, most) in nodes.items():
+            right = _count_right(session, pictures, most, meter)
+            rows[target] = {"top1": 100 * right / len(pictures), "correct": right}
+            used = (backend, session.device)
+    return {
+        "name": artifact.name if artifact else run.name, "run": run.name, "split": split, "images": len(pictures),
+        "data": data or run.data_config().data, "backend": used[0], "device": used[1], "nodes": rows,
+    }  # fmt: skip
+
+
+def _find(name: str | None, runs: str) -> tuple[Run, Artifact | None]:
+    if name is None or (Path(name) / "spec.json").exists() or name in {r.name for r in all_runs(runs)}:
+        return resolve_run(name, runs).finished(), None
+    try:
+        artifact = resolve_artifact(name, runs)
+    except LfdeployError:
+        known = ", ".join(r.name for r in all_runs(runs)) or "none"
+        raise LfdeployError(f"'{name}' is neither a run nor an artifact. Runs: {known}. See also: lfdeploy list artifacts") from None
+    return run_of(artifact, None, runs), artifact
+
+
+def _count_right(session: Session, pictures: Split, most: int, meter: Meter) -> int:
+    right = 0
+    for images, labels in pictures.batches(most):
+        logits, _ = session(np.ascontiguousarray(images))
+        right += int((logits.argmax(1) == labels).sum())
+        meter.at(meter.done + len(labels))
+    return right
