@@ -23,7 +23,9 @@ def say(message: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Like 0:07, 12:30 or 3:05:00."""
+    """Like 0:07, 12:30 or 3:05:00; a question mark for what is not known."""
+    if seconds != seconds:
+        return "?"
     whole = max(0, round(seconds))
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -51,6 +51,6 @@ def choose(kind: str, name: str, known: list[str]) -> str:
         return name
     import difflib
 
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f" Did you mean '{near[0]}'?" if near else ""
     raise UsageError(f"Unknown {kind} '{name}'.{guess} Choose one of: {', '.join(known)}.")

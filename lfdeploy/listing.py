@@ -182,8 +182,8 @@ def predict(
     """Answer and print: lines, a JSON document, or a CSV file. Exit code 1 when no picture at all could be read."""
     from lfdeploy.predict import Prediction, Predictor
 
-    files = pictures_below(given)
     predictor = Predictor.open(artifact, device=device, backend=backend, run=run, runs=runs)
+    files = pictures_below(given)
     answers: list[Prediction] = []
     with Meter("Pictures", len(files), "pictures") as meter:
         for start in range(0, len(files), CHUNK):

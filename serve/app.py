@@ -59,7 +59,7 @@ def build_page(entries: Sequence[Entry], examples: Sequence[Path] = ()) -> gr.Bl
                 )  # fmt: skip
                 if examples:
                     pictures = [[str(path)] for path in examples]
-                    gr.Examples(pictures, photo, label="Try one of the test pictures", elem_id="examples", api_visibility="private")
+                    gr.Examples(pictures, photo, label="Or try a test picture", elem_id="examples", api_visibility="private")
             with gr.Column(min_width=300):
                 shown = gr.HTML(
                     answered(answer(table, HERE, None, first.key)), elem_id="answer", limit=MAX_MEGABYTES,

@@ -53,3 +53,10 @@ const drawn = (event) => {
 };
 document.addEventListener('load', drawn, true);
 document.addEventListener('error', drawn, true);
+
+// Gradio's thumbnails have no name of their own.
+const name = () => document.querySelectorAll('#examples .gallery-item').forEach((button, index) => {
+  button.setAttribute('aria-label', `Test picture ${index + 1}`);
+});
+setTimeout(name, 0);
+new MutationObserver(name).observe(document.body, { childList: true, subtree: true });

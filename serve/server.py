@@ -18,6 +18,7 @@ from lfdeploy.errors import LfdeployError
 from serve.answer import MAX_MEGABYTES
 from serve.app import HERE, build_page
 from serve.entries import Entry, find, open_all, preferred
+from serve.examples import write_examples
 from serve.guard import Guard
 from serve.offline import go_offline
 
@@ -47,7 +48,8 @@ def serve(
         if preferred(entries).predictor is None:
             raise LfdeployError(f"None of the artifacts can run here. {entries[0].key}: {entries[0].reason}")
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        _run(mount(build_page(entries)), sock, hello(entries, host, sock.getsockname()[1]))
+        page = build_page(entries, write_examples(preferred(entries).artifact, Path(uploads), runs))
+        _run(mount(page), sock, hello(entries, host, sock.getsockname()[1]))
 
 
 def hello(entries: Sequence[Entry], host: str, port: int) -> str:

@@ -201,12 +201,10 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
         for epoch in range(progress["epoch"], s.epochs):
             began, start = time.perf_counter(), progress["step"]
             sums = {name: torch.tensor(v, dtype=torch.float64) for name, v in progress["sums"].items()}
-            rate = s.lr
             for step, (images, labels) in enumerate(s.batches.epoch(epoch, start), start):
                 done = epoch * s.batches.steps + step
-                rate = learning_rate(s.schedule, s.lr, s.warmup, done / total)
                 for group in s.optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = learning_rate(s.schedule, s.lr, s.warmup, done / total)
                 s.optimizer.zero_grad(set_to_none=True)
                 parts = engine.step(normalise(images, s.mean, s.std), labels, ramp_up(epoch, ramp_length))
                 s.optimizer.step()
@@ -214,17 +212,16 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
                     sums[name] = sums[name] + part.double() if name in sums else part.double()
                 meter.at((done + 1) * size, f"epoch {epoch + 1}/{s.epochs}")
                 if interrupted:
-                    progress.update(epoch=epoch, step=step + 1, sums={n: float(v) for n, v in sums.items()})
+                    seconds = progress["seconds"] + time.perf_counter() - began
+                    progress.update(epoch=epoch, step=step + 1, sums={n: float(v) for n, v in sums.items()}, seconds=seconds)
                     checkpoint.save(run, cohort, s.optimizer, progress)
                     raise Interrupted(f"Interrupted; the state is saved. Go on with: lfdeploy train --resume {shown(run.path)}")
-            row = _close_epoch(s, epoch, sums, rate, progress, time.perf_counter() - began, (s.batches.steps - start) * size)
+            row = _close_epoch(s, epoch, sums, progress, time.perf_counter() - began, (s.batches.steps - start) * size)
             checkpoint.save(run, cohort, s.optimizer, progress)
             say(_line(row, s.epochs, meter.left()))
 
 
-def _close_epoch(
-    s: Setup, epoch: int, sums: dict[str, Tensor], rate: float, progress: dict[str, Any], seconds: float, images: int
-) -> dict[str, Any]:
+def _close_epoch(s: Setup, epoch: int, sums: dict[str, Tensor], progress: dict[str, Any], seconds: float, images: int) -> dict[str, Any]:
     """Evaluate on val, keep the weights if they are the best, write the metrics line, move on."""
     parts = {name: float(value) / s.batches.steps for name, value in sums.items()}
     loss = sum(parts.values())
@@ -237,7 +234,7 @@ def _close_epoch(
         progress.update(best=score, kept_epoch=epoch + 1)
         _keep(s)
     row = {
-        "epoch": epoch + 1, "loss": loss, "parts": parts, "lr": rate, "val": val,
+        "epoch": epoch + 1, "loss": loss, "parts": parts, "lr": s.optimizer.param_groups[0]["lr"], "val": val,
         "images_per_second": images / seconds, "seconds": seconds,
     }  # fmt: skip
     with (s.run.path / "metrics.jsonl").open("a") as file:

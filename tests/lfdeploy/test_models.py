@@ -60,6 +60,8 @@ def test_contract(name: str) -> None:
             rest = network.features(start, skip=skip)
             assert len(rest) == len(maps) - (skip - 1)
             assert all(torch.equal(a, b) for a, b in zip(rest, maps[skip - 1 :], strict=True))
+            if skip > 1:  # what shrinks the map is the first thing in its stage
+                assert next(stage.children())(start).shape[2] == sides[skip - 1]
             start = stage(start)
 
         # a picture's answer does not depend on its neighbours

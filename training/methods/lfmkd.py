@@ -82,10 +82,12 @@ def middle_taps(peers: list[Backbone], size: int, taps: str) -> list[list[int]]:
 
 def build(peers: list[Backbone], classes: int, size: int, options: Any) -> Cohort:
     """Peers, one auxiliary teacher per middle tap, and the end fusion."""
+    if not 0 < options.temperature < float("inf"):
+        raise UsageError(f"-o temperature is {options.temperature}; it must be greater than 0.")
     shapes = [peer.shapes(size) for peer in peers]
     share = {"none": 0, "stem": 1, "stage1": 2, "stage2": 3}[options.share]
     taps = middle_taps(peers, size, options.taps)
-    if share and len({tuple(s) for s in shapes}) > 1:
+    if share and len({tuple((k, v.shape) for k, v in peer.state_dict().items()) for peer in peers}) > 1:
         raise UsageError(f"-o share {options.share} needs peers of one architecture.")
     if share and any(min(row) < share - 1 for row in taps):
         raise UsageError(f"-o share {options.share} would fuse a map with itself; add -o taps none, or share less.")

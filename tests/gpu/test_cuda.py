@@ -1,0 +1,42 @@
+"""What only a GPU can prove. Deselected by default; `.ci/gpu` runs them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lfdeploy.backends import BACKENDS, Source
+from lfdeploy.run import Run
+
+pytestmark = pytest.mark.gpu
+
+
+def test_the_module_answers_alike_on_cuda(tiny_run: Run) -> None:
+    pixels = tiny_run.data().test.images[:64]
+    manifest = {"target": "fused", "input": {"height": 16, "width": 16}, "batch": {"max": 64}}
+    source = Source(tiny_run.weights, manifest, tiny_run)
+    here, there = (BACKENDS["pytorch"].open(source, device)(pixels)[0] for device in ("cpu", "cuda"))
+    assert np.abs(here - there).max() <= 2e-5 * np.abs(here).max()
+
+
+def test_onnx_on_cuda_really_runs_there(tiny_run: Run) -> None:
+    from lfdeploy import open_artifact
+
+    path = tiny_run.artifacts / "fused-onnx-fp32"
+    pixels = tiny_run.data().test.images[:64]
+    cuda, cpu = open_artifact(path, device="cuda"), open_artifact(path, device="cpu")
+    assert cuda.session.device == "cuda"
+    logits = cpu.run(pixels)[0]
+    assert np.abs(cuda.run(pixels)[0] - logits).max() <= 2e-5 * np.abs(logits).max()
+
+
+def test_training_on_cuda_learns(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from lfdeploy.config import TrainConfig
+    from training import train
+
+    run = train(TrainConfig(device="cuda", epochs=6), runs=tmp_path_factory.mktemp("cuda"))
+    summary = run.read("summary.json")
+    assert summary["device"] == "cuda"
+    assert summary["test"]["fused"] > 80
+    assert torch.cuda.is_available()

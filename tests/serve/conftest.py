@@ -1,0 +1,104 @@
+"""Artifacts of the tiny run, opened; and the real server process for the slow tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lfdeploy.artifact import Artifact, read
+from lfdeploy.run import Run
+from serve.entries import Entry, open_all
+
+
+@pytest.fixture(scope="session")
+def artifacts(tiny_run: Run) -> tuple[Artifact, Artifact]:
+    """A peer and the fused network."""
+    return read(tiny_run.artifacts / "peer0-onnx-fp32"), read(tiny_run.artifacts / "fused-onnx-fp32")
+
+
+@pytest.fixture(scope="session")
+def entries(artifacts: tuple[Artifact, Artifact]) -> dict[str, Entry]:
+    """The two, opened on the CPU, by key."""
+    return {entry.key: entry for entry in open_all(artifacts, "cpu")}
+
+
+@pytest.fixture
+def changed(artifacts: tuple[Artifact, Artifact], tmp_path: Path) -> Callable[..., Artifact]:
+    """A copy of the peer's artifact under another name, its manifest changed: ``changed("name", precision="int8")``."""
+
+    def copy(name: str, **values: object) -> Artifact:
+        place = tmp_path / "artifacts" / name
+        shutil.copytree(artifacts[0].path, place)
+        (place / "manifest.json").write_text(json.dumps(artifacts[0].manifest | values))
+        return read(place)
+
+    return copy
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running `lfdeploy serve`."""
+
+    url: str
+    process: subprocess.Popen[str]
+    said: list[str]
+
+    def stop(self, signal: int) -> int:
+        """Send a signal and wait for the end; the exit code."""
+        self.process.send_signal(signal)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def served(tiny_run: Run, changed: Callable[..., Artifact]) -> Iterator[Served]:
+    """The tiny run's peer and fused network, and an engine that no machine can run, behind the real command on a free port."""
+    engine = changed(
+        "peer0-trt-fp32",
+        format="trt",
+        engine={"package": "tensorrt-rtx", "version": "0", "compute_capabilities": []},
+        parity={"verdict": "unverified", "reason": "no GPU where it was built", "checks": []},
+    )
+    command = Path(sys.executable).with_name("lfdeploy")
+    names = [tiny_run.artifacts / "peer0-onnx-fp32", tiny_run.artifacts / "fused-onnx-fp32", engine.path]
+    process = subprocess.Popen(
+        [command, "serve", *names, "--port", "0", "--device", "cpu"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+    )
+    said: list[str] = []
+    found = threading.Event()
+
+    def listen() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(line)
+            if "Ctrl-C" in line:
+                found.set()
+        found.set()
+
+    reader = threading.Thread(target=listen)
+    reader.start()
+    found.wait(120)
+    address = re.search(r"http://127\.0\.0\.1:\d+", "".join(said))
+    try:
+        assert address, "".join(said)
+        yield Served(address[0], process, said)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(20)
+        reader.join(20)
+        assert process.stderr is not None
+        process.stderr.close()

@@ -1,0 +1,78 @@
+"""What the answer looks like as HTML."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lfdeploy.artifact import Artifact
+from serve.answer import Answer
+from serve.entries import Entry
+from serve.render import answered, foot, heading, percent, title, verdict
+
+EVIL = "<img src=x onerror=alert(1)> ${1+1} {{value}} \"'&"
+
+
+def entry(base: dict[str, Entry], **manifest: object) -> Entry:
+    held = base["fused-onnx-fp32"]
+    return replace(held, artifact=Artifact(Path("somewhere"), held.artifact.manifest | manifest))
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [(1.0, "100.0 %"), (0.99999, "> 99.9 %"), (0.9731, "97.3 %"), (0.5, "50.0 %"), (0.0004, "< 0.1 %"), (0.0, "0.0 %")],
+)
+def test_percent_never_rounds_to_certainty(probability: float, text: str) -> None:
+    assert percent(probability) == text
+
+
+def test_an_answer_has_headline_bars_times_and_verdict(entries: dict[str, Entry]) -> None:
+    top = (("cat", 0.7312), ("dog", 0.2), ("cow", 0.03), ("hen", 0.02), ("ant", 0.01), ("bee", 0.005), ("fly", 0.0038))
+    page = answered(Answer(entries["fused-onnx-fp32"], top, ("first of 3 frames used",), 2.04, 1.96))
+    for part in ("<h2>cat</h2>", "73.1 % sure", "width:73.12%", "20.0 %", "and 2 less probable classes", "First of 3 frames used."):
+        assert part in page
+    assert "Answered in 4.0 ms: decode 2.0 ms, model 2.0 ms" in page
+    assert "<b>fused-onnx-fp32</b> (onnxruntime on cpu)" in page and "Verified" in page and 'role="status"' in page
+    assert "bee" not in page
+
+
+def test_names_are_escaped_everywhere(entries: dict[str, Entry]) -> None:
+    run = {"name": EVIL, "method": EVIL, "archs": [EVIL], "data": EVIL}
+    held = replace(entry(entries, run=run, parity={"verdict": "unverified", "reason": EVIL}, sha256=EVIL), key=EVIL)
+    pages = [
+        answered(Answer(held, ((EVIL, 0.9), (EVIL, 0.1)), (EVIL,))),
+        answered(Answer(error=EVIL)),
+        heading(held),
+        foot(held),
+        verdict(held),
+    ]
+    for page in pages:
+        assert "<img" not in page and "&lt;img" in page
+
+
+def test_verdicts(entries: dict[str, Entry]) -> None:
+    assert "training code did on 359 test pictures" in verdict(entries["fused-onnx-fp32"])
+    unverified = verdict(entry(entries, parity={"verdict": "unverified", "reason": "no GPU."}))
+    assert "Unverified" in unverified and "no GPU." in unverified and "no GPU.." not in unverified
+    assert "Parity failed" in verdict(entry(entries, parity={"verdict": "fail"}))
+
+
+def test_heading_and_foot(entries: dict[str, Entry]) -> None:
+    held = entries["fused-onnx-fp32"]
+    assert "<h1>digits</h1>" in heading(held)
+    assert "lfmkd · 2 × resnet8" in heading(held) and "Nothing leaves this machine." in heading(held)
+    line = foot(held)
+    assert held.artifact.manifest["sha256"][:12] in line and " MB" in line and "% right on 359 test pictures" in line
+    assert foot(entry(entries, accuracy=None, bytes=None))
+
+
+def test_title_shows_no_path(entries: dict[str, Entry]) -> None:
+    run = entries["fused-onnx-fp32"].artifact.manifest["run"]
+    assert title(entry(entries, run=run | {"data": "some/where/pets.npz"})) == "pets.npz"
+    assert title(entry(entries, run=run | {"data": None})) == run["name"]
+
+
+def test_empty_place() -> None:
+    assert "lf-empty" in answered(None)

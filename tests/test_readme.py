@@ -1,0 +1,61 @@
+"""The README's commands are executed, and its tables name what there is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lfdeploy.cli import main
+from lfdeploy.models import ARCHITECTURES
+from lfdeploy.run import Run
+from training.methods import METHODS
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+
+
+def lines(block: str) -> list[str]:
+    return [line.split("#")[0].strip() for line in block.splitlines() if line.strip()]
+
+
+def test_every_command_and_row_is_named() -> None:
+    for name in main.commands:
+        assert re.search(rf"`{name}\b", TEXT), name
+    for name in METHODS:
+        assert f"`{name}`" in TEXT, name
+    table = " ".join(re.findall(r"\| `([a-z0-9_ ]+)` \|", TEXT))
+    named = set(table.split()) | {f"resnet{n}" for n in ["8", "14", "20", "32", "44", "56", "110"]}
+    assert set(ARCHITECTURES) <= named
+    assert re.search(r"```\nWALK|SPEED_LINE", TEXT) is None
+
+
+def test_flags_in_the_readme_exist() -> None:
+    known = {option for command in main.commands.values() for p in command.params for option in p.opts}
+    for line in (line for block in BLOCKS for line in lines(block) if line.startswith("lfdeploy")):
+        for flag in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line):
+            assert flag in known, line
+
+
+@pytest.mark.slow
+def test_the_walk_on_own_pictures_runs_as_written(tiny_run: Run, tmp_path: Path) -> None:
+    """The second block, word for word but for the number of epochs, on two classes of digits as files."""
+    data = tiny_run.data()
+    for split, share, count in (("my_pictures", data.train, 40), ("new_pictures", data.test, 5)):
+        for label in (0, 1):
+            place = tmp_path / split / f"digit {label}"
+            place.mkdir(parents=True)
+            for index in (share.labels == label).nonzero()[0][:count]:
+                Image.fromarray(share.images[index]).resize((64, 64)).save(place / f"{index}.png")
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for line in lines(BLOCKS[2]):
+        line = line.replace("--epochs 60", "--epochs 3 --lr 0.02")
+        done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (line, done.stderr)
+    assert len((tmp_path / "answers.csv").read_text().splitlines()) == 11

@@ -1,0 +1,377 @@
+"""A run that was interrupted, at any moment, ends with the same weights, bit for bit, as one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+
+from lfdeploy.config import TrainConfig
+from lfdeploy.errors import Interrupted, LfdeployError
+from lfdeploy.run import Run
+from training import checkpoint, loop, train
+from training.engine import Engine
+
+DEADLINE = 300.0
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what a clock says."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+def scores(run: Path) -> dict[str, Any]:
+    summary = json.loads((run / "summary.json").read_text())
+    return {key: summary[key] for key in ("kept_epoch", "epochs", "val", "test", "test_last")}
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    assert metrics(run) == metrics(reference)
+    assert scores(run) == scores(reference)
+    assert (run / "model.safetensors").read_bytes() == (reference / "model.safetensors").read_bytes()
+
+
+# ---------------------------------------------------------------- in this process, at chosen steps
+
+STEPS, EPOCHS = 5, 2
+
+
+def write_coloured(path: Path, seed: int = 0) -> Path:
+    """Three classes that differ by colour: 90 training pictures of 16x16, of which 9 are held out, 30 for testing."""
+    draw = np.random.default_rng(seed)
+    arrays = {"classes": np.array(["red", "green", "blue"])}
+    for split, count in (("train", 90), ("test", 30)):
+        labels = np.arange(count) % 3
+        colours = 60 + 90 * np.eye(3, dtype=np.int64)[labels][:, None, None, :]
+        arrays[f"{split}_x"] = (colours + draw.integers(-60, 60, (count, 16, 16, 3))).astype(np.uint8)
+        arrays[f"{split}_y"] = labels
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    path = write_coloured(tmp_path_factory.mktemp("data") / "coloured.npz")
+    return TrainConfig(data=str(path), image_size=16, arch="resnet8", epochs=EPOCHS, batch_size=16, precision="fp32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def reference(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(config, "whole", tmp_path_factory.mktemp("reference"))
+
+
+def during_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
+    """Call ``act`` in the training step of that number, counted from 1 in this process."""
+    step, count = Engine.step, 0
+
+    def counted(self: Engine, *args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == number:
+            act()
+        return step(self, *args)
+
+    monkeypatch.setattr(Engine, "step", counted)
+
+
+MOMENTS = {"first": 1, "middle": 3, "last but one": 4, "last of epoch": STEPS, "next epoch": STEPS + 1, "very last": EPOCHS * STEPS}
+
+
+@pytest.mark.parametrize(("step", "signals"), [*((m, "SIGTERM") for m in MOMENTS), ("middle", "SIGINT")])
+def test_a_signal_ends_the_step_saves_and_resumes(
+    step: str, signals: str, config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        during_step(patch, MOMENTS[step], lambda: signal.raise_signal(signal.Signals[signals]))
+        with pytest.raises(Interrupted, match="lfdeploy train --resume") as caught:
+            train(config, "cut", tmp_path)
+    assert caught.value.exit_code == 130
+    assert str(tmp_path / "cut") in str(caught.value)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    run = Run(tmp_path / "cut")
+    with pytest.raises(LfdeployError, match="--resume"):
+        run.finished()
+    assert train(config, resume=run).path == run.path
+    assert_same(run.path, reference.path)
+
+
+class Killed(BaseException):
+    """As sudden as kill -9: nothing in the loop handles it."""
+
+
+def die() -> None:
+    raise Killed
+
+
+PLACES = [
+    "before any step",
+    "in a step",
+    "before the weights are kept",
+    "before the metrics line",
+    "before the checkpoint",
+    "in the summary",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_sudden_death_at_every_place_of_an_epoch(
+    place: str, config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moments of the second epoch between which files on disk change."""
+
+    def lethal(real: Callable[..., Any], call: int) -> Callable[..., Any]:
+        calls = iter(range(1, 100))
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == call:
+                die()
+            return real(*args, **kwargs)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        if place == "before any step":
+            during_step(patch, 1, die)
+        elif place == "in a step":
+            during_step(patch, STEPS + 3, die)
+        elif place == "before the weights are kept":
+            patch.setattr(loop, "evaluate_cohort", lethal(loop.evaluate_cohort, 2))
+        elif place == "before the metrics line":
+            patch.setattr(loop.json, "dumps", lethal(json.dumps, 4))  # config.json, spec.json and epoch 1 come first
+        elif place == "before the checkpoint":
+            patch.setattr(checkpoint, "save", lethal(checkpoint.save, 2))
+        else:
+            patch.setattr(loop.plots, "curves", lambda *args: die())
+        with pytest.raises(Killed):
+            train(config, "cut", tmp_path)
+    run = Run(tmp_path / "cut")
+    assert not (run.path / "summary.json").exists()
+    train(config, resume=run)
+    assert_same(run.path, reference.path)
+
+
+@pytest.mark.parametrize("tail", [b'{"epoch": 2, "lo', b""], ids=["half a line", "no line"])
+def test_a_torn_metrics_line_is_dropped(
+    tail: bytes, config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        during_step(patch, STEPS + 2, die)
+        with pytest.raises(Killed):
+            train(config, "cut", tmp_path)
+    run = Run(tmp_path / "cut")
+    with (run.path / "metrics.jsonl").open("ab") as file:
+        file.write(tail)
+    train(config, resume=run)
+    assert_same(run.path, reference.path)
+
+
+def test_seconds_of_an_interrupted_epoch_are_counted(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise images_per_second of the summary would count pictures whose time is lost."""
+    with monkeypatch.context() as patch:
+        during_step(patch, 4, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(config, "cut", tmp_path)
+    progress = torch.load(tmp_path / "cut" / checkpoint.FILE, weights_only=True)["progress"]
+    assert (progress["epoch"], progress["step"]) == (0, 4)
+    assert progress["seconds"] > 0
+
+
+def test_layers_that_draw_resume_their_draws(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mobilenet has dropout: the random state is part of the checkpoint."""
+    mixed = TrainConfig(**{**vars(config), "arch": "resnet8,mobilenet_v3_small", "epochs": 2, "method": "independent"})
+    whole = train(mixed, "whole", tmp_path)
+    with monkeypatch.context() as patch:
+        during_step(patch, 3, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(mixed, "cut", tmp_path)
+    torch.manual_seed(12345)
+    assert_same(train(mixed, resume=Run(tmp_path / "cut")).path, whole.path)
+
+
+def test_one_step_an_epoch_is_enough(config: TrainConfig, tmp_path: Path) -> None:
+    run = train(TrainConfig(**{**vars(config), "batch_size": 60, "epochs": 2}), "short", tmp_path)
+    assert [row["epoch"] for row in metrics(run.path)] == [1, 2]
+
+
+def test_what_was_trained_differs_from_what_was_not(config: TrainConfig, reference: Run, tmp_path: Path) -> None:
+    """The comparison itself can fail: another seed gives other weights."""
+    other = train(TrainConfig(**{**vars(config), "seed": 1}), "other", tmp_path)
+    with pytest.raises(AssertionError):
+        assert_same(other.path, reference.path)
+
+
+def one_line(result: Result) -> str:
+    assert isinstance(result.exception, SystemExit)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def test_a_finished_run_refuses_to_resume(reference: Run, lf: Callable[..., Result]) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in reference.path.iterdir()}
+    result = lf("train", "--resume", reference.name, "--runs", reference.path.parent)
+    assert result.exit_code == 1
+    assert one_line(result) == f"Error: Run {reference.name} has finished already; there is nothing to resume."
+    assert result.stdout == ""
+    assert {p.name: p.stat().st_mtime_ns for p in reference.path.iterdir()} == before
+
+
+def test_resume_takes_no_other_settings(reference: Run, lf: Callable[..., Result]) -> None:
+    result = lf("train", "--resume", reference.name, "--runs", reference.path.parent, "--epochs", 9)
+    assert result.exit_code == 2
+    assert "drop --epochs" in one_line(result)
+
+
+def test_resume_of_no_run_names_those_there_are(reference: Run, lf: Callable[..., Result]) -> None:
+    result = lf("train", "--resume", "nothing", "--runs", reference.path.parent)
+    assert result.exit_code == 1
+    assert "whole" in one_line(result)
+
+
+def test_a_damaged_checkpoint_is_said_in_one_line(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        during_step(patch, STEPS + 1, die)
+        with pytest.raises(Killed):
+            train(config, "cut", tmp_path)
+    file = tmp_path / "cut" / checkpoint.FILE
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(LfdeployError, match="damaged") as caught:
+        train(config, resume=Run(tmp_path / "cut"))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_pictures_refuse_to_resume(tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_coloured(tmp_path / "mine.npz")
+    mine = TrainConfig(**{**vars(config), "data": str(path)})
+    with monkeypatch.context() as patch:
+        during_step(patch, 1, die)
+        with pytest.raises(Killed):
+            train(mine, "cut", tmp_path)
+    write_coloured(path, seed=1)
+    with pytest.raises(LfdeployError, match="have changed"):
+        train(mine, resume=Run(tmp_path / "cut"))
+
+
+def test_a_loss_that_is_no_number_names_the_rate(config: TrainConfig, tmp_path: Path, lf: Callable[..., Result]) -> None:
+    words = ("--data", config.data, "--image-size", 16, "--arch", "resnet8", "--batch-size", 16, "--precision", "fp32", "--device", "cpu")
+    result = lf("train", *words, "--epochs", 2, "--lr", "1e30", "--runs", tmp_path)
+    assert result.exit_code == 1
+    assert "--lr 2.5e+29" in one_line(result)
+    assert "The loss is " in one_line(result)
+
+
+# ---------------------------------------------------------------- real processes
+
+LFDEPLOY = Path(sys.executable).with_name("lfdeploy")
+WORDS = ("--data", "digits", "--arch", "resnet8", "--epochs", "4", "--precision", "fp32", "--device", "cpu")
+
+
+def start(runs: Path, *words: str) -> subprocess.Popen[str]:
+    """`lfdeploy train` in a process of its own."""
+    command = [str(LFDEPLOY), "train", "--runs", str(runs), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=runs.parent, env=dict(os.environ))
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for success; what it said."""
+    said, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, said
+    return said
+
+
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Until the condition holds or the process has ended."""
+    until = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        try:
+            process.wait(0.01)
+        except subprocess.TimeoutExpired:
+            continue
+        return
+
+
+def listens(pid: int) -> bool:
+    """Whether a process has a handler of its own for SIGTERM, as /proc shows it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(mask >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """An uninterrupted run, and how many seconds it took from its directory's first moment to its end."""
+    runs = tmp_path_factory.mktemp("whole") / "runs"
+    process = start(runs, *WORDS, "--name", "mine")
+    wait_until(process, (runs / "mine" / "config.json").exists)
+    began = time.monotonic()
+    finish(process)
+    return runs / "mine", time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tenth", range(10))
+def test_kill_9_at_a_random_moment(tenth: int, whole: tuple[Path, float], tmp_path: Path) -> None:
+    """One moment in each tenth of the run; where this run was faster than that, the moment is drawn again, earlier."""
+    reference, seconds = whole
+    draw = random.Random()  # every time at other moments; the assertion shows which
+    share = (tenth + draw.random()) / 10
+    for attempt in range(6):
+        runs, delay = tmp_path / f"runs{attempt}", share * seconds * 0.8**attempt
+        process = start(runs, *WORDS, "--name", "mine")
+        wait_until(process, (runs / "mine" / "config.json").exists)
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate(timeout=DEADLINE)
+            if not (runs / "mine" / "summary.json").exists():
+                break
+        else:
+            process.communicate(timeout=DEADLINE)
+    else:
+        pytest.fail("no run could be killed before its end")
+    assert process.returncode == -signal.SIGKILL
+    said = finish(start(runs, "--resume", "mine"))
+    try:
+        assert_same(runs / "mine", reference)
+    except AssertionError:
+        print(f"killed {delay:.2f} s after the start of {seconds:.2f}\n{said}")
+        raise
+    assert not list((runs / "mine").glob("*.partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", [0, 2])
+def test_sigterm_says_how_to_resume(lines: int, whole: tuple[Path, float], tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    process = start(runs, *WORDS, "--name", "mine")
+    file = runs / "mine" / "metrics.jsonl"
+    if lines:
+        wait_until(process, lambda: file.exists() and len(file.read_bytes().splitlines()) >= lines)
+    else:  # as soon as the process listens
+        wait_until(process, lambda: listens(process.pid))
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    (told,) = [line for line in said.splitlines() if "--resume" in line]
+    words = told.split("lfdeploy train ")[1].rstrip(".").split()
+    assert words == ["--resume", "runs/mine"]
+    finish(start(runs, *words))
+    assert_same(runs / "mine", whole[0])
