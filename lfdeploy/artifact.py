@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, ParityError
 from lfdeploy.images import RESIZE
 from lfdeploy.run import Run, all_runs, sha256, write_json
@@ -77,8 +78,14 @@ def all_artifacts(runs: str | Path = "runs") -> list[Artifact]:
 
 
 def of_run(run: Run) -> list[Artifact]:
-    """A run's artifacts by name."""
-    return [read(path.parent) for path in sorted(run.artifacts.glob("*/manifest.json")) if not path.parent.name.startswith(".")]
+    """A run's artifacts by name; a damaged one is named on standard error and left out."""
+    found = []
+    for path in sorted(run.artifacts.glob("*/manifest.json")):
+        try:
+            found += [] if path.parent.name.startswith(".") else [read(path.parent)]
+        except LfdeployError as error:
+            say(f"Left out: {error}")
+    return found
 
 
 def resolve(given: str | Path, runs: str | Path = "runs") -> Artifact:

@@ -66,6 +66,7 @@ def bench_training(arch: str, method: str, rounds: int, device: str = "auto") ->
     cohort = row.build([create(arch, CLASSES), create(arch, CLASSES)], CLASSES, SIZE, options).to(where)
     graph = row.graph(cohort, options)
     split = Split(images, labels.astype(np.int64), "")
+    cores = torch.get_num_threads()
     loops: dict[str, Callable[[], None]] = {
         "plain: fp32, NCHW, eager, DataLoader": _plain(copy.deepcopy(cohort), graph, images, labels, where)
     }
@@ -80,6 +81,7 @@ def bench_training(arch: str, method: str, rounds: int, device: str = "auto") ->
     with Meter("Measuring", rounds + 1, "rounds") as meter:
         for number in range(rounds + 1):
             for name, loop in loops.items():
+                torch.set_num_threads(1 if "threads" in name else cores)
                 start = time.perf_counter()
                 for _ in range(STEPS):
                     loop()

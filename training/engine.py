@@ -27,11 +27,15 @@ class Engine:
     def __init__(self, cohort: Cohort, graph: LossGraph, device: str, dtype: torch.dtype, threads: int) -> None:
         self.cohort, self.graph, self.device, self.dtype = cohort, graph, device, dtype
         self.pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) if threads > 1 else None
+        self.intra_op = torch.get_num_threads()
+        if self.pool is not None:
+            torch.set_num_threads(1)  # the caller's helpers would spin, and take the cores from the peers
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads and give the caller its own back."""
         if self.pool is not None:
             self.pool.shutdown()
+            torch.set_num_threads(self.intra_op)
 
     def autocast(self) -> torch.autocast:
         """The context that every forward pass runs in; it belongs to the thread that enters it."""
@@ -70,8 +74,7 @@ class Engine:
             for leaves in read:
                 for n, leaf in enumerate(leaves[i]):
                     if leaf.grad is not None:
-                        known = grads[n]
-                        grads[n] = leaf.grad if known is None else known + leaf.grad
+                        grads[n] = leaf.grad  # each joint reads an output of its own
             _backward(list(zip(outputs[i], grads, strict=True)))
 
         self._side_by_side(peer_backward, count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lfdeploy.models.backbone import pool_linear
@@ -54,9 +55,10 @@ class CBAM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The gated map."""
-        gate = torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3))))
+        peak = F.adaptive_max_pool2d(x, 1).flatten(1)
+        gate = torch.sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(peak))
         x = x * gate[:, :, None, None]
-        seen = torch.stack([x.amax(1), x.mean(1)], dim=1)
+        seen = torch.stack([x.max(1).values, x.mean(1)], dim=1).contiguous(memory_format=torch.channels_last)
         return x * torch.sigmoid(self.spatial(seen))
 
 

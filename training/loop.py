@@ -67,7 +67,9 @@ def train(config: TrainConfig, name: str | None = None, runs: str | Path = "runs
     try:
         with _interruptible() as interrupted:
             _epochs(setup, interrupted)
-        _finish(setup, config)
+            _finish(setup, config)
+            if interrupted:
+                raise Interrupted(f"Interrupted, but run {setup.run.name} had just finished; nothing is lost.")
     finally:
         setup.engine.close()
     return setup.run

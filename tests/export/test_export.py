@@ -54,6 +54,7 @@ def test_contract_of_the_artifact(tiny_run: Run) -> None:
         onnx.checker.check_model(onnx.load(path / "model.onnx"), full_check=True)
 
 
+@pytest.mark.slow
 def test_same_weights_same_bytes_from_another_folder_in_another_process(tiny_run: Run, tmp_path: Path) -> None:
     elsewhere = shutil.copytree(tiny_run.path, tmp_path / "a" / "b" / tiny_run.name, ignore=shutil.ignore_patterns("artifacts"))
     command = [str(Path(sys.executable).with_name("lfdeploy")), "export", str(elsewhere), "--fused"]
@@ -150,6 +151,7 @@ def test_engine_is_built_and_called_unverified(tiny_run: Run, lf: Callable[..., 
     assert artifact.file.read_bytes()[:4] == b"vtrt"  # a plain engine, no header of ours
 
 
+@pytest.mark.slow
 def test_export_again_replaces_in_one_step(tiny_run: Run, tmp_path: Path) -> None:
     out = tmp_path / "there"
     first = export(ExportConfig(peer=0, out=str(out)), tiny_run)[0]

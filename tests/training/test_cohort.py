@@ -368,7 +368,7 @@ def test_wrong_values_are_said_in_one_line(method: str, options: dict[str, str],
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("temperature", ["0", "-1", "nan"])
+@pytest.mark.parametrize("temperature", ["0", "-1", "nan", "inf"])
 @pytest.mark.parametrize("method", ["lfmkd", "ffl"])
 def test_a_temperature_that_means_nothing_is_refused(method: str, temperature: str) -> None:
     with pytest.raises(UsageError, match="temperature"):
