@@ -95,9 +95,8 @@ class Reference:
     def half(self) -> Half:
         """What fp16 does to this module, on some of the pictures and all probes."""
         some = min(512, len(self.images))
-        pictures = np.concatenate([np.asarray(self.images.images[:some]), self.probes])
-        logits = np.concatenate([self.logits[:some], self.probe_logits])
-        return half_facts(self.run.classifier(self.target), pictures, logits, pictures.shape[1])
+        pictures = np.asarray(self.images.images[:some])
+        return half_facts(self.run.classifier(self.target), (pictures, self.logits[:some]), (self.probes, self.probe_logits))
 
 
 def reference(run: Run, target: str, split: Split, size: int, tick: Tick = lambda count: None) -> Reference:
@@ -197,9 +196,10 @@ def _values(session: Session, artifact: Artifact, ref: Reference, comparison: li
     yield at_most("values", "margin of flipped labels / scale", found.flip_margin, bounds.flip_margin)
     yield from _probes(session, manifest, ref, bounds)
     if manifest["precision"] == "fp16" and session.device == "cpu":
-        twin, probes = ref.half.twin, in_chunks(session, ref.probes, most)[0]
-        same = np.concatenate([logits[: len(twin) - len(probes)], probes])
-        yield at_most("values", "difference / scale from the module with fp16 weights", np.abs(twin - same).max() / found.scale, TWIN)
+        half, probes = ref.half, in_chunks(session, ref.probes, most)[0]
+        same = np.concatenate([logits[: len(half.twin) - len(probes)], probes])
+        apart = float((np.abs(half.twin - same) / half.scale).max())
+        yield at_most("values", "difference / scale from the module with fp16 weights", apart, TWIN)
 
 
 def _probes(session: Session, manifest: dict[str, Any], ref: Reference, bounds: Bounds) -> Iterator[Check]:

@@ -221,7 +221,7 @@ def bench(artifacts: tuple[str, ...], batch: str, rounds: int, arch: str, method
     if artifacts == ("train",):
         from training.bench import bench_training
 
-        document, show = bench_training(arch, method, min(rounds, 9), device), tables.training_speed
+        document, show = bench_training(arch, method, rounds, device), tables.training_speed
     else:
         from export.bench import bench_artifacts
 

@@ -73,10 +73,7 @@ def test_a_folder_of_mixed_pictures(tmp_path: Path, lf: Callable[..., Result]) -
 
 
 def test_healthy_exports_of_five_architectures_pass(tmp_path: Path, lf: Callable[..., Result]) -> None:
-    """Five different peers and their ensemble in fp32; four peers in fp16.
-
-    Not in fp16: the barely trained resnet20 here, which the check against rounded weights refuses (0.0025 over 0.001).
-    """
+    """Five different peers and their ensemble in fp32 and fp16; barely trained, so their logits are small, and probes' ten times larger."""
     random = np.random.default_rng(0)
     colours = random.integers(40, 216, (4, 3))
     arrays = {}
@@ -91,10 +88,10 @@ def test_healthy_exports_of_five_architectures_pass(tmp_path: Path, lf: Callable
     trained = lf(*words, "--batch-size", 16, "--runs", tmp_path / "runs", "--name", "five")
     assert trained.exit_code == 0, trained.stderr
     run = tmp_path / "runs" / "five"
-    for words in (["--all"], *(["--peer", peer, "--precision", "fp16"] for peer in (1, 2, 3, 4))):
-        exported = lf("export", run, *words)
+    for precision in ("fp32", "fp16"):
+        exported = lf("export", run, "--all", "--precision", precision)
         assert exported.exit_code == 0, exported.stderr
     artifacts = sorted((run / "artifacts").glob("*/manifest.json"))
-    assert [read(p.parent).verdict for p in artifacts] == ["pass"] * 10
+    assert [read(p.parent).verdict for p in artifacts] == ["pass"] * 12
     for path in artifacts[:2]:
         assert lf("verify", path.parent).exit_code == 0

@@ -38,8 +38,12 @@ class Engine:
             torch.set_num_threads(self.intra_op)
 
     def autocast(self) -> torch.autocast:
-        """The context that every forward pass runs in; it belongs to the thread that enters it."""
-        return torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype != torch.float32)
+        """The context that every forward pass runs in; it belongs to the thread that enters it.
+
+        Without its cache of cast weights: all threads share that, and the first to leave empties it for the others.
+        A layer applied twice (CBAM's perceptron) then sums its gradients in bf16 or in fp32, as the race goes.
+        """
+        return torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False)
 
     def step(self, x: Tensor, labels: Tensor, ramp: float) -> dict[str, Tensor]:
         """Forward and backward for normalised images (B, 3, H, W): fills ``.grad`` and returns the detached parts."""

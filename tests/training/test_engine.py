@@ -74,6 +74,19 @@ def three_steps(engine: Engine, size: int = SIZE) -> list[dict[str, Tensor]]:
     return found
 
 
+def test_bf16_is_the_same_in_every_run(engines: list[Engine]) -> None:
+    """Autocast's cache is one for all threads, and emptied by the first that ends: sums would depend on who won."""
+    runs = []
+    for threads in (0, 2):
+        cohort, graph = cohort_of("lfmkd", ["resnet8"] * 2, {})
+        engines.append(Engine(cohort, graph, "cpu", torch.bfloat16, threads))
+        with engines[-1].autocast():
+            assert not torch.is_autocast_cache_enabled()
+        runs.append(three_steps(engines[-1]))
+    for serial, threaded in zip(*runs, strict=True):
+        assert all(torch.equal(value, threaded[name]) for name, value in serial.items())
+
+
 @pytest.mark.parametrize("peers", [2, 3])
 @pytest.mark.parametrize(("method", "options"), CASES, ids=lambda v: v if isinstance(v, str) else " ".join(v) or "defaults")
 def test_threads_take_the_same_step_to_the_bit(method: str, options: dict[str, str], peers: int, engines: list[Engine]) -> None:

@@ -49,11 +49,11 @@ def assert_same(run: Path, reference: Path) -> None:
 STEPS, EPOCHS = 5, 2
 
 
-def write_coloured(path: Path, seed: int = 0) -> Path:
-    """Three classes that differ by colour: 90 training pictures of 16x16, of which 9 are held out, 30 for testing."""
+def write_coloured(path: Path, seed: int = 0, train: int = 90) -> Path:
+    """Three classes that differ by colour: training pictures of 16x16, of which a tenth is held out, 30 for testing."""
     draw = np.random.default_rng(seed)
     arrays = {"classes": np.array(["red", "green", "blue"])}
-    for split, count in (("train", 90), ("test", 30)):
+    for split, count in (("train", train), ("test", 30)):
         labels = np.arange(count) % 3
         colours = 60 + 90 * np.eye(3, dtype=np.int64)[labels][:, None, None, :]
         arrays[f"{split}_x"] = (colours + draw.integers(-60, 60, (count, 16, 16, 3))).astype(np.uint8)
@@ -278,11 +278,14 @@ def test_a_loss_that_is_no_number_names_the_rate(config: TrainConfig, tmp_path: 
 # ---------------------------------------------------------------- real processes
 
 LFDEPLOY = Path(sys.executable).with_name("lfdeploy")
-WORDS = ("--data", "digits", "--arch", "resnet8", "--epochs", "4", "--precision", "fp32", "--device", "cpu")
+WORDS = ("--arch", "resnet8", "--epochs", "5", "--batch-size", "32", "--precision", "fp32", "--device", "cpu")
 
 
 def start(runs: Path, *words: str) -> subprocess.Popen[str]:
-    """`lfdeploy train` in a process of its own."""
+    """`lfdeploy train` in a process of its own; a new run by the words common to all here."""
+    if "--resume" not in words:
+        data = write_coloured(runs.parent / f"{runs.name}.npz", train=900)
+        words = ("--data", str(data), *WORDS, "--name", "mine")
     command = [str(LFDEPLOY), "train", "--runs", str(runs), *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=runs.parent, env=dict(os.environ))
 
@@ -317,7 +320,7 @@ def listens(pid: int) -> bool:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """An uninterrupted run, and how many seconds it took from its directory's first moment to its end."""
     runs = tmp_path_factory.mktemp("whole") / "runs"
-    process = start(runs, *WORDS, "--name", "mine")
+    process = start(runs)
     wait_until(process, (runs / "mine" / "config.json").exists)
     began = time.monotonic()
     finish(process)
@@ -333,7 +336,7 @@ def test_kill_9_at_a_random_moment(tenth: int, whole: tuple[Path, float], tmp_pa
     share = (tenth + draw.random()) / 10
     for attempt in range(6):
         runs, delay = tmp_path / f"runs{attempt}", share * seconds * 0.8**attempt
-        process = start(runs, *WORDS, "--name", "mine")
+        process = start(runs)
         wait_until(process, (runs / "mine" / "config.json").exists)
         try:
             process.wait(delay)
@@ -360,7 +363,7 @@ def test_kill_9_at_a_random_moment(tenth: int, whole: tuple[Path, float], tmp_pa
 @pytest.mark.parametrize("lines", [0, 2])
 def test_sigterm_says_how_to_resume(lines: int, whole: tuple[Path, float], tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    process = start(runs, *WORDS, "--name", "mine")
+    process = start(runs)
     file = runs / "mine" / "metrics.jsonl"
     if lines:
         wait_until(process, lambda: file.exists() and len(file.read_bytes().splitlines()) >= lines)
