@@ -23,8 +23,8 @@ setup: $(READY)
 
 $(READY): pyproject.toml requirements.lock | $(UV)
 	test -x .venv/bin/python || $(UV) venv -q --python $(PYTHON)
-	$(UV) pip sync -q --require-hashes requirements.lock
-	$(UV) pip install -q --no-deps -e .
+	$(UV) pip sync -q --python .venv --require-hashes requirements.lock
+	$(UV) pip install -q --python .venv --no-deps -e .
 	touch $@
 
 demo: $(READY)
