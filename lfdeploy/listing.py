@@ -103,17 +103,18 @@ _ROWS = {"methods": _methods, "archs": _archs, "datasets": _datasets, "backends"
 
 
 def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
-    """What is installed, what works here and why not; with an artifact, whether it is whole and runs here."""
+    """What is installed, what works here and why not; or, of an artifact, whether it is whole and runs here."""
+    if artifact:
+        return _doctor_of(artifact, runs, as_json)
+    import importlib.util
     import sys
 
     import lfdeploy
-    from lfdeploy.backends import BACKENDS, executes
+    from lfdeploy.backends import BACKENDS
     from lfdeploy.devices import gpus
     from lfdeploy.run import versions
 
     home = Path(lfdeploy.__file__).resolve().parent.parent
-    import importlib.util
-
     strangers = []
     for stage in ("training", "export", "serve"):
         found = importlib.util.find_spec(stage)
@@ -128,14 +129,6 @@ def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
         },
         "problems": strangers,
     }
-    if artifact:
-        from lfdeploy.artifact import resolve
-
-        held = resolve(artifact, runs)
-        held.check_file()
-        row = BACKENDS[executes(held.manifest)]
-        reason = row.missing() or row.cannot_run()
-        document["artifact"] = {"name": held.name, "whole": True, "runs_here": not reason, "reason": reason, "verdict": held.verdict}
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
@@ -143,12 +136,27 @@ def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
         cells = [[name, told["builds"], told["runs"]] for name, told in document["backends"].items()]
         table("Backends", ["backend", "builds here", "runs here"], cells, left=3)
         click.echo(f"CPU cores: {document['cpus']}   GPUs: {', '.join(document['gpus']) or 'none'}   Python: {sys.executable}")
-        if artifact:
-            told = document["artifact"]
-            state = "runs here" if told["runs_here"] else f"does not run here: {told['reason']}"
-            click.echo(f"{told['name']}: whole, parity {told['verdict']}, {state}.")
     if strangers:
         raise LfdeployError(f"{strangers[0]}; reinstall lfdeploy into an environment of its own.")
+
+
+def _doctor_of(name: str, runs: str, as_json: bool) -> None:
+    from lfdeploy.artifact import resolve
+    from lfdeploy.devices import gpus
+    from lfdeploy.diagnosis import diagnose
+    from lfdeploy.run import versions
+
+    artifact = resolve(name, runs)
+    artifact.check_file()
+    found = diagnose(artifact, gpus(), versions())
+    told = {"name": artifact.name, "whole": True, "runs_here": found.state == "runs here", "state": found.state,
+            "reason": found.reason, "command": found.command, "verdict": artifact.verdict}  # fmt: skip
+    if as_json:
+        click.echo(json.dumps({"versions": versions(), "artifact": told}, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{artifact.name}: whole (its bytes are the manifest's), parity {artifact.verdict}")
+    click.echo(f"{found.state}: {found.reason}")
+    click.echo(f"Next: {found.command}")
 
 
 def pictures_below(given: Iterable[str]) -> list[Path]:

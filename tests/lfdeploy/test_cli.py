@@ -146,18 +146,22 @@ def test_list(what: str, tiny_run: Run, lf: Callable[..., Result]) -> None:
         assert str(next(iter(row.values()))) in shown.stdout
 
 
-def test_doctor(tiny_run: Run, lf: Callable[..., Result]) -> None:
-    told = json.loads(lf("doctor", tiny_run.artifacts / "fused-onnx-fp32", "--json").stdout)
-    assert told["artifact"] | {"reason": ""} == {
-        "name": "fused-onnx-fp32",
-        "whole": True,
-        "runs_here": True,
-        "reason": "",
-        "verdict": "pass",
-    }
+def test_doctor(lf: Callable[..., Result]) -> None:
+    told = json.loads(lf("doctor", "--json").stdout)
     assert told["backends"]["tensorrt-rtx"]["builds"] == "yes"
     assert told["problems"] == []
     assert lf("doctor").exit_code == 0
+
+
+def test_doctor_of_an_artifact(tiny_run: Run, lf: Callable[..., Result]) -> None:
+    path = tiny_run.artifacts / "fused-onnx-fp32"
+    told = json.loads(lf("doctor", path, "--json").stdout)["artifact"]
+    assert (told["name"], told["whole"], told["state"], told["runs_here"], told["verdict"]) == (
+        "fused-onnx-fp32", True, "runs here", True, "pass",
+    )  # fmt: skip
+    shown = lf("doctor", path).stdout
+    assert "runs here: onnxruntime" in shown
+    assert f"Next: lfdeploy predict {path}" in shown
 
 
 MISTAKES = {

@@ -1,0 +1,72 @@
+"""What `lfdeploy doctor ARTIFACT` says: whether an artifact runs on a machine, and if not, what to type.
+
+Nothing is loaded: the manifest, the file's hash, the driver's list of GPUs and the installed versions suffice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lfdeploy.artifact import Artifact
+from lfdeploy.devices import Gpu
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """``state``: runs here, package missing, no GPU, wrong GPU or wrong version. ``command``: what to type then."""
+
+    state: str
+    reason: str
+    command: str
+
+
+def diagnose(artifact: Artifact, gpus: Sequence[Gpu], installed: Mapping[str, str]) -> Diagnosis:
+    """Judge an artifact for a machine with these GPUs and installed distributions (name to version).
+
+    The artifact's bytes are not looked at; `Artifact.check_file` does that.
+    """
+    manifest = artifact.manifest
+    engine = manifest.get("engine")
+    if not isinstance(engine, dict):
+        if not {"onnxruntime", "onnxruntime-gpu"} & set(installed):
+            return Diagnosis("package missing", "onnxruntime is not installed", "pip install onnxruntime-gpu")
+        return Diagnosis(
+            "runs here", "onnxruntime on the " + ("GPU or CPU" if gpus else "CPU"), f"lfdeploy predict {artifact.path} PICTURE"
+        )
+    package, built = str(engine["package"]), str(engine["version"])
+    if not gpus:
+        onnx = _export(manifest, "onnx")
+        return Diagnosis("no GPU", f"{package} engines run on an NVIDIA GPU only, and this machine shows none", onnx)
+    if package not in installed:
+        return Diagnosis("package missing", f"{package} is not installed", f"pip install {package}=={built}")
+    gpu, able = gpus[0], [str(c) for c in engine["compute_capabilities"]]
+    rebuild = _export(manifest, "trt")
+    if not _suits(gpu.capability, able, package):
+        here = f"{gpu.name} has compute capability {gpu.capability}; the engine was built for {', '.join(able)}"
+        return Diagnosis("wrong GPU", here, f"{rebuild} --engine tensorrt")
+    if installed[package] != built:
+        return Diagnosis(
+            "wrong version", f"built by {package} {built}, here is {installed[package]}; engines belong to the version that built them",
+            f"{rebuild} --engine {package}",
+        )  # fmt: skip
+    return Diagnosis("runs here", f"{package} {built} on {gpu.name}", f"lfdeploy verify {artifact.path}")
+
+
+def _suits(capability: str, able: Sequence[str], package: str) -> bool:
+    """TensorRT engines run on the capability they were built on; RTX's on those listed and on all after the last."""
+    if package == "tensorrt-rtx":
+        return capability in able or _number(capability) > max(map(_number, able))
+    return capability in able
+
+
+def _number(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))
+
+
+def _export(manifest: Mapping[str, Any], format: str) -> str:
+    """The command that makes this target anew in a format."""
+    target = str(manifest["target"])
+    words = f"--peer {target.removeprefix('peer')}" if target.startswith("peer") else f"--{target}"
+    return f"lfdeploy export {manifest['run']['name']} {words} --format {format} --precision {manifest['precision']}"
