@@ -316,6 +316,70 @@ def _set(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return lambda found: found["input"].__setitem__(key, value)
 
 
+def short_mantissa(c: Classifier) -> None:
+    c.network = c.network.bfloat16().float()
+
+
+def eight_bits(c: Classifier) -> None:
+    """Weights on 256 levels of each tensor, as a careless quantiser leaves them."""
+    for parameter in c.network.parameters():
+        step = parameter.detach().abs().max().clamp_min(1e-12) / 127
+        parameter.data = (parameter.data / step).round() * step
+
+
+def noisy_weights(c: Classifier) -> None:
+    random = torch.Generator().manual_seed(0)
+    for parameter in c.network.parameters():
+        parameter.data += 1e-3 * parameter.data.abs().mean() * torch.randn(parameter.shape, generator=random)
+
+
+def node(model: onnx.ModelProto, kind: str, number: int = 0) -> onnx.NodeProto:
+    return [n for n in model.graph.node if n.op_type == kind][number]
+
+
+def becomes_identity(kind: str) -> Callable[[onnx.ModelProto], None]:
+    """One node lets its first input through."""
+
+    def change(model: onnx.ModelProto) -> None:
+        found = node(model, kind, 1)
+        found.op_type = "Identity"
+        del found.input[1:], found.attribute[:]
+
+    return change
+
+
+def shifted_padding(model: onnx.ModelProto) -> None:
+    """A convolution padded at the right and below instead of all around: the map moves by one pixel."""
+    found = next(n for n in model.graph.node if n.op_type == "Conv" and any(a.name == "pads" and sum(a.ints) == 4 for a in n.attribute))
+    next(a for a in found.attribute if a.name == "pads").ints[:] = [0, 0, 2, 2]
+
+
+def softmax_over_batch(model: onnx.ModelProto) -> None:
+    next(a for a in node(model, "Softmax").attribute if a.name == "axis").i = 0
+
+
+def after_logits(kind: str, *constants: float) -> Callable[[onnx.ModelProto], None]:
+    """Logits behind one more node; the softmax still reads the true ones."""
+
+    def change(model: onnx.ModelProto) -> None:
+        rename("logits", "own_logits")(model)
+        model.graph.output[0].name = "logits"
+        names = [f"extra{i}" for i in range(len(constants))]
+        model.graph.initializer.extend(numpy_helper.from_array(np.array(v, np.float32), n) for v, n in zip(constants, names, strict=True))
+        model.graph.node.append(helper.make_node(kind, ["own_logits", *names], ["logits"]))
+
+    return change
+
+
+def coarse(x: torch.Tensor) -> torch.Tensor:
+    small = nn.functional.avg_pool2d(x, 2)
+    return nn.functional.interpolate(small, scale_factor=2.0, mode="nearest")
+
+
+def zoomed(x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.interpolate(x[:, :, 1:-1, 1:-1], size=x.shape[2:], mode="bilinear", align_corners=False)
+
+
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 #: name: (stage that must be named, how to break it)
@@ -332,6 +396,12 @@ MUTANTS: dict[str, tuple[str, Callable[[Subject], None]]] = {
     "weights: classes rolled by one": ("labels", roll_classes),
     "weights: another peer, relabelled": ("values", other_artifact("peer1-onnx-fp32", True)),
     "weights: another peer": ("file", other_artifact("peer1-onnx-fp32", False)),
+    "weights: rounded to bf16": ("values", lambda s: s.export(short_mantissa)),
+    "weights: on 256 levels": ("values", lambda s: s.export(eight_bits)),
+    "weights: noise of a thousandth": ("values", lambda s: s.export(noisy_weights)),
+    "weights: a convolution's kernels mirrored": ("values", lambda s: s.weight(lambda a: a[..., ::-1], "conv")),
+    "weights: a convolution's kernels transposed": ("values", lambda s: s.weight(lambda a: a.swapaxes(2, 3), "conv")),
+    "weights: two input channels swapped": ("values", lambda s: s.weight(lambda a: a[:, [1, 0, *range(2, a.shape[1])]], "conv")),
     "norm: running statistics lost": ("values", lambda s: s.export(norms(nn.BatchNorm2d.reset_running_stats))),
     "norm: other epsilon": ("values", lambda s: s.export(norms(lambda m: setattr(m, "eps", 1e-3)))),
     "graph: static batch": ("shapes", lambda s: s.graph(static_batch)),
@@ -341,6 +411,12 @@ MUTANTS: dict[str, tuple[str, Callable[[Subject], None]]] = {
     "graph: softmax twice": ("values", lambda s: s.graph(second_softmax)),
     "graph: probabilities as logits": ("values", lambda s: s.graph(softmax_as_logits)),
     "graph: rows depend on the batch": ("values", lambda s: s.graph(batch_leak)),
+    "graph: a ReLU lost": ("values", lambda s: s.graph(becomes_identity("Relu"))),
+    "graph: a shortcut lost": ("values", lambda s: s.graph(becomes_identity("Add"))),
+    "graph: a convolution padded on one side": ("values", lambda s: s.graph(shifted_padding)),
+    "graph: softmax over the batch": ("values", lambda s: s.graph(softmax_over_batch)),
+    "graph: logits clipped": ("values", lambda s: s.graph(after_logits("Clip", -3.0, 3.0))),
+    "graph: a temperature on the logits": ("values", lambda s: s.graph(after_logits("Mul", 0.9))),
     "graph: input renamed": ("names", lambda s: s.graph(rename("images", "input"))),
     "graph: no probabilities": ("names", lambda s: s.graph(drop_probabilities)),
     "graph: half-precision logits": ("dtypes", lambda s: s.graph(half_output)),
@@ -353,12 +429,22 @@ MUTANTS: dict[str, tuple[str, Callable[[Subject], None]]] = {
     "pixels: 0 to 255 unscaled": ("values", lambda s: s.export(statistics([0.0] * 3, [1.0] * 3, 1.0))),
     "pixels: height and width swapped": ("values", lambda s: s.export(wrap(lambda x: x.transpose(2, 3)))),
     "pixels: one level darker": ("values", lambda s: s.export(lambda c: c.shift.sub_(c.scale))),
+    "pixels: mirrored": ("values", lambda s: s.export(wrap(lambda x: x.flip(3)))),
+    "pixels: upside down": ("values", lambda s: s.export(wrap(lambda x: x.flip(2)))),
+    "pixels: grey": ("values", lambda s: s.export(wrap(lambda x: x.mean(1, keepdim=True).expand(-1, 3, -1, -1)))),
+    "pixels: half the resolution": ("values", lambda s: s.export(wrap(coarse))),
+    "pixels: cropped by one and stretched": ("values", lambda s: s.export(wrap(zoomed))),
+    "pixels: clipped to one deviation": ("values", lambda s: s.export(wrap(lambda x: x.clamp(-1, 1)))),
+    "file: empty": ("file", on_bytes(lambda file: file.write_bytes(b"") and None, True)),
     "file: cut in half": ("file", on_bytes(cut(0.5), False)),
     "file: one byte flipped": ("file", on_bytes(flip_byte, False)),
     "file: cut in half, sealed": ("file", on_bytes(cut(0.5), True)),
     "file: says nothing of itself": ("file", lambda s: s.graph(no_metadata)),
     "manifest: two labels swapped": ("labels", manifest(swap_labels)),
     "manifest and file: two labels swapped": ("labels", swap_labels_everywhere),
+    "manifest: one label short": ("shapes", manifest(lambda m: m["labels"].pop())),
+    "manifest: two labels the same": ("labels", manifest(lambda m: m["labels"].__setitem__(1, m["labels"][0]))),
+    "manifest: other outputs": ("file", manifest(lambda m: m["outputs"].reverse())),
     "manifest: other target": ("file", manifest(lambda m: m.update(target="peer1"))),
     "manifest: calls itself fp16": ("file", manifest(lambda m: m.update(precision="fp16"))),
     "manifest: other weights": ("file", manifest(lambda m: m["run"].update(weights_sha256="0" * 64))),
@@ -374,5 +460,10 @@ HALF_MUTANTS: dict[str, tuple[str, Callable[[Subject], None]]] = {
     "fp16: pixels divided by 256": ("values", lambda s: s.export(lambda c: c.scale.mul_(255 / 256))),
     "fp16: bias dropped": ("values", lambda s: s.weight(np.zeros_like, "bias")),
     "fp16: two classes swapped": ("labels", swap_classes),
+    "fp16: weights rounded to bf16": ("values", lambda s: s.export(short_mantissa)),
+    "fp16: one level darker": ("values", lambda s: s.export(lambda c: c.shift.sub_(c.scale))),
+    "fp16: a ReLU lost": ("values", lambda s: s.graph(becomes_identity("Relu"))),
+    "fp16: a convolution padded on one side": ("values", lambda s: s.graph(shifted_padding)),
+    "fp16: a temperature on the logits": ("values", lambda s: s.graph(after_logits("Mul", 0.99))),
     "fp16: NaN": ("finite", lambda s: s.weight(poke((0, 0), lambda v: float("nan")))),
 }

@@ -27,26 +27,31 @@ def named_stage(result: Result) -> str:
 
 
 def test_there_are_enough() -> None:
-    assert len(mutants.MUTANTS) + len(mutants.HALF_MUTANTS) >= 25
+    assert len(mutants.MUTANTS) + len(mutants.HALF_MUTANTS) >= 60
+
+
+Note = Callable[[str, object], None]
 
 
 @pytest.mark.parametrize("name", list(mutants.MUTANTS))
-def test_fault_is_caught(name: str, tiny_run: Run, copied: Callable[[str], Path], lf: Callable[..., Result]) -> None:
+def test_fault_is_caught(name: str, tiny_run: Run, copied: Callable[[str], Path], lf: Callable[..., Result], record_property: Note) -> None:
     stage, mutate = mutants.MUTANTS[name]
     subject = mutants.Subject(copied("peer0-onnx-fp32"), tiny_run)
     mutate(subject)
     result = lf("verify", subject.path, "--run", tiny_run.path)
+    record_property("fault", (name, stage, named_stage(result) if result.exit_code == 3 else f"exit {result.exit_code}"))
     assert (result.exit_code, named_stage(result)) == (3, stage), result.stderr
 
 
 @pytest.mark.parametrize("name", list(mutants.HALF_MUTANTS))
 def test_fault_in_fp16_is_caught(
-    name: str, tiny_run: Run, half_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result]
+    name: str, tiny_run: Run, half_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result], record_property: Note
 ) -> None:
     stage, mutate = mutants.HALF_MUTANTS[name]
     subject = mutants.Subject(copied(half_artifact.name), tiny_run)
     mutate(subject)
     result = lf("verify", subject.path, "--run", tiny_run.path)
+    record_property("fault", (name, stage, named_stage(result) if result.exit_code == 3 else f"exit {result.exit_code}"))
     assert (result.exit_code, named_stage(result)) == (3, stage), result.stderr
 
 
