@@ -5,12 +5,15 @@ Nothing is loaded: the manifest, the file's hash, the driver's list of GPUs and 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lfdeploy.artifact import Artifact
 from lfdeploy.devices import Gpu
+from lfdeploy.errors import ParityError
+from lfdeploy.run import shown
 
 
 @dataclass(frozen=True)
@@ -25,24 +28,26 @@ class Diagnosis:
 def diagnose(artifact: Artifact, gpus: Sequence[Gpu], installed: Mapping[str, str]) -> Diagnosis:
     """Judge an artifact for a machine with these GPUs and installed distributions (name to version).
 
-    The artifact's bytes are not looked at; `Artifact.check_file` does that.
+    The artifact's bytes are not looked at; `Artifact.check_file` does that. Raises `ParityError` (stage file) for an
+    engine's manifest that does not say what built it.
     """
     manifest = artifact.manifest
-    engine = manifest.get("engine")
-    if not isinstance(engine, dict):
+    if manifest["format"] == "onnx":
         if not {"onnxruntime", "onnxruntime-gpu"} & set(installed):
             return Diagnosis("package missing", "onnxruntime is not installed", "pip install onnxruntime-gpu")
-        return Diagnosis(
-            "runs here", "onnxruntime on the " + ("GPU or CPU" if gpus else "CPU"), f"lfdeploy predict {artifact.path} PICTURE"
-        )
-    package, built = str(engine["package"]), str(engine["version"])
+        where = "onnxruntime on the GPU or the CPU" if gpus else "onnxruntime on the CPU"
+        return Diagnosis("runs here", where, f"lfdeploy predict {_path(artifact)} PICTURE")
+    try:
+        engine = manifest["engine"]
+        package, built, able = str(engine["package"]), str(engine["version"]), [str(c) for c in engine["compute_capabilities"]]
+    except (KeyError, TypeError):
+        raise ParityError(f"stage file: {artifact.name}/manifest.json does not say what built its engine. Export it again.") from None
     if not gpus:
         onnx = _export(manifest, "onnx")
         return Diagnosis("no GPU", f"{package} engines run on an NVIDIA GPU only, and this machine shows none", onnx)
     if package not in installed:
         return Diagnosis("package missing", f"{package} is not installed", f"pip install {package}=={built}")
-    gpu, able = gpus[0], [str(c) for c in engine["compute_capabilities"]]
-    rebuild = _export(manifest, "trt")
+    gpu, rebuild = gpus[0], _export(manifest, "trt")
     if not _suits(gpu.capability, able, package):
         here = f"{gpu.name} has compute capability {gpu.capability}; the engine was built for {', '.join(able)}"
         return Diagnosis("wrong GPU", here, f"{rebuild} --engine tensorrt")
@@ -51,7 +56,7 @@ def diagnose(artifact: Artifact, gpus: Sequence[Gpu], installed: Mapping[str, st
             "wrong version", f"built by {package} {built}, here is {installed[package]}; engines belong to the version that built them",
             f"{rebuild} --engine {package}",
         )  # fmt: skip
-    return Diagnosis("runs here", f"{package} {built} on {gpu.name}", f"lfdeploy verify {artifact.path}")
+    return Diagnosis("runs here", f"{package} {built} on {gpu.name}", f"lfdeploy verify {_path(artifact)}")
 
 
 def _suits(capability: str, able: Sequence[str], package: str) -> bool:
@@ -65,8 +70,12 @@ def _number(capability: str) -> tuple[int, ...]:
     return tuple(int(part) for part in capability.split("."))
 
 
+def _path(artifact: Artifact) -> str:
+    return shlex.quote(shown(artifact.path))
+
+
 def _export(manifest: Mapping[str, Any], format: str) -> str:
     """The command that makes this target anew in a format."""
     target = str(manifest["target"])
     words = f"--peer {target.removeprefix('peer')}" if target.startswith("peer") else f"--{target}"
-    return f"lfdeploy export {manifest['run']['name']} {words} --format {format} --precision {manifest['precision']}"
+    return f"lfdeploy export {shlex.quote(manifest['run']['name'])} {words} --format {format} --precision {manifest['precision']}"

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from export import export
 from export.graph import fold
+from export.half import half_facts
 from lfdeploy.artifact import read
 from lfdeploy.backends import BACKENDS
 from lfdeploy.config import ExportConfig
@@ -158,3 +159,16 @@ def test_export_again_replaces_in_one_step(tiny_run: Run, tmp_path: Path) -> Non
     second = export(ExportConfig(peer=0, out=str(out)), tiny_run)[0]
     assert first.manifest["sha256"] == second.manifest["sha256"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]
+
+
+def test_probes_do_not_set_the_scale_of_pictures(tiny_run: Run) -> None:
+    """Half precision's distance is counted on the scale of a picture's own kind: probes' logits may be ten times larger."""
+    size = int(tiny_run.spec["image_size"])
+    images, probes = (np.random.default_rng(n).integers(0, 256, (n, size, size, 3), dtype=np.uint8) for n in (3, 2))
+    classifier = tiny_run.classifier("peer0")
+    with torch.inference_mode():
+        logits, loud = (classifier(torch.from_numpy(x))[0].numpy() for x in (images, probes))
+    found = half_facts(classifier, (images, logits), (probes, 10 * loud))
+    assert found.scale.ravel().tolist() == [np.abs(logits).max()] * 3 + [max(np.abs(logits).max(), 10 * np.abs(loud).max())] * 2
+    assert found.difference > 0.5  # the probes are ten times too loud, and that is seen
+    assert half_facts(classifier, (images, logits), (probes, loud)).difference < 0.02

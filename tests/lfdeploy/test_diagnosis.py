@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from lfdeploy.artifact import Artifact
 from lfdeploy.cli import main
 from lfdeploy.devices import Gpu
 from lfdeploy.diagnosis import diagnose
+from lfdeploy.errors import ParityError
 from lfdeploy.run import Run
 
 H100, ADA, BLACKWELL, NEXT = Gpu("H100", "9.0"), Gpu("L4", "8.9"), Gpu("RTX 5090", "12.0"), Gpu("Later", "12.1")
@@ -20,42 +22,28 @@ RTX = {"package": "tensorrt-rtx", "version": "1.7.1.116", "compute_capabilities"
 TRT = {"package": "tensorrt", "version": "10.14.1", "compute_capabilities": ["9.0"]}
 
 
-def artifact(engine: dict[str, Any] | None, target: str = "peer0") -> Artifact:
-    manifest = {"target": target, "precision": "fp16", "run": {"name": "mine"}, "format": "trt" if engine else "onnx"}
-    return Artifact(Path("x"), manifest | ({"engine": engine} if engine else {}))
+def artifact(engine: dict[str, Any] | None, target: str = "peer0", path: str = "x", format: str = "") -> Artifact:
+    manifest = {"target": target, "precision": "fp16", "run": {"name": "mine"}, "format": format or ("trt" if engine else "onnx")}
+    return Artifact(Path(path), manifest | ({"engine": engine} if engine else {}))
 
 
+ORT, HAS_RTX, HAS_TRT = {"onnxruntime-gpu": "1.27"}, {"tensorrt-rtx": "1.7.1.116"}, {"tensorrt": "10.14.1"}
+REBUILD = "--format trt --precision fp16 --engine "
+
+#: what built it, the machine's GPUs, what is installed; the state and part of the command
 CASES = {
-    "onnx on a CPU": (None, [], {"onnxruntime-gpu": "1.27"}, "runs here", "lfdeploy predict x"),
+    "onnx on a CPU": (None, [], ORT, "runs here", "lfdeploy predict x"),
     "onnx without its runtime": (None, [], {}, "package missing", "pip install onnxruntime-gpu"),
-    "engine without a GPU": (
-        RTX,
-        [],
-        {"tensorrt-rtx": "1.7.1.116"},
-        "no GPU",
-        "lfdeploy export mine --peer 0 --format onnx",
-    ),
+    "engine without a GPU": (RTX, [], HAS_RTX, "no GPU", "export mine --peer 0 --format onnx --precision fp16"),
     "engine without its package": (TRT, [H100], {}, "package missing", "pip install tensorrt==10.14.1"),
-    "rtx on a listed GPU": (RTX, [ADA], {"tensorrt-rtx": "1.7.1.116"}, "runs here", "lfdeploy verify x"),
-    "rtx on its last GPU": (RTX, [BLACKWELL], {"tensorrt-rtx": "1.7.1.116"}, "runs here", "lfdeploy verify x"),
-    "rtx on a later GPU": (RTX, [NEXT], {"tensorrt-rtx": "1.7.1.116"}, "runs here", "lfdeploy verify x"),
-    "rtx on a data-centre GPU": (
-        RTX,
-        [H100],
-        {"tensorrt-rtx": "1.7.1.116"},
-        "wrong GPU",
-        "--precision fp16 --engine tensorrt",
-    ),
-    "tensorrt on its GPU": (TRT, [H100], {"tensorrt": "10.14.1"}, "runs here", "lfdeploy verify x"),
-    "tensorrt on a later GPU": (TRT, [BLACKWELL], {"tensorrt": "10.14.1"}, "wrong GPU", "--engine tensorrt"),
-    "tensorrt of another version": (
-        TRT,
-        [H100],
-        {"tensorrt": "11.4.0"},
-        "wrong version",
-        "--precision fp16 --engine tensorrt",
-    ),
-    "rtx of another version": (RTX, [ADA], {"tensorrt-rtx": "1.8.0.1"}, "wrong version", "--engine tensorrt-rtx"),
+    "rtx on a listed GPU": (RTX, [ADA], HAS_RTX, "runs here", "lfdeploy verify x"),
+    "rtx on its last GPU": (RTX, [BLACKWELL], HAS_RTX, "runs here", "lfdeploy verify x"),
+    "rtx on a later GPU": (RTX, [NEXT], HAS_RTX, "runs here", "lfdeploy verify x"),
+    "rtx on a data-centre GPU": (RTX, [H100], HAS_RTX, "wrong GPU", REBUILD + "tensorrt"),
+    "tensorrt on its GPU": (TRT, [H100], HAS_TRT, "runs here", "lfdeploy verify x"),
+    "tensorrt on a later GPU": (TRT, [BLACKWELL], HAS_TRT, "wrong GPU", REBUILD + "tensorrt"),
+    "tensorrt of another version": (TRT, [H100], {"tensorrt": "11.4.0"}, "wrong version", REBUILD + "tensorrt"),
+    "rtx of another version": (RTX, [ADA], {"tensorrt-rtx": "1.8.0.1"}, "wrong version", REBUILD + "tensorrt-rtx"),
 }
 
 
@@ -73,6 +61,16 @@ def test_commands_are_ones_the_program_takes(target: str) -> None:
     export = main.commands["export"]
     parsed = export.make_context("export", words[2:]).params
     assert (parsed["run"], parsed["format"], parsed["engine"]) == ("mine", "trt", "tensorrt")
+
+
+def test_a_path_with_a_space_can_be_pasted() -> None:
+    assert shlex.split(diagnose(artifact(None, path="my runs/x"), [], ORT).command)[2] == "my runs/x"
+
+
+@pytest.mark.parametrize("engine", [None, {"package": "tensorrt"}])
+def test_an_engine_that_tells_nothing_is_refused(engine: dict[str, Any] | None) -> None:
+    with pytest.raises(ParityError, match="does not say what built its engine"):
+        diagnose(artifact(engine, format="trt"), [ADA], HAS_RTX)
 
 
 def test_nothing_heavy_is_imported(tiny_run: Run) -> None:
