@@ -159,9 +159,9 @@ def pick_precision(asked: str, cohort: nn.Module, device: str, sample: Tensor) -
         cohort.load_state_dict(state)
     cohort.train(was)
     worst = max(((short[n].float() - z).pow(2).mean().sqrt() / z.std().clamp_min(1e-6)).item() for n, z in plain.items())
-    said = f"bf16 (first batch: {100 * worst:.1f} % of the logits' spread away from fp32)"
+    away = f"{100 * worst:.1f} % of the logits' spread away from fp32"
     if worst > 0.2 or worst != worst:
         if asked == "bf16":
-            raise LfdeployError(f"--precision bf16 does not suit this network: {said}. Use --precision fp32.")
-        return torch.float32, f"fp32, as {said}"
-    return torch.bfloat16, said
+            raise LfdeployError(f"--precision bf16 does not suit this network: the first batch is {away}. Use --precision fp32.")
+        return torch.float32, f"fp32 (bf16 put the first batch {away})"
+    return torch.bfloat16, f"bf16 (first batch: {away})"

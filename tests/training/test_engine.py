@@ -247,3 +247,6 @@ def test_precision_is_probed_without_leaving_a_trace() -> None:
         cohort.peers[0].head[2].weight.fill_(float("nan"))
     with pytest.raises(LfdeployError, match="--precision fp32"):
         pick_precision("bf16", cohort, "cpu", batch()[0])
+    if torch.cpu._is_avx512_bf16_supported():
+        dtype, said = pick_precision("auto", cohort, "cpu", batch()[0])
+        assert (dtype, said.split()[0]) == (torch.float32, "fp32")  # its first word is the summary's precision
