@@ -16,6 +16,8 @@ from lfdeploy.errors import LfdeployError
 from lfdeploy.models.deploy import Classifier
 
 OPSET = 20
+OPSETS = {"bf16": 22}  # the first in which bf16 convolutions are valid
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 METADATA = "lfdeploy"
 
 
@@ -57,15 +59,27 @@ def fold(network: nn.Module, size: int) -> nn.Module:
     return made
 
 
+class Mean(nn.Module):
+    """What AdaptiveAvgPool2d(1) computes, without the strides and shape arithmetic that its trace brings."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to (B, C, 1, 1)."""
+        return x.mean((2, 3), keepdim=True)
+
+
 def in_precision(classifier: Classifier, precision: str, size: int) -> Classifier:
     """The classifier with its network folded and in the precision; the prologue and the outputs stay fp32.
 
-    Folding comes first and happens in fp32: folding in half precision costs three times the error.
+    Folding comes first and happens in fp32: folding in half precision costs three times the error. int8 begins
+    as fp32: `export.quantize` works on the graph.
     """
     made = copy.deepcopy(classifier)
     made.network = fold(classifier.network, size)
-    if precision == "fp16":
-        made.network, made.dtype = made.network.half(), torch.float16
+    for name, module in list(made.network.named_modules()):
+        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
+            made.network.set_submodule(name, Mean())
+    if precision in HALVES:
+        made.network, made.dtype = made.network.to(HALVES[precision]), HALVES[precision]
     return made.eval()
 
 
@@ -74,6 +88,7 @@ def to_onnx(classifier: Classifier, size: int, profile: tuple[int, int, int], me
     import onnx
 
     example = torch.from_numpy(np.zeros((2, size, size, 3), np.uint8))
+    opset = OPSETS.get("bf16" if classifier.dtype == torch.bfloat16 else "", OPSET)
     batch = torch.export.Dim("batch", min=1, max=max(profile[2], 2))
     quiet = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
     levels = [logger.level for logger in quiet]
@@ -84,7 +99,7 @@ def to_onnx(classifier: Classifier, size: int, profile: tuple[int, int, int], me
             warnings.simplefilter("ignore")
             program = torch.export.export(classifier, (example,), dynamic_shapes=({0: batch},))
             made = torch.onnx.export(
-                program, dynamo=True, opset_version=OPSET, input_names=["images"],
+                program, dynamo=True, opset_version=opset, input_names=["images"],
                 output_names=["logits", "probabilities"], external_data=False, optimize=True, verify=False, report=False,
                 verbose=False,
             )  # fmt: skip
@@ -93,17 +108,17 @@ def to_onnx(classifier: Classifier, size: int, profile: tuple[int, int, int], me
             logger.setLevel(level)
     assert made is not None
     proto = made.model_proto
-    _strip(proto)
+    strip(proto)
     onnx.helper.set_model_props(proto, {METADATA: json.dumps(metadata, sort_keys=True, ensure_ascii=False)})
     found = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
-    if found.get("ai.onnx") != OPSET:
-        raise LfdeployError(f"the exporter wrote opset {found.get('ai.onnx')} where {OPSET} was asked for")
+    if found.get("ai.onnx") != opset:
+        raise LfdeployError(f"the exporter wrote opset {found.get('ai.onnx')} where {opset} was asked for")
     onnx.checker.check_model(proto, full_check=True)
     blob: bytes = proto.SerializeToString(deterministic=True)
     return blob
 
 
-def _strip(proto: Any) -> None:
+def strip(proto: Any) -> None:
     """Remove what tells of the machine: source paths and traces in metadata and doc strings, at every level."""
     proto.doc_string = ""
     proto.graph.doc_string = ""

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from export.parity import Report, judge, reference
+from export.parity import Report, judge
+from export.reference import reference
 from lfdeploy.artifact import Artifact, read, run_of
 from lfdeploy.backends import BACKENDS, executes
 from lfdeploy.console import Meter, decoding
@@ -41,10 +42,12 @@ def prove(
 ) -> list[Report]:
     """Judge artifacts of one run; pictures are decoded once, reference logits computed once per target."""
     with decoding() as report:
-        split = run.data(data, report).test
+        pictures = run.data(data, report)
+    split = pictures.test
     if images is not None and images < len(split):
-        split = Split(split.images[:images], split.labels[:images], split.digest)  # the order is that of content: a fair sample
-    size = int(run.spec["image_size"])
+        split = Split(
+            split.images[:images], split.labels[:images], split.digest, split.digests[:images]
+        )  # the order is that of content: a fair sample
     targets = sorted({str(a.manifest["target"]) for a in artifacts})
     reports: dict[str, Report] = {}
     with Meter("Parity", len(split) * (len(targets) + len(artifacts)), "pictures") as meter:
@@ -56,7 +59,7 @@ def prove(
             meter.at(done)
 
         for target in targets:
-            ref = reference(run, target, split, size, tick)
+            ref = reference(run, target, split, pictures, tick)
             for artifact in artifacts:
                 if artifact.manifest["target"] == target:
                     meter.at(max(done, 1), f"Parity of {artifact.name}")

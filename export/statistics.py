@@ -21,7 +21,9 @@ class Comparison:
     """Reference against subject over n pictures. Differences are divided by ``scale``, the largest reference logit.
 
     ``flip_margin`` is the largest reference margin (top 1 minus top 2, scaled) among pictures whose label changed.
-    ``ci_low`` and ``ci_high`` bound the change of accuracy in points (paired, 95 %); ``mcnemar`` is exact.
+    ``slope`` is the least-squares factor from reference to subject, each row's mean taken off, and ``bias`` the largest mean
+    shift of one class, scaled: rounding noise averages out of both, a fault does not. ``ci_low`` and ``ci_high`` bound the
+    change of accuracy in points (paired, 95 %); ``mcnemar`` is exact.
     """
 
     images: int
@@ -29,6 +31,8 @@ class Comparison:
     max_difference: float
     mean_difference: float
     cosine_min: float
+    slope: float
+    bias: float
     kl_mean: float
     kl_max: float
     probability_max: float
@@ -65,6 +69,7 @@ def compare(reference: Floats, subject: Floats, labels: NDArray[np.int64]) -> Co
     kl = (np.exp(log_r) * (log_r - log_s)).sum(1).clip(min=0)
     norms = np.linalg.norm(ref, axis=1) * np.linalg.norm(sub, axis=1)
     cosine = (ref * sub).sum(1) / np.maximum(norms, 1e-12)
+    centred_r, centred_s = ref - ref.mean(1, keepdims=True), sub - sub.mean(1, keepdims=True)
     top_r, top_s = ref.argmax(1), sub.argmax(1)
     flipped = top_r != top_s
     two = np.partition(ref, -2, axis=1)[:, -2:]
@@ -76,7 +81,8 @@ def compare(reference: Floats, subject: Floats, labels: NDArray[np.int64]) -> Co
     low, high = paired_interval(n01, n10, n)
     return Comparison(
         images=n, scale=scale, max_difference=float(difference.max()), mean_difference=float(difference.mean()),
-        cosine_min=float(cosine.min()), kl_mean=float(kl.mean()), kl_max=float(kl.max()),
+        cosine_min=float(cosine.min()), slope=float((centred_r * centred_s).sum() / max((centred_r**2).sum(), 1e-300)),
+        bias=float(np.abs((sub - ref).mean(0)).max()) / scale, kl_mean=float(kl.mean()), kl_max=float(kl.max()),
         probability_max=float(np.abs(np.exp(log_s) - np.exp(log_r)).max()),
         agreement=100 * float((~flipped).mean()), class_agreement_min=100 * min(by_class, default=1.0),
         flips=int(flipped.sum()), flip_margin=float(margin[flipped].max()) if flipped.any() else 0.0,

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +42,12 @@ class Files:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: images uint8 (N, S, S, 3), an array or `Files`; labels (N,); a digest of pixels and labels."""
+    """One split: images uint8 (N, S, S, 3), an array or `Files`; labels (N,); a digest of all, and one of each picture's pixels."""
 
     images: Pixels | Files
     labels: Labels
     digest: str
+    digests: NDArray[np.bytes_] = field(default_factory=lambda: np.zeros(0, "S16"))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,7 +100,7 @@ class _Prepared:
 
     def split(self) -> Split:
         digest = hashlib.sha256(self.digests.tobytes() + self.labels.tobytes()).hexdigest()
-        return Split(self.images, self.labels, digest)
+        return Split(self.images, self.labels, digest, self.digests)
 
 
 def load(config: DataConfig, report: Report = lambda done, total: None, largest: int = 224) -> Data:

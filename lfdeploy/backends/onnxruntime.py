@@ -27,6 +27,8 @@ class OnnxSession:
 
         self.manifest = source.manifest
         where = pick(device)
+        if where == "cpu" and source.manifest.get("precision") == "bf16":
+            raise LfdeployError(f"{source.file.name} is bf16, which onnxruntime's CPU provider has not. Use --device cuda, or export fp16.")
         if where == "cuda":
             import torch  # noqa: F401  (brings the CUDA libraries that the provider links)
 

@@ -18,6 +18,14 @@ def half_artifact(tiny_run: Run) -> Path:
     return export(ExportConfig(fused=True, precision="fp16"), tiny_run)[0].path
 
 
+@pytest.fixture(scope="session")
+def int8_artifact(tiny_run: Run) -> Path:
+    """The first peer of the tiny run as int8 ONNX, however fast."""
+    from export import export
+
+    return export(ExportConfig(peer=0, precision="int8", force=True), tiny_run)[0].path
+
+
 @pytest.fixture
 def copied(tiny_run: Run, tmp_path: Path) -> Callable[[str], Path]:
     """A copy of one artifact that a test may break, far from its run."""

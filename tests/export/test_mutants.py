@@ -7,18 +7,27 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import Result
 
 from lfdeploy.run import Run
 
-_spec = importlib.util.spec_from_file_location("mutants", Path(__file__).with_name("mutants.py"))
-assert _spec is not None
-assert _spec.loader is not None
-mutants = importlib.util.module_from_spec(_spec)
-sys.modules["mutants"] = mutants
-_spec.loader.exec_module(mutants)
+
+def beside(name: str, file: str) -> ModuleType:
+    """A module that lies beside this one."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made
+    spec.loader.exec_module(made)
+    return made
+
+
+mutants = beside("tests_export_mutants", "mutants.py")
+int8_mutants = beside("tests_export_int8_mutants", "int8_mutants.py")
 
 
 def named_stage(result: Result) -> str:
@@ -27,7 +36,7 @@ def named_stage(result: Result) -> str:
 
 
 def test_there_are_enough() -> None:
-    assert len(mutants.MUTANTS) + len(mutants.HALF_MUTANTS) >= 60
+    assert len(mutants.MUTANTS) + len(mutants.HALF_MUTANTS) + len(int8_mutants.INT8_MUTANTS) >= 100
 
 
 Note = Callable[[str, object], None]
@@ -55,8 +64,25 @@ def test_fault_in_fp16_is_caught(
     assert (result.exit_code, named_stage(result)) == (3, stage), result.stderr
 
 
-@pytest.mark.parametrize("name", ["peer0-onnx-fp32", "peer1-onnx-fp32", "fused-onnx-fp32", "ensemble-onnx-fp32", "fused-onnx-fp16"])
-def test_untouched_passes(name: str, tiny_run: Run, half_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result]) -> None:
+@pytest.mark.parametrize("name", list(int8_mutants.INT8_MUTANTS))
+def test_fault_in_int8_is_caught(
+    name: str, tiny_run: Run, int8_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result], record_property: Note
+) -> None:
+    stage, mutate = int8_mutants.INT8_MUTANTS[name]
+    subject = mutants.Subject(copied(int8_artifact.name), tiny_run)
+    mutate(subject)
+    result = lf("verify", subject.path, "--run", tiny_run.path)
+    record_property("fault", (name, stage, named_stage(result) if result.exit_code == 3 else f"exit {result.exit_code}"))
+    assert (result.exit_code, named_stage(result)) == (3, stage), result.stderr
+
+
+UNTOUCHED = ["peer0-onnx-fp32", "peer1-onnx-fp32", "fused-onnx-fp32", "ensemble-onnx-fp32", "fused-onnx-fp16", "peer0-onnx-int8"]
+
+
+@pytest.mark.parametrize("name", UNTOUCHED)
+def test_untouched_passes(
+    name: str, tiny_run: Run, half_artifact: Path, int8_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result]
+) -> None:
     path = copied(name)
     result = lf("verify", path, "--run", tiny_run.path)
     assert result.exit_code == 0, result.stderr

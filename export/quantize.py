@@ -1,0 +1,157 @@
+"""int8: an fp32 ONNX file with Q/DQ nodes around its layers, calibrated on training pictures, the best of several tries.
+
+U8S8 (asymmetric uint8 activations) is what x86 processors multiply fast; S8S8 (symmetric, bias left in fp32) is what
+TensorRT's parser takes. The prologue and the logits stay fp32.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.calibrate import CALIBRATORS, Ranges, ranges, spreads
+from export.graph import strip
+from export.statistics import Comparison, compare
+from lfdeploy.backends.base import Floats
+from lfdeploy.data import Data, Files
+from lfdeploy.errors import LfdeployError
+from lfdeploy.images import Pixels
+
+LAYERS = ("Conv", "Gemm", "MatMul")
+PICTURES = 512
+TYPES = (*LAYERS, "Add", "Mul", "MaxPool", "Concat", "Relu", "Clip", "Reshape", "Transpose", "Split")
+SCHEMES = {"onnx": "u8s8", "trt": "s8s8"}  # by format
+
+
+def prologue(graph: Any) -> list[str]:
+    """Names of the nodes before the first layer: from pixels to the normalised picture."""
+    names: list[str] = []
+    for node in graph.node:
+        if node.op_type in LAYERS:
+            return names
+        names.append(node.name)
+    raise LfdeployError("the network has no layer that int8 could speed up")
+
+
+def activations(graph: Any) -> list[str]:
+    """Every float tensor between the prologue's output and the logits."""
+    before = set(prologue(graph))
+    inside = [n for n in graph.node if n.name not in before and n.op_type != "Softmax"]
+    constants = {t.name for t in graph.initializer}
+    names = [name for node in inside for name in (*node.input, *node.output) if name and name not in constants]
+    return list(dict.fromkeys(names))
+
+
+def with_ranges(float_blob: bytes, chosen: Ranges, scheme: str) -> bytes:
+    """The fp32 file with Q/DQ nodes for these ranges. Same input, same bytes."""
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    model = onnx.load_from_string(float_blob)
+    props = {entry.key: entry.value for entry in model.metadata_props}
+    unsigned = scheme == "u8s8"
+    data = TensorsData(CalibrationMethod.MinMax, {k: (np.float32(low), np.float32(high)) for k, (low, high) in chosen.items()})
+    options = {
+        "ActivationSymmetric": not unsigned, "WeightSymmetric": True, "QuantizeBias": unsigned,
+        "OpTypesToExcludeOutputQuantization": ["Gemm"] if not _gemm_inside(model.graph) else [],
+    }  # fmt: skip
+    quiet = logging.getLogger()
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)  # "please pre-process": BatchNorm is folded and shapes are known already
+    try:
+        quantizer = QDQQuantizer(
+            model, True, False, QuantType.QInt8, QuantType.QUInt8 if unsigned else QuantType.QInt8, data, [],
+            prologue(model.graph), list(TYPES), options,
+        )  # fmt: skip
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    finally:
+        quiet.setLevel(level)
+    made = quantizer.model.model
+    strip(made)
+    onnx.helper.set_model_props(made, props)
+    onnx.checker.check_model(made, full_check=True)
+    blob: bytes = made.SerializeToString(deterministic=True)
+    return blob
+
+
+def _gemm_inside(graph: Any) -> bool:
+    """Whether a Gemm gives something else than logits."""
+    return any(node.op_type == "Gemm" and "logits" not in node.output for node in graph.node)
+
+
+def logits_of(blob: bytes, images: Pixels, batch: int = 16) -> Floats:
+    """The logits (N, K) of a file for uint8 pictures, on the CPU."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+    parts = [session.run(["logits"], {"images": np.ascontiguousarray(images[i : i + batch])})[0] for i in range(0, len(images), batch)]
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures of the run calibrate, by index into train, and which choose the calibrator; none is in the test split."""
+
+    calibration: NDArray[np.int64]
+    held_out_split: str
+    held_out: NDArray[np.int64]
+    left_out: int
+
+
+def pick(data: Data, most: int = PICTURES) -> Pictures:
+    """The first pictures of train in the order of their content, without those that the test split holds too.
+
+    The held-out ones are of val, or of train's other end where val has fewer than 64.
+    """
+    test = set(data.test.digests.tolist())
+    free = np.array([i for i, digest in enumerate(data.train.digests.tolist()) if digest not in test], np.int64)
+    free_val = np.array([i for i, digest in enumerate(data.val.digests.tolist()) if digest not in test], np.int64)
+    if len(free) < 2:
+        raise LfdeployError("int8 needs training pictures that are not in the test split, and this run has none.")
+    if len(free_val) >= 64:
+        return Pictures(free[:most], "val", free_val[:most], len(data.train) - len(free))
+    half = min(most, len(free) // 2)
+    return Pictures(free[: min(most, len(free) - half)], "train", free[-half:], len(data.train) - len(free))
+
+
+def batches(images: Pixels | Files, chosen: NDArray[np.int64]) -> Iterator[Pixels]:
+    """Chosen pictures a few at a time, the fewer the larger they are: all activations of a batch stand in memory together."""
+    side = images[chosen[:1]].shape[1] if len(chosen) else 1
+    size = max(1, min(16, 2 * 224 * 224 // (side * side)))
+    for start in range(0, len(chosen), size):
+        yield images[chosen[start : start + size]]
+
+
+def quantize(float_blob: bytes, scheme: str, data: Data) -> tuple[bytes, dict[str, Any]]:
+    """The int8 file and what its manifest says of it. Every calibrator is tried; the one nearest to fp32 on held-out
+    pictures (mean KL) is kept."""
+    import onnx
+
+    model = onnx.load_from_string(float_blob)
+    chosen = pick(data)
+    found = spreads(model, activations(model.graph), batches(data.train.images, chosen.calibration))
+    split = data.split(chosen.held_out_split)
+    held_out = split.images[chosen.held_out]
+    reference = logits_of(float_blob, held_out)
+    tries: dict[str, tuple[Comparison, bytes]] = {}
+    for name in CALIBRATORS:
+        blob = with_ranges(float_blob, ranges(found, name), scheme)
+        tries[name] = compare(reference, logits_of(blob, held_out), split.labels[chosen.held_out]), blob
+    best = min(tries, key=lambda name: tries[name][0].kl_mean)
+    return tries[best][1], {
+        "scheme": scheme, "calibrator": best, "split": "train", "pictures": len(chosen.calibration),
+        "digests": [digest.decode() for digest in data.train.digests[chosen.calibration].tolist()],
+        "shared_with_test": 0, "left_out_as_in_test": chosen.left_out, "test_digest": data.test.digest,
+        "held_out": {"split": chosen.held_out_split, "pictures": len(chosen.held_out)},
+        "tries": {n: {key: asdict(c)[key] for key in ("kl_mean", "kl_max", "agreement", "flip_margin")} for n, (c, _) in tries.items()},
+    }  # fmt: skip

@@ -1,0 +1,77 @@
+"""What artifacts are judged against: the run's fp32 module on the test pictures and the probes, computed once for all of a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from export.half import Half, half_facts, largest_activation
+from export.probes import probe_pictures
+from lfdeploy.artifact import input_of
+from lfdeploy.backends import BACKENDS, Session, Source
+from lfdeploy.backends.base import Floats, in_chunks
+from lfdeploy.data import Data, Split
+from lfdeploy.images import Pixels
+from lfdeploy.models.deploy import Classifier
+from lfdeploy.run import Run
+
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The fp32 module's logits for the pictures, computed once for all artifacts of a target."""
+
+    run: Run
+    target: str
+    images: Split
+    logits: Floats
+    probes: Pixels
+    probe_logits: Floats
+    data: Data
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The fp32 module."""
+        return self.run.classifier(self.target)
+
+    @cached_property
+    def halves(self) -> dict[str, Half]:
+        """What is known by now of half precisions; `half` fills it."""
+        return {}
+
+    def half(self, precision: str) -> Half:
+        """What a half precision does to this module, on some of the pictures and all probes."""
+        if precision not in self.halves:
+            some = min(512, len(self.images))
+            pictures = np.asarray(self.images.images[:some])
+            probes = self.probes, self.probe_logits
+            self.halves[precision] = half_facts(self.classifier, (pictures, self.logits[:some]), probes, precision)
+        return self.halves[precision]
+
+    @cached_property
+    def largest_activation(self) -> tuple[str, float]:
+        """The layer that reaches furthest on real pictures and probes, and how far."""
+        some = np.asarray(self.images.images[:64])
+        return largest_activation(self.classifier, np.concatenate([some, self.probes]))
+
+
+def reference(run: Run, target: str, split: Split, data: Data, tick: Tick = lambda count: None) -> Reference:
+    """Run the module over the split and the probes. ``data``: all splits, of which int8 examines the training pictures."""
+    size = int(run.spec["image_size"])
+    manifest = {"target": target, "input": input_of(size), "batch": {"max": 256}}
+    session = BACKENDS["pytorch"].open(Source(run.weights, manifest, run), "auto")
+    probes = probe_pictures(size, np.ascontiguousarray(split.images[:8]))
+    return Reference(run, target, split, logits_of(session, split, 256, tick), probes, in_chunks(session, probes, 256)[0], data)
+
+
+def logits_of(session: Session, split: Split, batch: int, tick: Tick) -> Floats:
+    """A session's logits (N, K) for a whole split."""
+    parts = []
+    for images, labels in split.batches(batch):
+        parts.append(session(np.ascontiguousarray(images))[0])
+        tick(len(labels))
+    return np.concatenate(parts)

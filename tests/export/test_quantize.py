@@ -1,0 +1,142 @@
+"""int8: streamed calibration, its ranges, bytes that repeat, and the rule about speed. Faults are in int8_mutants.py."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import Result
+
+from export.calibrate import Spread, least_squares, mean_minmax, minmax, percentile
+from export.graph import in_precision, to_onnx
+from export.origin import difference
+from export.quantize import batches, logits_of, pick, quantize
+from export.speed import median_interval, not_worth
+from lfdeploy.artifact import read
+from lfdeploy.run import Run
+
+
+def spread_of(values: np.ndarray, batch: int = 8) -> Spread:
+    spread = Spread()
+    for start in range(0, len(values), batch):
+        spread.add(values[start : start + batch].astype(np.float32))
+    return spread
+
+
+def test_a_spread_does_not_depend_on_how_it_is_batched() -> None:
+    values = np.random.default_rng(0).normal(0, 3, (64, 5, 7)) ** 3
+    one, many = spread_of(values, 64), spread_of(values, 4)
+    assert (one.low, one.high, one.pictures) == (many.low, many.high, 64)
+    assert one.reach == many.reach
+    assert one.counts.sum() == many.counts.sum() == values.size
+    assert np.abs(one.counts.cumsum() - many.counts.cumsum()).max() <= values.size * 0.01  # halved bins put edges one bin apart
+
+
+def test_ranges_by_hand() -> None:
+    values = np.tile(np.linspace(0, 1, 10001), (20, 1))
+    values[7, 0] = 1000.0  # one value of 200,000
+    spread = spread_of(values)
+    assert minmax(spread) == (0.0, 1000.0)
+    assert mean_minmax(spread) == pytest.approx((0.0, (19 * 1 + 1000) / 20), abs=1e-4)
+    assert percentile(spread)[1] < 1.5
+    assert least_squares(spread)[1] <= 1000.0
+    assert least_squares(spread_of(np.tile(np.linspace(-1, 1, 1001), (20, 1)))) == pytest.approx((-1, 1), abs=0.03)
+
+
+def test_calibration_pictures_are_never_in_test(tiny_run: Run) -> None:
+    data = tiny_run.data()
+    chosen = pick(data)
+    assert len(chosen.calibration) == 512
+    assert not set(data.train.digests[chosen.calibration].tolist()) & set(data.test.digests.tolist())
+    assert chosen.held_out_split == "val"
+    assert sum(len(b) for b in batches(data.train.images, chosen.calibration)) == 512
+
+
+@pytest.mark.parametrize("scheme", ["u8s8", "s8s8"])
+def test_same_input_same_bytes_and_near_fp32(tiny_run: Run, scheme: str) -> None:
+    blob = to_onnx(in_precision(tiny_run.classifier("peer1"), "fp32", 16), 16, (1, 8, 64), {"labels": ["a"]})
+    data = tiny_run.data()
+    first, told = quantize(blob, scheme, data)
+    second, _ = quantize(blob, scheme, data)
+    assert first == second
+    assert set(told["tries"]) == {"minmax", "mean-minmax", "percentile", "least-squares"}
+    assert told["tries"][told["calibrator"]]["kl_mean"] == min(t["kl_mean"] for t in told["tries"].values())
+    model = onnx.load_from_string(first)
+    onnx.checker.check_model(model, full_check=True)
+    assert [p.key for p in model.metadata_props] == ["lfdeploy"]
+    kinds = [n.op_type for n in model.graph.node]
+    assert [kind for kind in kinds if "Linear" not in kind][:4] == ["Cast", "Transpose", "Mul", "Add"]
+    first_rounding = kinds.index("QuantizeLinear")
+    assert kinds.index("Add") < first_rounding  # the prologue is fp32
+    weights = {t.name: t.data_type for t in model.graph.initializer if t.name.endswith("weight_quantized")}
+    assert len(weights) == kinds.count("Conv") + 1
+    assert set(weights.values()) == {onnx.TensorProto.INT8}
+    pictures = np.asarray(data.test.images[:64])
+    exact, found = logits_of(blob, pictures), logits_of(first, pictures)
+    assert 0 < np.abs(found - exact).max() / np.abs(exact).max() < 0.1
+    assert difference(model.graph, model.graph) == "the same"
+
+
+def test_int8_and_bf16_through_the_command(tiny_run: Run, int8_artifact: Path, lf: Callable[..., Result]) -> None:
+    manifest = read(int8_artifact).manifest
+    assert manifest["calibration"]["scheme"] == "u8s8"
+    assert manifest["calibration"]["shared_with_test"] == 0
+    assert set(manifest["speedup_over_fp32"]) == {"1", "8"}
+    assert {"calibration", "origin"} <= {c["stage"] for c in manifest["parity"]["checks"]}
+    assert sorted(p.name for p in int8_artifact.iterdir()) == ["README.md", "manifest.json", "model.onnx"]
+    result = lf("export", tiny_run.path, "--peer", 0, "--precision", "bf16")
+    assert result.exit_code == 0, result.stderr
+    half = read(tiny_run.artifacts / "peer0-onnx-bf16")
+    assert half.verdict == "unverified"
+    assert "no bf16" in half.manifest["parity"]["reason"]
+    assert "widened" in half.manifest["accuracy"]["measured_on"]
+    assert {"values", "accuracy"} <= {c["stage"] for c in half.manifest["parity"]["checks"]}
+    wrong = lf("predict", half.path, tiny_run.path)
+    assert (wrong.exit_code, "bf16" in wrong.stderr) == (1, True), wrong.stderr
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_engines_of_both(tiny_run: Run, precision: str, lf: Callable[..., Result]) -> None:
+    result = lf("export", tiny_run.path, "--peer", 1, "--format", "trt", "--engine", "tensorrt-rtx", "--precision", precision)
+    assert result.exit_code == 0, result.stderr
+    artifact = read(tiny_run.artifacts / f"peer1-trt-{precision}")
+    assert artifact.file.read_bytes()[:4] == b"vtrt"
+    assert artifact.manifest.get("calibration", {}).get("scheme") == ("s8s8" if precision == "int8" else None)
+
+
+def test_not_worth_it() -> None:
+    slow = {"1": {"ratio": 0.9, "low": 0.8, "high": 1.0}, "8": {"ratio": 1.05, "low": 1.0, "high": 1.1}}
+    assert "0.90 times at batch 1, 1.05 times at batch 8" in not_worth(slow)
+    assert not_worth(slow | {"8": {"ratio": 1.1, "low": 1.0, "high": 1.2}}) == ""
+    assert median_interval(np.array([2.0] * 9)) == (2.0, 2.0)
+
+
+@pytest.mark.slow
+def test_calibration_of_a_thousand_large_pictures_stays_small() -> None:
+    """1,000 pictures of 224 px through ResNet-18: below 1.5 GB in all, most of which is torch itself."""
+    code = """
+import json, resource, numpy as np, onnx, torch
+from export.calibrate import spreads
+from export.graph import in_precision, to_onnx
+from export.quantize import activations, batches
+from lfdeploy.models import create
+from lfdeploy.models.deploy import Classifier
+torch.manual_seed(0)
+blob = to_onnx(in_precision(Classifier(create("resnet18", 10).eval(), [0.5] * 3, [0.25] * 3).eval(), "fp32", 224), 224, (1, 8, 64), {})
+model, random = onnx.load_from_string(blob), np.random.default_rng(0)
+class Drawn:
+    def __getitem__(self, index):
+        return random.integers(0, 256, (len(index), 224, 224, 3), dtype=np.uint8)
+found = spreads(model, activations(model.graph), batches(Drawn(), np.arange(1000)))
+print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, found["add"].pictures]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    peak, pictures = json.loads(done.stdout)
+    assert pictures == 1000
+    assert peak * 1024 < 1.5e9
