@@ -37,10 +37,10 @@ demo: $(READY)
 	@echo "Open the page with:  $(LF) serve      then http://127.0.0.1:7860 in a browser"
 
 test: $(READY)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2
 
 slow: $(READY)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 -m slow
 
 check: $(READY)
 	.venv/bin/ruff check .

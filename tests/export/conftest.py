@@ -34,16 +34,3 @@ def copied(tiny_run: Run, tmp_path: Path) -> Callable[[str], Path]:
         return Path(shutil.copytree(tiny_run.artifacts / name, tmp_path / "copies" / name))
 
     return copy
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The fault suite's table: every planted fault, the stage that must name it, and what the gate said."""
-    reports = [r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, []) if r.when == "call"]
-    rows = [tuple(value) for report in reports for key, value in report.user_properties if key == "fault"]
-    if not rows:
-        return
-    terminalreporter.section("planted faults")
-    for name, wanted, found in rows:
-        terminalreporter.line(f"{name:<44} {wanted:<9} {'caught' if wanted == found else f'MISSED: {found}'}")
-    caught = sum(wanted == found for _, wanted, found in rows)
-    terminalreporter.line(f"{caught} of {len(rows)} planted faults caught at the right stage")
