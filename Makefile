@@ -6,12 +6,13 @@ READY  := .venv/.ready
 LF     := .venv/bin/lfdeploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow check lock clean
+.PHONY: help setup demo test slow healthy check lock clean
 
 help:
 	@echo "make demo    train, export, prove and measure on the embedded data (about 2 minutes)"
 	@echo "make test    the fast tests (under 5 minutes)      make slow   the others"
 	@echo "make check   ruff and mypy                         make setup  only install into .venv"
+	@echo "make healthy every architecture in three precisions through the gate (half an hour)"
 
 setup: $(READY)
 
@@ -41,6 +42,9 @@ test: $(READY)
 
 slow: $(READY)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 -m slow
+
+healthy: $(READY)
+	.venv/bin/python tests/export/healthy.py
 
 check: $(READY)
 	.venv/bin/ruff check .

@@ -36,6 +36,17 @@ def model_card(manifest: dict[str, Any]) -> str:
             f"| top-1 | {accuracy['top1']:.2f} % on {accuracy['images']:,} test pictures "
             f"(PyTorch: {accuracy['top1_reference']:.2f} %), measured with {accuracy['measured_on']} |"
         )
+    if "calibration" in manifest:
+        told = manifest["calibration"]
+        lines.append(
+            f"| int8 | {told['scheme'].upper()}, calibrated on {told['pictures']} training pictures, none of them in the test split; "
+            f"{told['calibrator']}, the best of {len(told['tries'])} calibrators on held-out pictures |"
+        )
+    if "speedup_over_fp32" in manifest:
+        times = [
+            f"{one['ratio']:.2f} ({one['low']:.2f} to {one['high']:.2f}) at batch {b}" for b, one in manifest["speedup_over_fp32"].items()
+        ]
+        lines.append(f"| speed against its fp32 sibling | {', '.join(times)}; ONNX Runtime on the CPU that exported it, 95 % intervals |")
     lines += [f"| parity | **{parity['verdict']}**{': ' + parity['reason'] if parity['reason'] else ''} |", ""]
     if "engine" in manifest:
         engine = manifest["engine"]

@@ -36,7 +36,7 @@ from export.reference import Reference, Tick, logits_of
 from export.statistics import Comparison, compare, log_softmax, permutation
 from lfdeploy.artifact import Artifact
 from lfdeploy.backends import BACKENDS, Session, Source, executes
-from lfdeploy.backends.base import in_chunks
+from lfdeploy.backends.base import Floats, in_chunks
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
 from lfdeploy.run import Run
@@ -72,13 +72,14 @@ TWIN = 1e-3  # on a CPU, from the module with rounded weights: the runtime round
 
 @dataclass(frozen=True)
 class Report:
-    """A verdict with its checks. ``reason`` is one sentence for anything but a pass."""
+    """A verdict with its checks. ``reason`` is one sentence for anything but a pass; ``logits`` the subject's on the test pictures."""
 
     verdict: str
     reason: str
     subject: str
     checks: tuple[Check, ...]
     comparison: dict[str, Any] | None
+    logits: Floats | None
 
     def document(self) -> dict[str, Any]:
         """As it stands in a manifest."""
@@ -108,6 +109,7 @@ def judge(artifact: Artifact, run: Run, ref: Reference, device: str = "auto", ti
         said = f"onnxruntime on a copy of the {'published' if subject == artifact.file else 'source'} file, widened from bf16 to fp32"
     checks: list[Check] = []
     comparison: list[Comparison] = []
+    answers: list[Floats] = []
     session: list[Session] = []
 
     def opened() -> Session:
@@ -130,7 +132,7 @@ def judge(artifact: Artifact, run: Run, ref: Reference, device: str = "auto", ti
     if runnable:
         stages.update(
             finite=lambda: _finite(opened(), artifact, ref),
-            values=lambda: _values(opened(), artifact, ref, comparison, tick),
+            values=lambda: _values(opened(), artifact, ref, comparison, answers, tick),
             labels=lambda: _labels(artifact, run, comparison, subject),
             accuracy=lambda: _accuracy(comparison, precision),
         )
@@ -147,11 +149,13 @@ def judge(artifact: Artifact, run: Run, ref: Reference, device: str = "auto", ti
         if failed:
             worst = failed[0]
             reason = f"stage {worst.stage}: {worst.name} is {shown(worst.value)}, bound {shown(worst.bound)}"
-            return Report("fail", reason, said, tuple(checks), comparison[0].document() if comparison else None)
+            return Report(
+                "fail", reason, said, tuple(checks), comparison[0].document() if comparison else None, answers[0] if answers else None
+            )
     document = comparison[0].document() if comparison else None
     if hindrance:
-        return Report("unverified", hindrance, said, tuple(checks), document)
-    return Report("pass", "", said, tuple(checks), document)
+        return Report("unverified", hindrance, said, tuple(checks), document, answers[0] if answers else None)
+    return Report("pass", "", said, tuple(checks), document, answers[0] if answers else None)
 
 
 def _finite(session: Session, artifact: Artifact, ref: Reference) -> Iterator[Check]:
@@ -166,13 +170,16 @@ def _finite(session: Session, artifact: Artifact, ref: Reference) -> Iterator[Ch
         yield at_most("finite", f"largest activation, at {layer} (else: --precision bf16)", reach, float(np.finfo(np.float16).max))
 
 
-def _values(session: Session, artifact: Artifact, ref: Reference, comparison: list[Comparison], tick: Tick) -> Iterator[Check]:
+def _values(
+    session: Session, artifact: Artifact, ref: Reference, comparison: list[Comparison], answers: list[Floats], tick: Tick
+) -> Iterator[Check]:
     manifest = artifact.manifest
     precision = manifest["precision"]
     bounds, most = BOUNDS[precision], int(manifest["batch"]["max"])
     if precision in FURTHEST:
         bounds = replace(bounds, difference=min(FURTHEST[precision], max(bounds.difference, 2 * ref.half(precision).difference)))
     logits = logits_of(session, ref.images, most, tick)
+    answers.append(logits)
     bad = int((~np.isfinite(logits)).sum())
     if bad:
         yield Check("finite", "non-finite logits on test pictures", bad, 0, False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,10 @@ import lfdeploy
 from export import card
 from export.contract import lone_facts
 from export.graph import OPSET, OPSETS, in_precision, to_onnx
-from export.prove import in_fresh_process
+from export.prove import REPORT, in_fresh_process
 from export.quantize import SCHEMES, quantize
 from export.speed import not_worth, speedup
-from lfdeploy.artifact import SCHEMA, Artifact, input_of, publish, quarantine, read
+from lfdeploy.artifact import SCHEMA, Artifact, input_of, publish, quarantine, read, sealed
 from lfdeploy.backends import BACKENDS, builder
 from lfdeploy.config import ExportConfig
 from lfdeploy.console import decoding, say
@@ -41,20 +43,61 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     if wanted[0] not in known:
         raise LfdeployError(f"Run {run.name} has no {wanted[0]}; it has {', '.join(known)}.")
     backend = builder(config.format, config.engine)
-    folder = Path(config.out) if config.out and config.all else run.artifacts
-    finals = [Path(config.out) if config.out and not config.all else folder / f"{t}-{config.format}-{config.precision}" for t in wanted]
-    pictures = _pictures(run, data) if config.precision == "int8" else None
+    jobs = [(target, precision) for target in wanted for precision in config.precisions]
+    folder = Path(config.out) if config.out and len(jobs) > 1 else run.artifacts
+    finals = [folder / f"{target}-{config.format}-{precision}" for target, precision in jobs]
+    if config.out and len(jobs) == 1:
+        finals = [Path(config.out)]
+    pictures = _pictures(run, data) if "int8" in config.precisions else None
     staging = finals[0].resolve().parent / f".staging.{os.getpid()}"
+    keys = [_key(config, run, job, backend, data) for job in jobs]
+    staged = [final.resolve().with_name(f".{final.name}.{key}") for final, key in zip(finals, keys, strict=True)]
+    _sweep(finals, staged)
     try:
-        staged = []
-        for target, final in zip(wanted, finals, strict=True):
-            say(f"Exporting {target} to {config.format}, {config.precision}" + (f", with {backend}" if config.format == "trt" else ""))
-            staged.append(_stage(config, run, target, backend, staging / final.name, pictures))
-        say(f"Parity in a fresh process: {', '.join(final.name for final in finals)}")
-        reports = in_fresh_process(run, staged, data)
-        return _publish(config, run, staged, finals, reports)
+        for (target, precision), place in zip(jobs, staged, strict=True):
+            if place.exists():
+                say(f"{target}, {config.format} {precision}: built already, by an export that was interrupted")
+                continue
+            say(f"Exporting {target} to {config.format}, {precision}" + (f", with {backend}" if config.format == "trt" else ""))
+            os.rename(_stage(config, run, target, precision, backend, staging / place.name, pictures), place)
+        open_ = [place for place in staged if not (place / REPORT).exists()]
+        if open_:
+            say(f"Parity in a fresh process: {', '.join(f.name for f, place in zip(finals, staged, strict=True) if place in open_)}")
+            in_fresh_process(run, open_, data)
+        return _publish(config, run, staged, finals)
+    except LfdeployError:
+        for place in staged:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _key(config: ExportConfig, run: Run, job: tuple[str, str], backend: str, data: str | None) -> str:
+    """What a finished stage depends on; one with the same key need not be made again."""
+    parts = [*job, config.format, backend, config.profile, data, sha256(run.weights), run.spec, lfdeploy.__version__, versions()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _sweep(finals: list[Path], keep: list[Path]) -> None:
+    """Remove what interrupted exports of these artifacts left behind and nothing can use."""
+    for final in finals:
+        for place in final.resolve().parent.glob(f".{final.name}.*"):
+            if re.fullmatch("[0-9a-f]{12}", place.suffix[1:]) and place not in keep:
+                shutil.rmtree(place, ignore_errors=True)
+    for place in finals[0].resolve().parent.glob(".staging.*"):
+        if place.suffix[1:].isdigit() and not _alive(int(place.suffix[1:])):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _pictures(run: Run, data: str | None) -> Data:
@@ -62,7 +105,7 @@ def _pictures(run: Run, data: str | None) -> Data:
         return run.data(data, report)
 
 
-def _stage(config: ExportConfig, run: Run, target: str, backend: str, place: Path, pictures: Data | None) -> Path:
+def _stage(config: ExportConfig, run: Run, target: str, precision: str, backend: str, place: Path, pictures: Data | None) -> Path:
     """Everything of an artifact but its verdict, in a directory that nobody else looks at; int8 calibrates on ``pictures``."""
     place.mkdir(parents=True)
     spec, profile = run.spec, config.profile
@@ -71,11 +114,11 @@ def _stage(config: ExportConfig, run: Run, target: str, backend: str, place: Pat
     row = BACKENDS[backend]
     assert row.build is not None
     manifest: dict[str, Any] = {
-        "schema": SCHEMA, "target": target, "format": config.format, "precision": config.precision, "file": row.file,
+        "schema": SCHEMA, "target": target, "format": config.format, "precision": precision, "file": row.file,
         "input": input_of(size),
         "outputs": [{"name": n, "dtype": "float32", "shape": ["batch", len(spec["classes"])]} for n in ("logits", "probabilities")],
         "labels": spec["classes"], "batch": dict(zip(("min", "opt", "max"), profile, strict=True)),
-        "opset": OPSETS.get(config.precision, OPSET),
+        "opset": OPSETS.get(precision, OPSET),
         "run": {
             "name": run.name, "method": spec["method"], "archs": spec["archs"], "epochs": summary["epochs"],
             "data": summary["data"]["name"], "data_fingerprint": spec["data_fingerprint"], "weights_sha256": sha256(run.weights),
@@ -85,9 +128,9 @@ def _stage(config: ExportConfig, run: Run, target: str, backend: str, place: Pat
         "gpu": gpus()[0].name if gpus() else None,
     }  # fmt: skip
     onnx = place / "source.onnx"
-    classifier = in_precision(run.classifier(target), config.precision, size)
+    classifier = in_precision(run.classifier(target), precision, size)
     blob = to_onnx(classifier, size, profile, lone_facts(manifest))
-    if pictures:
+    if pictures and precision == "int8":
         (place / FLOAT).write_bytes(blob)
         blob, manifest["calibration"] = quantize(blob, SCHEMES[config.format], pictures)
     onnx.write_bytes(blob)
@@ -97,13 +140,15 @@ def _stage(config: ExportConfig, run: Run, target: str, backend: str, place: Pat
     else:
         onnx.unlink()
     manifest |= {"sha256": sha256(place / row.file), "bytes": (place / row.file).stat().st_size}
-    write_json(place / "manifest.json", manifest)
+    write_json(place / "manifest.json", sealed(manifest))
     return place
 
 
-def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Path], reports: list[dict[str, Any]]) -> list[Artifact]:
-    made, failed, unverified, slow = [], [], [], []
-    for place, final, report in zip(staged, finals, reports, strict=True):
+def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Path]) -> list[Artifact]:
+    """Write what parity found into the manifests, then give all that may be published their names, one rename each."""
+    ready, failed, unverified, slow = [], [], [], []
+    for place, final in zip(staged, finals, strict=True):
+        report = json.loads((place / REPORT).read_text())
         manifest = json.loads((place / "manifest.json").read_text())
         found = report["statistics"]
         manifest["accuracy"] = found and {
@@ -111,31 +156,32 @@ def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Pa
             "measured_on": report["subject"],
         }  # fmt: skip
         manifest["parity"] = report
-        write_json(place / "manifest.json", manifest)
+        write_json(place / "manifest.json", sealed(manifest))
         if report["verdict"] == "fail":
+            (place / REPORT).unlink()
             where = quarantine(place, final, report)
             failed.append(f"{final.name} failed at {report['reason']}; it is in {shown(where)}, nothing was published")
             continue
         if (place / FLOAT).exists() and config.format == "onnx":
-            manifest["speedup_over_fp32"] = speedup(
-                place / FLOAT, place / "model.onnx", manifest["input"]["height"], (1, config.profile[1])
-            )
-            write_json(place / "manifest.json", manifest)
+            size = manifest["input"]["height"]
+            manifest["speedup_over_fp32"] = speedup(place / FLOAT, place / "model.onnx", size, tuple({1, config.profile[1]}))
+            write_json(place / "manifest.json", sealed(manifest))
             reason = not_worth(manifest["speedup_over_fp32"])
             if reason and not config.force:
                 slow.append(f"{final.name}: {reason}. It was not published; --force publishes it")
                 continue
-        for extra in ("source.onnx", FLOAT):
-            (place / extra).unlink(missing_ok=True)
-        (place / "README.md").write_text(card.model_card(manifest))
-        publish(place, final)
-        made.append(read(final))
         if report["verdict"] == "unverified":
             unverified.append(f"{final.name} is built but unverified: {report['reason']}")
+        (place / "README.md").write_text(card.model_card(manifest))
+        ready.append((place, final))
+    for place, final in ready:
+        for extra in ("source.onnx", FLOAT, REPORT):
+            (place / extra).unlink(missing_ok=True)
+        publish(place, final)
     if failed:
         raise ParityError(". ".join(failed) + ".")
     if slow:
         raise LfdeployError(". ".join(slow) + ".")
     if unverified and config.require_verified:
         raise UnverifiedError(". ".join(unverified) + f". Complete it on a machine with the GPU: lfdeploy verify {shown(finals[0])}")
-    return made
+    return [read(final) for _, final in ready]

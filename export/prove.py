@@ -8,19 +8,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from export.parity import Report, judge
-from export.reference import reference
+from export.reference import Reference, reference
+from export.report import page
 from lfdeploy.artifact import Artifact, read, run_of
 from lfdeploy.backends import BACKENDS, executes
 from lfdeploy.console import Meter, decoding
 from lfdeploy.data import Split
 from lfdeploy.errors import LfdeployError, ParityError
-from lfdeploy.run import Run
+from lfdeploy.run import Run, write_json
+
+REPORT = "parity.json"  # beside a staged artifact, until it is published
 
 
 def verify(
@@ -38,9 +39,14 @@ def verify(
 
 
 def prove(
-    run: Run, artifacts: Sequence[Artifact], data: str | None = None, images: int | None = None, device: str = "auto"
+    run: Run,
+    artifacts: Sequence[Artifact],
+    data: str | None = None,
+    images: int | None = None,
+    device: str = "auto",
+    done: Callable[[Artifact, Report, Reference], None] = lambda artifact, report, reference: None,
 ) -> list[Report]:
-    """Judge artifacts of one run; pictures are decoded once, reference logits computed once per target."""
+    """Judge artifacts of one run, ``done`` with each; pictures are decoded once, reference logits computed once per target."""
     with decoding() as report:
         pictures = run.data(data, report)
     split = pictures.test
@@ -51,48 +57,48 @@ def prove(
     targets = sorted({str(a.manifest["target"]) for a in artifacts})
     reports: dict[str, Report] = {}
     with Meter("Parity", len(split) * (len(targets) + len(artifacts)), "pictures") as meter:
-        done = 0
+        seen = 0
 
         def tick(count: int) -> None:
-            nonlocal done
-            done += count
-            meter.at(done)
+            nonlocal seen
+            seen += count
+            meter.at(seen)
 
         for target in targets:
             ref = reference(run, target, split, pictures, tick)
             for artifact in artifacts:
                 if artifact.manifest["target"] == target:
-                    meter.at(max(done, 1), f"Parity of {artifact.name}")
+                    meter.at(max(seen, 1), f"Parity of {artifact.name.lstrip('.').rsplit('.')[0]}")
                     reports[str(artifact.path)] = judge(artifact, run, ref, device, tick)
+                    done(artifact, reports[str(artifact.path)], ref)
     return [reports[str(artifact.path)] for artifact in artifacts]
 
 
-def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None) -> list[dict[str, Any]]:
-    """The reports of staged artifacts, as documents, from a process that starts from nothing."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "reports.json"
-        order = {"run": str(run.path), "staged": [str(path) for path in staged], "data": data, "out": str(out)}
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", "from export.prove import main; main()"], input=json.dumps(order), text=True, check=False
-        )
-        if done.returncode != 0 or not out.exists():
-            raise LfdeployError(f"the parity process ended with code {done.returncode}; nothing was published")
-        reports: list[dict[str, Any]] = json.loads(out.read_text())
-    faults = [report["error"] for report in reports if "error" in report]
-    if faults:
-        raise LfdeployError(faults[0])
-    return reports
+def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None) -> None:
+    """Write a report beside each staged artifact, from a process that starts from nothing; a report once written stays."""
+    order = {"run": str(run.path), "staged": [str(path) for path in staged], "data": data}
+    command = [sys.executable, "-P", "-c", "from export.prove import main; main()"]
+    ended = subprocess.run(command, input=json.dumps(order), text=True, check=False, stdout=subprocess.PIPE)
+    if ended.returncode != 0:
+        raise LfdeployError(f"the parity process ended with code {ended.returncode}; nothing was published")
+    if ended.stdout.strip():
+        raise LfdeployError(ended.stdout.strip())
 
 
 def main() -> None:
-    """The fresh process: an order on standard input, reports into the file it names."""
+    """The fresh process: an order on standard input, reports beside the artifacts, an expected fault on standard output."""
     order = json.load(sys.stdin)
+
+    def done(artifact: Artifact, report: Report, ref: Reference) -> None:
+        document = report.document()
+        shown = page(artifact.manifest, document, ref.images, ref.logits, report.logits)
+        (artifact.path / "report.html").write_text(shown)
+        write_json(artifact.path / REPORT, document)
+
     try:
-        reports = prove(Run(Path(order["run"])), [read(Path(p)) for p in order["staged"]], order["data"])
-        documents = [report.document() for report in reports]
+        prove(Run(Path(order["run"])), [read(Path(p)) for p in order["staged"]], order["data"], done=done)
     except LfdeployError as error:
-        documents = [{"error": str(error)}]
-    Path(order["out"]).write_text(json.dumps(documents))
+        print(error)
 
 
 def require_verified(artifact: Artifact, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -42,7 +43,9 @@ class Artifact:
         return str(self.manifest["parity"]["verdict"])
 
     def check_file(self) -> None:
-        """Raise `ParityError` (stage file) unless the bytes are the manifest's."""
+        """Raise `ParityError` (stage file) unless the bytes are the manifest's, and the manifest is as it was written."""
+        if self.manifest.get("manifest_sha256", "") not in ("", sealed(self.manifest)["manifest_sha256"]):
+            raise ParityError(f"stage file: {self.name}/manifest.json was changed after it was written. Export it again.")
         if not self.file.is_file():
             raise ParityError(f"stage file: {self.name} has no {self.manifest['file']}. Export it again.")
         found = sha256(self.file)
@@ -51,6 +54,13 @@ class Artifact:
                 f"stage file: {self.name}/{self.manifest['file']} has sha256 {found[:12]}..., its manifest says "
                 f"{self.manifest['sha256'][:12]}...: the file is not the one that was verified. Export it again."
             )
+
+
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with the hash of all its other keys, in canonical JSON."""
+    body = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return body | {"manifest_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def read(path: Path) -> Artifact:

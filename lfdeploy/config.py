@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from lfdeploy.errors import UsageError
+from lfdeploy.errors import UsageError, choose
 
 
 def setting(default: Any, help: str, *, choices: Sequence[str] = (), metavar: str = "", short: str = "") -> Any:
@@ -80,6 +80,9 @@ class TrainConfig(DataConfig):
         return names if len(names) > 1 else names * (self.peers or 2)
 
 
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """What one export makes."""
@@ -89,7 +92,7 @@ class ExportConfig:
     ensemble: bool = setting(False, "the mean of the peers' logits")
     all: bool = setting(False, "every peer, the fused classifier and the ensemble")
     format: str = setting("onnx", "of the file", choices=("onnx", "trt"))
-    precision: str = setting("fp32", "of the weights and arithmetic", choices=("fp32", "fp16", "bf16", "int8"))
+    precision: str = setting("fp32", "fp32, fp16, bf16, int8, or several with commas", metavar="P[,P...]")
     batch: str = setting("1:8:64", "batch sizes it must serve", metavar="MIN:OPT:MAX")
     engine: str = setting("auto", "which TensorRT", choices=("auto", "tensorrt", "tensorrt-rtx"))
     out: str | None = setting(None, "directory for the artifact (default: RUN/artifacts)", metavar="DIR")
@@ -103,7 +106,14 @@ class ExportConfig:
             raise UsageError(f"{what} to export: add one of --peer N, --fused, --ensemble, --all.")
         if self.peer is not None and self.peer < 0:
             raise UsageError(f"--peer is {self.peer}; peers are counted from 0.")
+        for precision in self.precisions:
+            choose("precision", precision, list(PRECISIONS))
         self.profile  # noqa: B018  (checks the syntax)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Each precision once, in the order given."""
+        return tuple(dict.fromkeys(self.precision.split(",")))
 
     @property
     def profile(self) -> tuple[int, int, int]:
@@ -124,8 +134,6 @@ def subset(config: object, kind: type[Any]) -> Any:
 
 def parse_options(kind: type[Any], pairs: Sequence[tuple[str, str]], owner: str) -> Any:
     """KEY VALUE pairs as an instance of a flat dataclass, typed by its fields' defaults."""
-    from lfdeploy.errors import choose
-
     known = {f.name: f for f in fields(kind)}
     values: dict[str, Any] = {}
     for key, text in pairs:

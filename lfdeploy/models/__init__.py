@@ -52,11 +52,11 @@ def _sliced(name: str, cuts: tuple[int, ...], head: str, about: str) -> Architec
     return Architecture(about, builder)
 
 
-def _shuffle(name: str, about: str) -> Architecture:
+def _other(family: str, name: str, about: str) -> Architecture:
     def builder() -> Callable[[int], Backbone]:
-        from lfdeploy.models.torchvision import shufflenet
+        from lfdeploy.models import torchvision as tv
 
-        return shufflenet(name)
+        return getattr(tv, family)(name)  # type: ignore[no-any-return]
 
     return Architecture(about, builder)
 
@@ -72,10 +72,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet18": _resnet("resnet18", "torchvision ResNet-18"),
     "resnet34": _resnet("resnet34", "torchvision ResNet-34"),
     "resnet50": _resnet("resnet50", "torchvision ResNet-50"),
+    "resnext50": _resnet("resnext50_32x4d", "ResNeXt-50 32x4d"),
+    "wide_resnet50": _resnet("wide_resnet50_2", "Wide ResNet-50-2"),
+    "densenet121": _other("densenet", "densenet121", "DenseNet-121"),
+    "mnasnet": _other("mnasnet", "mnasnet1_0", "MNASNet 1.0"),
+    "mobilenet_v2": _sliced("mobilenet_v2", (2, 4, 7, 14), "pool_dropout_classifier", "MobileNetV2"),
     "mobilenet_v3_small": _sliced("mobilenet_v3_small", (1, 2, 4, 9), "pool_flatten_classifier", "MobileNetV3-Small"),
     "mobilenet_v3_large": _sliced("mobilenet_v3_large", (2, 4, 7, 13), "pool_flatten_classifier", "MobileNetV3-Large"),
     "efficientnet_b0": _sliced("efficientnet_b0", (2, 3, 4, 6), "pool_flatten_classifier", "EfficientNet-B0"),
-    "shufflenet_v2": _shuffle("shufflenet_v2_x1_0", "ShuffleNetV2 x1.0"),
+    "shufflenet_v2": _other("shufflenet", "shufflenet_v2_x1_0", "ShuffleNetV2 x1.0"),
     "convnext_tiny": _sliced("convnext_tiny", (1, 2, 4, 6), "pool_classifier", "ConvNeXt-Tiny"),
 }
 

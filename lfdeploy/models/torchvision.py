@@ -55,6 +55,11 @@ def pool_classifier(net: Any) -> nn.Module:
     return nn.Sequential(net.avgpool, norm, Vector(), linear)
 
 
+def pool_dropout_classifier(net: Any) -> nn.Module:
+    """The mean over the map and the net's own dropout and linear layer (mobilenet_v2)."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), Vector(), net.classifier)
+
+
 class _ConvPool(nn.Module):
     """ShuffleNet's head: a 1x1 convolution, the mean over the map, a linear layer."""
 
@@ -74,5 +79,30 @@ def shufflenet(name: str) -> Callable[[int], Backbone]:
         net = _make(name, classes)
         stages = [net.stage2, net.stage3, net.stage4]
         return Backbone(nn.Sequential(net.conv1, net.maxpool), stages, _ConvPool(net.conv5, net.fc))
+
+    return build
+
+
+def mnasnet(name: str) -> Callable[[int], Backbone]:
+    """MNASNets: stages begin where the map shrinks."""
+
+    def build(classes: int) -> Backbone:
+        net = _make(name, classes)
+        layers = list(net.layers)
+        stages = [nn.Sequential(*layers[a:b]) for a, b in ((8, 9), (9, 10), (10, 12), (12, len(layers)))]
+        return Backbone(nn.Sequential(*layers[:8]), stages, pool_dropout_classifier(net))
+
+    return build
+
+
+def densenet(name: str) -> Callable[[int], Backbone]:
+    """DenseNets: a stem and four dense blocks, each behind the transition that shrinks the map."""
+
+    def build(classes: int) -> Backbone:
+        net = _make(name, classes)
+        f = net.features
+        stages = [f.denseblock1, *(nn.Sequential(getattr(f, f"transition{i}"), getattr(f, f"denseblock{i + 1}")) for i in (1, 2, 3))]
+        head = nn.Sequential(f.norm5, nn.ReLU(), nn.AdaptiveAvgPool2d(1), Vector(), net.classifier)
+        return Backbone(nn.Sequential(f.conv0, f.norm0, f.relu0, f.pool0), stages, head)
 
     return build

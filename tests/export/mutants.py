@@ -21,6 +21,7 @@ from torch import nn
 
 from export.contract import lone_facts
 from export.graph import METADATA, in_precision, to_onnx
+from lfdeploy.artifact import sealed
 from lfdeploy.models.deploy import Classifier
 from lfdeploy.run import Run, sha256, write_json
 
@@ -45,7 +46,7 @@ class Subject:
         """Make the manifest fit the file again, with changes."""
         manifest = self.manifest | changes
         manifest |= {"sha256": sha256(self.file), "bytes": self.file.stat().st_size}
-        write_json(self.path / "manifest.json", manifest)
+        write_json(self.path / "manifest.json", sealed(manifest))
 
     def graph(self, change: Callable[[onnx.ModelProto], None]) -> None:
         model = onnx.load(self.file)
@@ -267,7 +268,7 @@ def manifest(change: Callable[[dict[str, Any]], None]) -> Callable[[Subject], No
     def mutate(subject: Subject) -> None:
         found = subject.manifest
         change(found)
-        write_json(subject.path / "manifest.json", found)
+        write_json(subject.path / "manifest.json", sealed(found))
 
     return mutate
 
@@ -450,6 +451,7 @@ MUTANTS: dict[str, tuple[str, Callable[[Subject], None]]] = {
     "manifest: other weights": ("file", manifest(lambda m: m["run"].update(weights_sha256="0" * 64))),
     "manifest: other resize rule": ("input", manifest(lambda m: m["input"]["resize"].update(interpolation="nearest"))),
     "manifest: other input size": ("input", manifest(_set("height", 24))),
+    "manifest: edited by hand": ("file", lambda s: write_json(s.path / "manifest.json", s.manifest | {"accuracy": None})),
     "manifest: NCHW": ("input", manifest(_set("layout", "NCHW"))),
 }
 

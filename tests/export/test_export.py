@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -24,9 +25,11 @@ from safetensors.torch import load_file, save_file
 from export import export
 from export.graph import fold
 from export.half import half_facts
+from export.report import page
 from lfdeploy.artifact import read
 from lfdeploy.backends import BACKENDS
 from lfdeploy.config import ExportConfig
+from lfdeploy.data import Split
 from lfdeploy.models import create
 from lfdeploy.run import Run, sha256
 
@@ -37,7 +40,7 @@ def test_contract_of_the_artifact(tiny_run: Run) -> None:
     for target in ("peer0", "peer1", "fused", "ensemble"):
         path = tiny_run.artifacts / f"{target}-onnx-fp32"
         manifest = json.loads((path / "manifest.json").read_text())
-        assert sorted(p.name for p in path.iterdir()) == ["README.md", "manifest.json", "model.onnx"]
+        assert sorted(p.name for p in path.iterdir()) == ["README.md", "manifest.json", "model.onnx", "report.html"]
         assert manifest["sha256"] == sha256(path / "model.onnx")
         assert manifest["input"] | {"resize": 0} == {
             "name": "images",
@@ -89,6 +92,26 @@ def test_the_card_loads_the_model_in_five_lines(tiny_run: Run, tmp_path: Path) -
         assert done.stdout.strip() == tiny_run.spec["classes"][answer]
 
 
+def test_the_report_is_a_page_of_its_own(tiny_run: Run) -> None:
+    """Verdict, plot, pictures and every check; nothing is fetched, no class name is markup."""
+    path = tiny_run.artifacts / "fused-onnx-fp32"
+    text, parity = (path / "report.html").read_text(), json.loads((path / "manifest.json").read_text())["parity"]
+    assert "<b>Pass.</b>" in text
+    assert f"On {parity['statistics']['images']:,} test pictures" in text
+    assert text.count("<figure>") == 8
+    assert text.count("<tr><td>") == len(parity["checks"]) + 8
+    assert not re.search(r"(src|href)='(?!data:)|url\(|@import|<script", text)
+    rows = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    split = Split(np.zeros((20, 16, 16, 3), np.uint8), np.arange(20) % 2, "")
+    manifest = read(path).manifest | {"labels": ["<b>a</b>", "b & c"]}
+    for verdict, word in (("fail", "Do not ship it"), ("unverified", "not run here")):
+        told = page(manifest, parity | {"verdict": verdict, "reason": "stage values: <x>"}, split, rows, -rows)
+        assert word in told
+        assert "&lt;b&gt;a&lt;/b&gt;" in told
+        assert "<x>" not in told
+        assert "another label" in told
+
+
 def test_lone_file_knows_its_labels(tiny_run: Run) -> None:
     session = ort.InferenceSession(tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx", providers=["CPUExecutionProvider"])
     told = json.loads(session.get_modelmeta().custom_metadata_map["lfdeploy"])
@@ -136,7 +159,7 @@ def test_engine_is_built_and_called_unverified(tiny_run: Run, lf: Callable[..., 
     result = lf("export", tiny_run.path, "--peer", 0, "--format", "trt", "--engine", "tensorrt-rtx")
     assert result.exit_code == 0, result.stderr
     artifact = read(tiny_run.artifacts / "peer0-trt-fp32")
-    assert sorted(p.name for p in artifact.path.iterdir()) == ["README.md", "manifest.json", "model.engine"]
+    assert sorted(p.name for p in artifact.path.iterdir()) == ["README.md", "manifest.json", "model.engine", "report.html"]
     assert artifact.manifest["engine"]["package"] == "tensorrt-rtx"
     source = tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx"
     assert artifact.manifest["engine"]["source_sha256"] == sha256(source)

@@ -89,7 +89,7 @@ def test_int8_and_bf16_through_the_command(tiny_run: Run, int8_artifact: Path, l
     assert manifest["calibration"]["shared_with_test"] == 0
     assert set(manifest["speedup_over_fp32"]) == {"1", "8"}
     assert {"calibration", "origin"} <= {c["stage"] for c in manifest["parity"]["checks"]}
-    assert sorted(p.name for p in int8_artifact.iterdir()) == ["README.md", "manifest.json", "model.onnx"]
+    assert sorted(p.name for p in int8_artifact.iterdir()) == ["README.md", "manifest.json", "model.onnx", "report.html"]
     result = lf("export", tiny_run.path, "--peer", 0, "--precision", "bf16")
     assert result.exit_code == 0, result.stderr
     half = read(tiny_run.artifacts / "peer0-onnx-bf16")

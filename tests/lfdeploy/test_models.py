@@ -15,6 +15,8 @@ PARAMETERS = {  # published, with 1,000 classes for torchvision's and 100 for th
     "resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032,
     "mobilenet_v3_small": 2_542_856, "mobilenet_v3_large": 5_483_032, "efficientnet_b0": 5_288_548,
     "shufflenet_v2": 2_278_604, "convnext_tiny": 28_589_128,
+    "resnext50": 25_028_904, "wide_resnet50": 68_883_240, "densenet121": 7_978_856,
+    "mnasnet": 4_383_312, "mobilenet_v2": 3_504_872,
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lfdeploy.artifact import Artifact, read
+from lfdeploy.artifact import Artifact, read, sealed
 from lfdeploy.run import Run
 from serve.entries import Entry, open_all
 
@@ -39,7 +39,7 @@ def changed(artifacts: tuple[Artifact, Artifact], tmp_path: Path) -> Callable[..
     def copy(name: str, **values: object) -> Artifact:
         place = tmp_path / "artifacts" / name
         shutil.copytree(artifacts[0].path, place)
-        (place / "manifest.json").write_text(json.dumps(artifacts[0].manifest | values))
+        (place / "manifest.json").write_text(json.dumps(sealed(artifacts[0].manifest | values)))
         return read(place)
 
     return copy

@@ -1,0 +1,73 @@
+"""Healthy exports of every architecture in the table: how many does the gate refuse? `make healthy` prints the table.
+
+Networks are barely trained (their logits are small, which is the hard case for bounds on a scale). Not a test: it
+takes half an hour on two cores. Usage: healthy.py [PRECISIONS] [ARCH...]
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from export import export
+from lfdeploy.artifact import read
+from lfdeploy.config import ExportConfig, TrainConfig
+from lfdeploy.errors import LfdeployError
+from lfdeploy.models import ARCHITECTURES
+from training import train
+
+
+def write_pictures(path: Path) -> None:
+    """Four classes that differ by colour and by the direction of a ramp, 48 px, 640 for training, 400 to test."""
+    random = np.random.default_rng(0)
+    colours, ramp = random.integers(60, 196, (4, 3)), np.linspace(-40, 40, 48)
+    fields = [np.broadcast_to(r, (48, 48)) for r in (ramp[None], -ramp[None], ramp[:, None], -ramp[:, None])]
+    arrays = {}
+    for split, count in (("train", 640), ("test", 400)):
+        labels = np.arange(count) % 4
+        base = colours[labels][:, None, None, :] + np.stack(fields)[labels][..., None]
+        noise = random.integers(-50, 50, (count, 48, 48, 3))
+        arrays |= {f"{split}_x": (base + noise).clip(0, 255).astype(np.uint8), f"{split}_y": labels}
+    np.savez(path, classes=np.array(list("abcd")), **arrays)
+
+
+def main() -> None:
+    precisions = sys.argv[1] if len(sys.argv) > 1 else "fp32,fp16,int8"
+    wanted = sys.argv[2:] or list(ARCHITECTURES)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        write_pictures(place / "data.npz")
+        for arch in wanted:
+            config = TrainConfig(
+                data=str(place / "data.npz"), arch=arch, peers=1, method="independent", epochs=2, lr=0.01, batch_size=32,
+                image_size=32 if ARCHITECTURES[arch].largest == 64 else 48,
+            )  # fmt: skip
+            run = train(config, name=arch, runs=place / "runs")
+            for precision in precisions.split(","):
+                try:
+                    made = export(ExportConfig(peer=0, precision=precision, force=True), run)[0]
+                    found = made.manifest["parity"]["statistics"]
+                    said = f"{made.verdict:<10} difference {found['max_difference']:.1e}  agreement {found['agreement']:.2f} %"
+                except LfdeployError as error:
+                    failed = run.artifacts / "quarantine" / f"peer0-onnx-{precision}"
+                    accuracy = (
+                        f" (top-1 {read(failed).manifest['accuracy']['top1_reference']:.1f} %)"
+                        if (failed / "manifest.json").exists()
+                        else ""
+                    )
+                    said = f"REFUSED    {str(error).split(';')[0].split(' failed at ')[-1]}{accuracy}"
+                rows.append((arch, precision, said))
+                print(f"{arch:<20} {precision:<5} {said}", flush=True)
+            shutil.rmtree(run.path)
+    for precision in precisions.split(","):
+        of = [said for _, p, said in rows if p == precision]
+        print(f"{precision}: {len(of) - sum('REFUSED' in said for said in of)} of {len(of)} healthy exports pass")
+
+
+if __name__ == "__main__":
+    main()
