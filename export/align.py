@@ -196,15 +196,14 @@ def _follow(a: Graph, b: Graph, left: NDArray[np.int64], right: NDArray[np.int64
         above = {name: maker[name] for name in op.inputs if name in maker}
         if any(k not in twin for k in above.values()):
             continue
-        wanted = tuple(
-            dict(zip(a.ops[above[n]].outputs, b.ops[twin[above[n]]].outputs, strict=False)).get(n, "?") if n in above else sources.get(n, "?")
-            for n in op.inputs
-        )
-        j = readers.get((int(left[i, 0]), wanted))
-        if j is not None and twin.get(i) != j and (i not in twin or b.ops[twin[i]].inputs != wanted) and left[i, 1] == right[j, 1]:
-            twin.pop(owner.pop(j, -1), None)
-            owner.pop(twin.get(i, -1), None)
-            owner[j], twin[i] = i, j
+        known = {x: y for k in above.values() for x, y in zip(a.ops[k].outputs, b.ops[twin[k]].outputs, strict=False)}
+        wanted = tuple((sources | known).get(name, "?") for name in op.inputs)
+        like = readers.get((int(left[i, 0]), wanted))
+        if like is None or twin.get(i) == like or left[i, 1] != right[like, 1] or (i in twin and b.ops[twin[i]].inputs == wanted):
+            continue
+        twin.pop(owner.pop(like, -1), None)
+        owner.pop(twin.get(i, -1), None)
+        owner[like], twin[i] = i, like
 
 
 def _score(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -267,7 +266,9 @@ def _constant(op: Op, place: int, ours: NDArray[Any], theirs: Constant) -> Itera
         return
     if ours.dtype != array.dtype:
         yield f"{name} is {array.dtype}, the module's is {ours.dtype}"
-    apart = np.abs(ours.astype(np.float64) - array.astype(np.float64))
+    a, b = ours.astype(np.float64), array.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
     if not (apart != 0).any():
         return
     where = np.unravel_index(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).argmax(), apart.shape)

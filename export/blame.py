@@ -155,7 +155,8 @@ class Blame:
             if not suspects and own > UNEXPLAINED:
                 i, j = self.our_makers[tensor], self.their_makers.get(self.tensors[tensor])
                 theirs = None if j is None else self.theirs.ops[j]
-                what = "makes a tensor of another shape" if tensor in measured.misfits else f"makes another result of the same inputs, {own:.2g}"
+                what = f"makes another result of the same inputs, {own:.2g} of its scale apart"
+                what = "makes a tensor of another shape" if tensor in measured.misfits else what
                 suspects = [Fault("value", self.ours.ops[i], theirs, (what,), tensor)]
             for fault in suspects:
                 key = (-1 if fault.ours is None else fault.ours.number, -1 if fault.theirs is None else fault.theirs.number)

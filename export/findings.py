@@ -98,7 +98,8 @@ class Findings:
         made = self._where(fault.ours, fault.theirs) | {"kind": fault.kind, "what": list(fault.what), "tensor": fault.tensor or None}
         if index is not None and self.measured is not None:
             made |= {"difference": rows[index]["difference"], "own": rows[index]["own"], "row": index}
-            made["before"] = None if None in before else max(before, default=0.0)
+            finite = [value for value in before if value is not None]
+            made["before"] = max(finite, default=0.0) if len(finite) == len(before) else None
         return made
 
     def _rounding(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -116,8 +117,8 @@ class Findings:
     def _sentence(self, found: Mapping[str, Any]) -> str:
         first, rows = found["first"], found["layers"]
         if found["exporter"]["first"]:
-            told = f"The exporter's own graph is not the PyTorch module: first at {found['exporter']['first']}, "
-            return told + f"by {shown(found['exporter']['by'])} of its scale. No file made by these versions of torch and onnx can be right."
+            told = f"The exporter's own graph is not the PyTorch module: first at {found['exporter']['first']}, by "
+            return told + f"{shown(found['exporter']['by'])} of its scale. No file made by these versions of torch and onnx can be right."
         if not found["ran"] and first is None:
             return "The file cannot be run, and no node is seen to differ from the module's."
         if found["quantized"]:

@@ -36,15 +36,21 @@ class Apart:
             return
         if not reference.size:
             return
-        a, b = reference.astype(np.float64), tensor.astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-        worst = float(np.nan_to_num(apart, nan=np.inf).max())
-        finite = np.where(np.isfinite(a), a, 0.0)
-        self.largest = max(self.largest, worst)
-        self.scale = max(self.scale, float(np.abs(finite).max()))
-        self.noise += float(np.square(apart).sum()) if np.isfinite(worst) else float("inf")
-        self.signal += float(np.square(finite).sum())
+        kind = np.float32 if reference.dtype == tensor.dtype == np.float32 else np.float64
+        a, b = (each.astype(kind, copy=False).ravel() for each in (reference, tensor))
+        equal = np.array_equal(a, b)  # the usual case, and cheap
+        with np.errstate(invalid="ignore", over="ignore"):
+            apart = np.zeros(1, kind) if equal else np.abs(a - b)
+            highest = max(float(a.max()), -float(a.min()))
+        if not np.isfinite([float(apart.max()), highest]).all():
+            with np.errstate(invalid="ignore"):
+                apart = np.nan_to_num(np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, apart), nan=np.inf, posinf=np.inf)
+            a = np.where(np.isfinite(a), a, 0).astype(kind)
+            highest = float(np.abs(a).max())
+        worst = float(apart.max())
+        self.largest, self.scale = max(self.largest, worst), max(self.scale, highest)
+        self.noise += float(np.vdot(apart, apart)) if np.isfinite(worst) else float("inf")
+        self.signal += float(np.vdot(a, a))
 
     @property
     def relative(self) -> float:
@@ -248,8 +254,14 @@ def module_differences(classifier: Any, proto: Any, layers: Mapping[str, str], b
     found = {layer: Apart() for layer in (*known, "logits")}
     values: dict[str, NDArray[Any]] = {}
 
+    calls = dict.fromkeys(known, 0)
+
     def compare(layer: str) -> Any:
-        return lambda module, args, output: found[layer].add(output.numpy(), values[known[layer]])
+        def hook(module: Any, args: Any, output: Any) -> None:
+            calls[layer] += 1
+            found[layer].add(output.numpy(), values[known[layer]])
+
+        return hook
 
     hooks = [modules[layer].register_forward_hook(compare(layer)) for layer in known]
     try:
@@ -260,7 +272,9 @@ def module_differences(classifier: Any, proto: Any, layers: Mapping[str, str], b
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return {
+        layer: apart for layer, apart in found.items() if calls.get(layer, 0) in (0, len(batches))
+    }  # a layer used twice has two tensors
 
 
 def load(path: Any) -> Any:
@@ -272,5 +286,5 @@ def load(path: Any) -> Any:
         if not proto.graph.node:
             raise ValueError("it holds no node")
     except Exception as error:  # protobuf and external-data errors of many kinds
-        raise LfdeployError(f"{path.name} cannot be read as ONNX ({first_line(error)}), so no layer can be named. Export it again.") from None
+        raise LfdeployError(f"{path.name} cannot be read as ONNX ({first_line(error)}): no layer to name. Export it again.") from None
     return proto

@@ -94,6 +94,14 @@ def insert_after(name: str, kind: str, constant: float | None = None, **attribut
     return mutate
 
 
+def both(*changes: Callable[[onnx.ModelProto], None]) -> Callable[[onnx.ModelProto], None]:
+    def mutate(model: onnx.ModelProto) -> None:
+        for change in changes:
+            change(model)
+
+    return mutate
+
+
 def _scale(share: float) -> Callable[[np.ndarray], None]:
     def change(array: np.ndarray) -> None:
         array[0] *= share
@@ -120,9 +128,7 @@ def family(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> Iterat
         changes: dict[str, Callable[[onnx.ModelProto], None]] = {}
         planted: dict[str, Callable[[onnx.ModelProto], None]] = {}
         if kind == "Conv":
-            kernel = next(a.ints[0] for a in node.attribute if a.name == "kernel_shape") if any(
-                a.name == "kernel_shape" for a in node.attribute) else next(
-                t.dims[2] for t in model.graph.initializer if t.name == node.input[1])  # fmt: skip
+            kernel = next(t.dims[2] for t in model.graph.initializer if t.name == node.input[1])
             changes = {
                 "a channel x1.02": edit(name, 1, _scale(1.02)), "one weight + 0.01": edit(name, 1, _add(0.01)),
                 "a bias + 0.01": edit(name, 2, _add(0.01)), "no bias": drop_input(name, 2),
@@ -132,7 +138,7 @@ def family(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> Iterat
             }  # fmt: skip
             if kernel == 3:
                 changes["padded on one side"] = attribute(name, "pads", [0, 0, 2, 2])
-                changes["dilated"] = lambda m, name=name: (attribute(name, "dilations", [2, 2])(m), attribute(name, "pads", [2] * 4)(m), None)[-1]
+                changes["dilated"] = both(attribute(name, "dilations", [2, 2]), attribute(name, "pads", [2] * 4))
                 changes["kernels mirrored"] = edit(name, 1, lambda a: a[..., ::-1])
         elif kind == "Gemm":
             changes = {
@@ -142,19 +148,18 @@ def family(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> Iterat
             planted = {"clipped": insert_after(name, "Selu"), "a temperature": insert_after(name, "Mul", 0.9)}
         elif kind == "Relu":
             changes = {"lost": becomes(name, "Identity"), "leaky": becomes(name, "LeakyRelu", alpha=0.1), "removed": remove(name)}
-            planted = {"scaled": insert_after(name, "Mul", 0.99), "shifted": insert_after(name, "Add", 0.01), "bent": insert_after(name, "Tanh")}
-        elif kind == "Add" and shapes.get(node.output[0], ()) and node.input[1] in tensors and len(shapes[node.output[0]]) == 4:
-            if any(tensors[n].op_type in ("Conv", "Relu") for n in node.input if n in tensors):
-                others = [t for t in tensors if shapes.get(t) == shapes[node.output[0]] and t not in (*node.input, *node.output)]
-                before = [t for t in others if list(tensors).index(t) < list(tensors).index(node.output[0])]
-                changes = {
-                    "becomes Sub": becomes(name, "Sub", 2), "becomes Max": becomes(name, "Max", 2),
-                    "the shortcut lost": becomes(name, "Identity"), "only the shortcut": lambda m, name=name: (
-                        node_of(m, name).input.__delitem__(0), becomes(name, "Identity")(m), None)[-1],
-                }  # fmt: skip
-                if before:
-                    changes["reads another tensor"] = rewire(name, 1, before[0])
-                planted = {"scaled": insert_after(name, "Mul", 0.99)}
+            planted = {"scaled": insert_after(name, "Mul", 0.99), "shifted": insert_after(name, "Add", 0.01)}
+            planted["bent"] = insert_after(name, "Tanh")
+        elif kind == "Add" and {tensors[n].op_type for n in node.input if n in tensors} & {"Conv", "Relu"}:
+            made = list(tensors)[: list(tensors).index(node.output[0])]
+            others = [t for t in made if shapes.get(t) == shapes[node.output[0]] and t not in node.input]
+            changes = {
+                "becomes Sub": becomes(name, "Sub", 2), "becomes Max": becomes(name, "Max", 2),
+                "the shortcut lost": becomes(name, "Identity"), "only the shortcut": both(drop_input(name, 0), becomes(name, "Identity")),
+            }  # fmt: skip
+            if others:
+                changes["reads another tensor"] = rewire(name, 1, others[0])
+            planted = {"scaled": insert_after(name, "Mul", 0.99)}
         for what, change in changes.items():
             yield Mutant(f"{name}: {what}", name, change)
         for what, change in planted.items():
