@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import logging
@@ -83,8 +84,13 @@ def in_precision(classifier: Classifier, precision: str, size: int) -> Classifie
     return made.eval()
 
 
-def to_onnx(classifier: Classifier, size: int, profile: tuple[int, int, int], metadata: dict[str, Any]) -> bytes:
-    """Trace with a free batch dimension and serialise: input ``images``, outputs ``logits`` and ``probabilities``."""
+def to_onnx(
+    classifier: Classifier, size: int, profile: tuple[int, int, int], metadata: dict[str, Any], scopes: dict[str, str] | None = None
+) -> bytes:
+    """Trace with a free batch dimension and serialise: input ``images``, outputs ``logits`` and ``probabilities``.
+
+    ``scopes``, if given, is filled with the module that each node comes from; the bytes do not tell.
+    """
     import onnx
 
     example = torch.from_numpy(np.zeros((2, size, size, 3), np.uint8))
@@ -108,6 +114,8 @@ def to_onnx(classifier: Classifier, size: int, profile: tuple[int, int, int], me
             logger.setLevel(level)
     assert made is not None
     proto = made.model_proto
+    if scopes is not None:
+        scopes.update(_scopes(proto))
     strip(proto)
     onnx.helper.set_model_props(proto, {METADATA: json.dumps(metadata, sort_keys=True, ensure_ascii=False)})
     found = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
@@ -116,6 +124,12 @@ def to_onnx(classifier: Classifier, size: int, profile: tuple[int, int, int], me
     onnx.checker.check_model(proto, full_check=True)
     blob: bytes = proto.SerializeToString(deterministic=True)
     return blob
+
+
+def _scopes(proto: Any) -> dict[str, str]:
+    """Node name to the module's full name, as the exporter notes it: the last but one of the scopes, which end in the node's own."""
+    noted = {node.name: entry.value for node in proto.graph.node for entry in node.metadata_props if entry.key.endswith("name_scopes")}
+    return {name: [*ast.literal_eval(text)][-2] for name, text in noted.items() if len(ast.literal_eval(text)) > 1}
 
 
 def strip(proto: Any) -> None:

@@ -112,10 +112,21 @@ def resolve(given: str | Path, runs: str | Path = "runs") -> Artifact:
     raise LfdeployError(f"There is no artifact '{given}'. Artifacts in {runs}/: {names}.")
 
 
+def find(given: str | Path, runs: str | Path = "runs") -> Artifact:
+    """As `resolve`, but a name may also be that of an artifact in quarantine when none is published under it."""
+    if not Path(given).exists():
+        for run in reversed(all_runs(runs)):
+            for place in (run.artifacts / given, run.artifacts / "quarantine" / given):
+                if (place / "manifest.json").is_file():
+                    return read(place)
+    return resolve(given, runs)
+
+
 def run_of(artifact: Artifact, run: str | None = None, runs: str | Path = "runs") -> Run:
     """The run an artifact came from: given, the directory it lies in, or by name; its weights must be the same."""
     wanted = artifact.manifest["run"]
     beside = artifact.path.resolve().parent.parent
+    beside = beside.parent if artifact.path.resolve().parent.name == "quarantine" else beside
     candidates: Iterable[Path] = [Path(run), Path(runs) / run] if run else [beside, Path(runs) / wanted["name"]]
     for path in candidates:
         if (path / "spec.json").is_file() and (path / "model.safetensors").is_file():

@@ -173,6 +173,26 @@ def verify(artifact: str, data: str | None, images: int | None, device: str, run
     require_verified(found, report)
 
 
+@main.command(short_help="The first layer at which an artifact differs from its module")
+@click.argument("artifact")
+@DATA
+@click.option("--images", type=click.IntRange(min=0), default=8, show_default=True, metavar="N", help="test pictures; 0: probes alone")
+@FROM_RUN
+@RUNS
+@JSON
+def bisect(artifact: str, data: str | None, images: int, run: str | None, runs: str, as_json: bool) -> None:
+    """Name the first layer at which an ARTIFACT, published or in quarantine/, leaves its run's PyTorch module."""
+    from export.bisect import bisect as look
+
+    document = look(artifact, images=images, run=run, runs=runs, data=data)
+    if as_json:
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    from lfdeploy.tables import bisected
+
+    bisected(document)
+
+
 @main.command(short_help="Classify pictures with an artifact")
 @click.argument("artifact")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|DIR...")

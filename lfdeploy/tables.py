@@ -64,6 +64,40 @@ def _cell(value: float | str) -> str:
     return text if len(text) <= 28 else text[:25] + "..."
 
 
+def bisected(document: dict[str, Any]) -> None:
+    """The layers around the first difference, or the worst, or the last ones; then the finding in one sentence."""
+    rows, first = document["layers"], document["first"]
+    columns = {"difference": "difference", "own": "of its own", "rounding": f"{document['precision']} itself"}
+    if document["quantized"]:
+        columns = {"sqnr_db": "SQNR dB", "own_sqnr_db": "of its own", "weights_sqnr_db": "of its weights"}
+        worst = sorted((r for r in rows if r.get("own_sqnr_db") is not None), key=lambda r: r["own_sqnr_db"])[:8]
+        chosen = [row for row in rows if row in worst]
+    else:
+        middle = (first or {}).get("row", len(rows))
+        chosen = rows[max(0, middle - 4) : middle + 4]
+    if document["ran"]:
+        kept = {key: text for key, text in columns.items() if any(key in row for row in chosen)}
+        cells = [
+            [str(row["node"] if row["node"] is not None else ""), row["op"], row["layer"], *(_share(row.get(key), key) for key in kept)]
+            for row in chosen
+        ]
+        table(f"{document['artifact']}: {document['file']} against its module", ["node", "op", "layer", *kept.values()], cells, left=3)
+    for note in document["notes"]:
+        say(f"Note: {note}.")
+    for fault in document["others"][:3]:
+        say(f"Also: {fault['op']}, {fault['layer']}: {'; '.join(fault['what'][:2])}.")
+    if document["rounding"]:
+        found = document["rounding"]
+        told = f"{document['precision']} by itself moves a tensor of this network by up to {found['largest'] or 0:.1e} of its scale"
+        overflow = f"{document['precision']} itself overflows first at {found['overflows']}: use --precision fp32"
+        say((overflow if found["overflows"] else f"{told} (at {found['at']})") + ".")
+    say(document["sentence"])
+
+
+def _share(value: float | None, key: str) -> str:
+    return "-" if value is None else f"{value:.1f}" if key.endswith("db") else f"{value:.1e}"
+
+
 def measured(document: dict[str, Any]) -> None:
     """Latency, throughput, size and accuracy."""
     columns = ["artifact", "backend", "batch", "p50 ms", "p95 ms", "images/s", "size MB", "top-1 %"]
