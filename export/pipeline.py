@@ -11,12 +11,12 @@ from typing import Any
 import lfdeploy
 from export import card
 from export.contract import lone_facts
-from export.graph import OPSET, OPSETS, in_precision, to_onnx
+from export.graph import OPSET, OPSETS, in_precision, to_onnx, trace
 from export.prove import in_fresh_process
 from export.quantize import SCHEMES, quantize
 from export.speed import not_worth, speedup
 from lfdeploy.artifact import SCHEMA, Artifact, input_of, publish, quarantine, read
-from lfdeploy.backends import BACKENDS, builder
+from lfdeploy.backends import BACKENDS, Material, builder
 from lfdeploy.config import ExportConfig
 from lfdeploy.console import decoding, say
 from lfdeploy.data import Data
@@ -40,7 +40,7 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     wanted = known if config.all else ["fused" if config.fused else "ensemble" if config.ensemble else f"peer{config.peer}"]
     if wanted[0] not in known:
         raise LfdeployError(f"Run {run.name} has no {wanted[0]}; it has {', '.join(known)}.")
-    backend = builder(config.format, config.engine)
+    backend = builder(config.format, config.engine, config.precision)
     folder = Path(config.out) if config.out and config.all else run.artifacts
     finals = [Path(config.out) if config.out and not config.all else folder / f"{t}-{config.format}-{config.precision}" for t in wanted]
     pictures = _pictures(run, data) if config.precision == "int8" else None
@@ -91,12 +91,14 @@ def _stage(config: ExportConfig, run: Run, target: str, backend: str, place: Pat
         (place / FLOAT).write_bytes(blob)
         blob, manifest["calibration"] = quantize(blob, SCHEMES[config.format], pictures)
     onnx.write_bytes(blob)
-    told = row.build(onnx, place / row.file, profile)
+    told = row.build(Material(onnx, profile, lambda: trace(classifier, size, profile), lone_facts(manifest)), place / row.file)
     if told:
         manifest["engine"] = told | {"source_sha256": sha256(onnx)}
     else:
         onnx.unlink()
-    manifest |= {"sha256": sha256(place / row.file), "bytes": (place / row.file).stat().st_size}
+    extra = {name: {"sha256": sha256(place / name), "bytes": (place / name).stat().st_size} for name in row.extra}
+    manifest |= {"sha256": sha256(place / row.file), "bytes": sum((place / name).stat().st_size for name in (row.file, *row.extra))}
+    manifest |= {"files": extra} if extra else {}
     write_json(place / "manifest.json", manifest)
     return place
 

@@ -88,7 +88,7 @@ class ExportConfig:
     fused: bool = setting(False, "the fused classifier: all peers and the end fusion")
     ensemble: bool = setting(False, "the mean of the peers' logits")
     all: bool = setting(False, "every peer, the fused classifier and the ensemble")
-    format: str = setting("onnx", "of the file", choices=("onnx", "trt"))
+    format: str = setting("onnx", "of the file", choices=("onnx", "trt", "openvino", "torch"))
     precision: str = setting("fp32", "of the weights and arithmetic", choices=("fp32", "fp16", "bf16", "int8"))
     batch: str = setting("1:8:64", "batch sizes it must serve", metavar="MIN:OPT:MAX")
     engine: str = setting("auto", "which TensorRT", choices=("auto", "tensorrt", "tensorrt-rtx"))
