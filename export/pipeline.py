@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lfdeploy
-from export import card
+from export import card, triton
 from export.contract import lone_facts
 from export.graph import OPSET, OPSETS, in_precision, to_onnx, trace
 from export.prove import in_fresh_process
@@ -43,6 +43,8 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     backend = builder(config.format, config.engine, config.precision)
     folder = Path(config.out) if config.out and config.all else run.artifacts
     finals = [Path(config.out) if config.out and not config.all else folder / f"{t}-{config.format}-{config.precision}" for t in wanted]
+    if config.triton:
+        triton.check(backend, Path(config.triton), [final.name for final in finals])
     pictures = _pictures(run, data) if config.precision == "int8" else None
     staging = finals[0].resolve().parent / f".staging.{os.getpid()}"
     try:
@@ -52,9 +54,12 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
             staged.append(_stage(config, run, target, backend, staging / final.name, pictures))
         say(f"Parity in a fresh process: {', '.join(final.name for final in finals)}")
         reports = in_fresh_process(run, staged, data)
-        return _publish(config, run, staged, finals, reports)
+        made = _publish(config, run, staged, finals, reports)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    for artifact in made if config.triton else ():
+        triton.write(artifact, Path(str(config.triton)))
+    return made
 
 
 def _pictures(run: Run, data: str | None) -> Data:

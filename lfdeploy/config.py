@@ -94,6 +94,7 @@ class ExportConfig:
     engine: str = setting("auto", "which TensorRT", choices=("auto", "tensorrt", "tensorrt-rtx"))
     out: str | None = setting(None, "directory for the artifact (default: RUN/artifacts)", metavar="DIR")
     force: bool = setting(False, "publish int8 also where it is no faster than fp32")
+    triton: str | None = setting(None, "also write a Triton model repository", metavar="DIR")
     require_verified: bool = setting(False, "exit 4 when the file cannot be run here")
 
     def __post_init__(self) -> None:
