@@ -18,6 +18,8 @@ def model_card(manifest: dict[str, Any]) -> str:
         what = f"the mean of the logits of {archs}"
     labels = manifest["labels"]
     some = ", ".join(labels[:12]) + (f", ... ({len(labels)} in all)" if len(labels) > 12 else "")
+    files = {manifest["file"]: manifest["sha256"]} | {name: told["sha256"] for name, told in manifest.get("files", {}).items()}
+    hashes = " + ".join(f"`{value[:16]}`" for value in files.values())
     lines = [
         f"# {manifest['target']}, {manifest['format']} {manifest['precision']}",
         "",
@@ -29,7 +31,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         f"| input | `images`: uint8, NHWC, {size}x{size} RGB; normalisation is inside |",
         f"| outputs | `logits`, `probabilities`: float32, (batch, {len(labels)}) |",
         f"| batch | {manifest['batch']['min']} to {manifest['batch']['max']} |",
-        f"| file | `{manifest['file']}`, {manifest['bytes']:,} bytes, sha256 `{manifest['sha256'][:16]}` |",
+        f"| file | {' + '.join(f'`{n}`' for n in files)}, {manifest['bytes']:,} bytes, sha256 {hashes} |",
     ]
     if accuracy:
         lines.append(
@@ -81,13 +83,30 @@ def _cell(value: float | str) -> str:
 
 def _five_lines(manifest: dict[str, Any]) -> list[str]:
     size = manifest["input"]["height"]
+    picture = f'PIL.Image.open("picture.png").convert("RGB").resize(({size}, {size}), PIL.Image.BILINEAR)'
     if manifest["format"] == "onnx":
         return [
             "import json, numpy as np, onnxruntime, PIL.Image",
             'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])',
             'labels = json.loads(session.get_modelmeta().custom_metadata_map["lfdeploy"])["labels"]',
-            f'pixels = np.asarray(PIL.Image.open("picture.png").convert("RGB").resize(({size}, {size}), PIL.Image.BILINEAR))[None]',
+            f"pixels = np.asarray({picture})[None]",
             'print(labels[session.run(["probabilities"], {"images": pixels})[0].argmax()])',
+        ]
+    if manifest["format"] == "openvino":
+        return [
+            "import json, numpy as np, openvino, PIL.Image",
+            'model = openvino.Core().read_model("model.xml")',
+            'labels = json.loads(model.get_rt_info(["framework", "lfdeploy"]).value)["labels"]',
+            f"pixels = np.asarray({picture})[None]",
+            'print(labels[openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels)["probabilities"].argmax()])',
+        ]
+    if manifest["format"] == "torch":
+        return [
+            "import json, numpy as np, PIL.Image, torch",
+            'told = {"lfdeploy": ""}',
+            'model = torch.export.load("model.pt2", extra_files=told).module()',
+            f"pixels = torch.from_numpy(np.array({picture}))[None]",
+            'print(json.loads(told["lfdeploy"])["labels"][model(pixels)[1].argmax()])',
         ]
     return [
         "import lfdeploy",

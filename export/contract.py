@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.inside import inside
 from lfdeploy.artifact import Artifact, input_of
 from lfdeploy.errors import ParityError
 from lfdeploy.run import Run, sha256
@@ -45,20 +46,8 @@ def equal(stage: str, name: str, found: object, wanted: object) -> Check:
     return Check(stage, name, a[:200], b[:200], a == b)
 
 
-def embedded(path: Path) -> dict[str, Any]:
-    """What an ONNX file says of itself in metadata_props; empty where it says nothing readable."""
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    for entry in model.metadata_props:
-        if entry.key == "lfdeploy":
-            told = json.loads(entry.value)
-            return told if isinstance(told, dict) else {}
-    return {}
-
-
 def lone_facts(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The part of a manifest that does not change with time or place, as it goes into the ONNX file."""
+    """The part of a manifest that does not change with time or place, as it goes into the file itself."""
     keys = ("schema", "target", "precision", "input", "outputs", "labels")
     return {key: manifest[key] for key in keys} | {"weights_sha256": manifest["run"]["weights_sha256"]}
 
@@ -72,14 +61,27 @@ def file_checks(artifact: Artifact, run: Run) -> Iterator[Check]:
     except ParityError as error:
         yield Check("file", "sha256", str(error).removeprefix("stage file: "), "the manifest's", False)
         return
-    yield equal("file", "bytes", artifact.file.stat().st_size, manifest.get("bytes"))
+    yield equal("file", "bytes", sum((artifact.path / name).stat().st_size for name in artifact.hashes), manifest.get("bytes"))
     yield equal("file", "weights of the run", manifest["run"]["weights_sha256"], sha256(run.weights))
-    if artifact.file.suffix != ".onnx":
+    if artifact.file.suffix == ".onnx":
+        found = list(_onnx_checks(artifact.file, manifest))
+        yield from found
+        if not all(check.passed for check in found):
+            return
+    facts = inside(artifact.file)
+    if facts is None:
         return
+    wanted = lone_facts(manifest)
+    for key in wanted:
+        if key not in ("labels", "input"):  # these have stages of their own
+            yield equal("file", f"{key} in the {facts.kind}", facts.told.get(key), wanted[key])
+
+
+def _onnx_checks(path: Path, manifest: dict[str, Any]) -> Iterator[Check]:
     import onnx
 
     try:
-        model = onnx.load(artifact.file, load_external_data=False)
+        model = onnx.load(path, load_external_data=False)
         onnx.checker.check_model(model, full_check=True)
         yield Check("file", "onnx.checker, full", "valid", "valid", True)
     except Exception as error:  # protobuf, shape inference and checker errors are of many kinds
@@ -88,10 +90,6 @@ def file_checks(artifact: Artifact, run: Run) -> Iterator[Check]:
     outside = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     yield equal("file", "external tensors", len(outside), 0)
     yield equal("file", "opset", {e.domain: e.version for e in model.opset_import}.get(""), manifest.get("opset"))
-    told, wanted = embedded(artifact.file), lone_facts(manifest)
-    for key in wanted:
-        if key not in ("labels", "input"):  # these have stages of their own
-            yield equal("file", f"{key} in the ONNX file", told.get(key), wanted[key])
 
 
 def input_checks(artifact: Artifact, run: Run) -> Iterator[Check]:
@@ -100,45 +98,43 @@ def input_checks(artifact: Artifact, run: Run) -> Iterator[Check]:
     for key, value in wanted.items():
         yield equal("input", key, artifact.manifest["input"].get(key), value)
     yield equal("input", "resize rule of the run", run.spec["resize"], wanted["resize"])
-    if artifact.file.suffix == ".onnx":
-        yield equal("input", "contract in the ONNX file", embedded(artifact.file).get("input"), artifact.manifest["input"])
-
-
-def _graph(path: Path) -> Any:
-    import onnx
-
-    return onnx.load(path, load_external_data=False).graph
+    facts = inside(artifact.file)
+    if facts:
+        yield equal("input", f"contract in the {facts.kind}", facts.told.get("input"), artifact.manifest["input"])
 
 
 def name_checks(path: Path) -> Iterator[Check]:
     """Stage names: inputs and outputs of the graph."""
-    graph = _graph(path)
-    yield equal("names", "inputs", [i.name for i in graph.input], ["images"])
-    yield equal("names", "outputs", [o.name for o in graph.output], ["logits", "probabilities"])
+    facts = inside(path)
+    if facts is None:
+        return
+    yield equal("names", "inputs", [v.name for v in facts.inputs], ["images"])
+    yield equal("names", "outputs", [v.name for v in facts.outputs], ["logits", "probabilities"])
 
 
 def shape_checks(path: Path, manifest: dict[str, Any]) -> Iterator[Check]:
     """Stage shapes: a free batch, fixed sizes, one output per label."""
-    graph = _graph(path)
+    facts = inside(path)
+    if facts is None:
+        return
     height, width, classes = manifest["input"]["height"], manifest["input"]["width"], len(manifest["labels"])
-    for value, wanted in zip((*graph.input, *graph.output), ([height, width, 3], [classes], [classes]), strict=True):
-        dims = value.type.tensor_type.shape.dim
-        yield equal("shapes", f"{value.name}, batch", "free" if dims and dims[0].dim_param else "fixed", "free")
-        yield equal("shapes", f"{value.name}, rest", [d.dim_value for d in dims[1:]], wanted)
+    for value, wanted in zip((*facts.inputs, *facts.outputs), ([height, width, 3], [classes], [classes]), strict=True):
+        yield equal("shapes", f"{value.name}, batch", "free" if value.free_batch else "fixed", "free")
+        yield equal("shapes", f"{value.name}, rest", list(value.rest), wanted)
 
 
 def dtype_checks(path: Path) -> Iterator[Check]:
     """Stage dtypes: uint8 in, fp32 out."""
-    import onnx
-
-    graph = _graph(path)
-    for value, wanted in zip((*graph.input, *graph.output), ("UINT8", "FLOAT", "FLOAT"), strict=True):
-        yield equal("dtypes", value.name, onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type), wanted)
+    facts = inside(path)
+    if facts is None:
+        return
+    for value, wanted in zip((*facts.inputs, *facts.outputs), ("uint8", "float32", "float32"), strict=True):
+        yield equal("dtypes", value.name, value.dtype, wanted)
 
 
 def label_checks(artifact: Artifact, run: Run, subject: Path) -> Iterator[Check]:
     """Stage labels: class names and their order, in the manifest and in the file."""
-    manifest = artifact.manifest
-    yield equal("labels", "class names", manifest["labels"], run.spec["classes"])
-    if subject.suffix == ".onnx":
-        yield equal("labels", "class names in the ONNX file", embedded(subject).get("labels"), run.spec["classes"])
+    yield equal("labels", "class names", artifact.manifest["labels"], run.spec["classes"])
+    facts = inside(subject)
+    if facts:
+        yield equal("labels", f"class names in the {facts.kind}", facts.told.get("labels"), run.spec["classes"])

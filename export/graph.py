@@ -7,6 +7,8 @@ import copy
 import json
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -84,6 +86,30 @@ def in_precision(classifier: Classifier, precision: str, size: int) -> Classifie
     return made.eval()
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither the exporters' logs nor their warnings."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def trace(classifier: Classifier, size: int, profile: tuple[int, int, int]) -> torch.export.ExportedProgram:
+    """The classifier's graph from uint8 ``images`` (batch, size, size, 3), with a free batch up to the profile's MAX."""
+    example = torch.from_numpy(np.zeros((2, size, size, 3), np.uint8))
+    batch = torch.export.Dim("batch", min=1, max=max(profile[2], 2))
+    with _quiet():
+        return torch.export.export(classifier, (example,), dynamic_shapes=({0: batch},))
+
+
 def to_onnx(
     classifier: Classifier, size: int, profile: tuple[int, int, int], metadata: dict[str, Any], scopes: dict[str, str] | None = None
 ) -> bytes:
@@ -93,25 +119,14 @@ def to_onnx(
     """
     import onnx
 
-    example = torch.from_numpy(np.zeros((2, size, size, 3), np.uint8))
     opset = OPSETS.get("bf16" if classifier.dtype == torch.bfloat16 else "", OPSET)
-    batch = torch.export.Dim("batch", min=1, max=max(profile[2], 2))
-    quiet = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
-    levels = [logger.level for logger in quiet]
-    try:
-        for logger in quiet:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(classifier, (example,), dynamic_shapes=({0: batch},))
-            made = torch.onnx.export(
-                program, dynamo=True, opset_version=opset, input_names=["images"],
-                output_names=["logits", "probabilities"], external_data=False, optimize=True, verify=False, report=False,
-                verbose=False,
-            )  # fmt: skip
-    finally:
-        for logger, level in zip(quiet, levels, strict=True):
-            logger.setLevel(level)
+    program = trace(classifier, size, profile)
+    with _quiet():
+        made = torch.onnx.export(
+            program, dynamo=True, opset_version=opset, input_names=["images"],
+            output_names=["logits", "probabilities"], external_data=False, optimize=True, verify=False, report=False,
+            verbose=False,
+        )  # fmt: skip
     assert made is not None
     proto = made.model_proto
     if scopes is not None:

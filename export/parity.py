@@ -122,10 +122,7 @@ def judge(artifact: Artifact, run: Run, ref: Reference, device: str = "auto", ti
 
     stages: dict[str, Stage] = {"file": lambda: file_checks(artifact, run), "input": lambda: input_checks(artifact, run)}
     runnable = widened or not (hindrance and subject == artifact.file)
-    if subject.suffix == ".onnx":
-        stages.update(
-            names=lambda: name_checks(subject), shapes=lambda: shape_checks(subject, manifest), dtypes=lambda: dtype_checks(subject)
-        )
+    stages.update(names=lambda: name_checks(subject), shapes=lambda: shape_checks(subject, manifest), dtypes=lambda: dtype_checks(subject))
     same_data = ref.data.fingerprint == run.spec["data_fingerprint"]
     if precision == "int8":
         stages["calibration"] = lambda: calibration_checks(manifest, ref.data, same_data)

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import lfdeploy
-from export import card
+from export import card, triton
 from export.contract import lone_facts
-from export.graph import OPSET, OPSETS, in_precision, to_onnx
+from export.graph import OPSET, OPSETS, in_precision, to_onnx, trace
 from export.prove import REPORT, in_fresh_process
 from export.quantize import SCHEMES, quantize
 from export.speed import not_worth, speedup
 from lfdeploy.artifact import SCHEMA, Artifact, input_of, publish, quarantine, read, sealed
-from lfdeploy.backends import BACKENDS, builder
+from lfdeploy.backends import BACKENDS, Material, builder
 from lfdeploy.config import ExportConfig
 from lfdeploy.console import decoding, say
 from lfdeploy.data import Data
@@ -42,15 +42,17 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     wanted = known if config.all else ["fused" if config.fused else "ensemble" if config.ensemble else f"peer{config.peer}"]
     if wanted[0] not in known:
         raise LfdeployError(f"Run {run.name} has no {wanted[0]}; it has {', '.join(known)}.")
-    backend = builder(config.format, config.engine)
+    backends = {precision: builder(config.format, config.engine, precision) for precision in config.precisions}
     jobs = [(target, precision) for target in wanted for precision in config.precisions]
     folder = Path(config.out) if config.out and len(jobs) > 1 else run.artifacts
     finals = [folder / f"{target}-{config.format}-{precision}" for target, precision in jobs]
     if config.out and len(jobs) == 1:
         finals = [Path(config.out)]
+    if config.triton:
+        triton.check(backends[config.precisions[0]], Path(config.triton), [final.name for final in finals])
     pictures = _pictures(run, data) if "int8" in config.precisions else None
     staging = finals[0].resolve().parent / f".staging.{os.getpid()}"
-    keys = [_key(config, run, job, backend, data) for job in jobs]
+    keys = [_key(config, run, job, backends[job[1]], data) for job in jobs]
     staged = [final.resolve().with_name(f".{final.name}.{key}") for final, key in zip(finals, keys, strict=True)]
     _sweep(finals, staged)
     try:
@@ -58,19 +60,23 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
             if place.exists():
                 say(f"{target}, {config.format} {precision}: built already, by an export that was interrupted")
                 continue
+            backend = backends[precision]
             say(f"Exporting {target} to {config.format}, {precision}" + (f", with {backend}" if config.format == "trt" else ""))
             os.rename(_stage(config, run, target, precision, backend, staging / place.name, pictures), place)
         open_ = [place for place in staged if not (place / REPORT).exists()]
         if open_:
             say(f"Parity in a fresh process: {', '.join(f.name for f, place in zip(finals, staged, strict=True) if place in open_)}")
             in_fresh_process(run, open_, data)
-        return _publish(config, run, staged, finals)
+        made = _publish(config, run, staged, finals)
     except LfdeployError:
         for place in staged:
             shutil.rmtree(place, ignore_errors=True)
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    for artifact in made if config.triton else ():
+        triton.write(artifact, Path(str(config.triton)))
+    return made
 
 
 def _key(config: ExportConfig, run: Run, job: tuple[str, str], backend: str, data: str | None) -> str:
@@ -134,12 +140,14 @@ def _stage(config: ExportConfig, run: Run, target: str, precision: str, backend:
         (place / FLOAT).write_bytes(blob)
         blob, manifest["calibration"] = quantize(blob, SCHEMES[config.format], pictures)
     onnx.write_bytes(blob)
-    told = row.build(onnx, place / row.file, profile)
+    told = row.build(Material(onnx, profile, lambda: trace(classifier, size, profile), lone_facts(manifest)), place / row.file)
     if told:
         manifest["engine"] = told | {"source_sha256": sha256(onnx)}
     else:
         onnx.unlink()
-    manifest |= {"sha256": sha256(place / row.file), "bytes": (place / row.file).stat().st_size}
+    extra = {name: {"sha256": sha256(place / name), "bytes": (place / name).stat().st_size} for name in row.extra}
+    manifest |= {"sha256": sha256(place / row.file), "bytes": sum((place / name).stat().st_size for name in (row.file, *row.extra))}
+    manifest |= {"files": extra} if extra else {}
     write_json(place / "manifest.json", sealed(manifest))
     return place
 

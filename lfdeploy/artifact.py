@@ -42,18 +42,25 @@ class Artifact:
         """``pass``, ``fail`` or ``unverified``."""
         return str(self.manifest["parity"]["verdict"])
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """sha256 by name: of the model file, and of those that belong to it (``files``)."""
+        extra = {name: str(told["sha256"]) for name, told in self.manifest.get("files", {}).items()}
+        return {str(self.manifest["file"]): str(self.manifest["sha256"])} | extra
+
     def check_file(self) -> None:
-        """Raise `ParityError` (stage file) unless the bytes are the manifest's, and the manifest is as it was written."""
+        """Raise `ParityError` (stage file) unless the bytes of every file are the manifest's, and it is as it was written."""
         if self.manifest.get("manifest_sha256", "") not in ("", sealed(self.manifest)["manifest_sha256"]):
             raise ParityError(f"stage file: {self.name}/manifest.json was changed after it was written. Export it again.")
-        if not self.file.is_file():
-            raise ParityError(f"stage file: {self.name} has no {self.manifest['file']}. Export it again.")
-        found = sha256(self.file)
-        if found != self.manifest["sha256"]:
-            raise ParityError(
-                f"stage file: {self.name}/{self.manifest['file']} has sha256 {found[:12]}..., its manifest says "
-                f"{self.manifest['sha256'][:12]}...: the file is not the one that was verified. Export it again."
-            )
+        for name, wanted in self.hashes.items():
+            if not (self.path / name).is_file():
+                raise ParityError(f"stage file: {self.name} has no {name}. Export it again.")
+            found = sha256(self.path / name)
+            if found != wanted:
+                raise ParityError(
+                    f"stage file: {self.name}/{name} has sha256 {found[:12]}..., its manifest says {wanted[:12]}...: "
+                    f"the file is not the one that was verified. Export it again."
+                )
 
 
 def sealed(manifest: dict[str, Any]) -> dict[str, Any]:

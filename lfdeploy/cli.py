@@ -119,14 +119,14 @@ def evaluate(run: str | None, data: str | None, split: str, device: str, runs: s
     evaluated(document)
 
 
-@main.command(short_help="To ONNX or TensorRT, proven to answer alike")
+@main.command(short_help="To ONNX, TensorRT, OpenVINO or torch.export, proven to answer alike")
 @click.argument("run", required=False)
 @flags(ExportConfig)
 @DATA
 @RUNS
 @JSON
 def export(run: str | None, data: str | None, runs: str, as_json: bool, **values: Any) -> None:
-    """Export from RUN (default: the newest) and prove it: ONNX, or a TensorRT engine.
+    """Export from RUN (default: the newest) and prove it: ONNX, a TensorRT engine, OpenVINO IR or a torch.export program.
 
     The file appears only when it answers as the PyTorch module does on every test picture. Exit code 3: parity
     failed, nothing published. 4: built, not run here (with --require-verified).

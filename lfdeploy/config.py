@@ -91,12 +91,13 @@ class ExportConfig:
     fused: bool = setting(False, "the fused classifier: all peers and the end fusion")
     ensemble: bool = setting(False, "the mean of the peers' logits")
     all: bool = setting(False, "every peer, the fused classifier and the ensemble")
-    format: str = setting("onnx", "of the file", choices=("onnx", "trt"))
+    format: str = setting("onnx", "of the file", choices=("onnx", "trt", "openvino", "torch"))
     precision: str = setting("fp32", "fp32, fp16, bf16, int8, or several with commas", metavar="P[,P...]")
     batch: str = setting("1:8:64", "batch sizes it must serve", metavar="MIN:OPT:MAX")
     engine: str = setting("auto", "which TensorRT", choices=("auto", "tensorrt", "tensorrt-rtx"))
     out: str | None = setting(None, "directory for the artifact (default: RUN/artifacts)", metavar="DIR")
     force: bool = setting(False, "publish int8 also where it is no faster than fp32")
+    triton: str | None = setting(None, "also write a Triton model repository", metavar="DIR")
     require_verified: bool = setting(False, "exit 4 when the file cannot be run here")
 
     def __post_init__(self) -> None:

@@ -15,6 +15,13 @@ from lfdeploy.devices import Gpu
 from lfdeploy.errors import ParityError
 from lfdeploy.run import shown
 
+#: formats that are no engine: distributions of which one is needed, how to get one, and whether it uses a GPU
+RUNTIMES = {
+    "onnx": (("onnxruntime", "onnxruntime-gpu"), "pip install onnxruntime-gpu", "both"),
+    "torch": (("torch",), "pip install torch", "both"),
+    "openvino": (("openvino",), "pip install 'lfdeploy[openvino]'", "cpu"),
+}
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -32,11 +39,12 @@ def diagnose(artifact: Artifact, gpus: Sequence[Gpu], installed: Mapping[str, st
     engine's manifest that does not say what built it.
     """
     manifest = artifact.manifest
-    if manifest["format"] == "onnx":
-        if not {"onnxruntime", "onnxruntime-gpu"} & set(installed):
-            return Diagnosis("package missing", "onnxruntime is not installed", "pip install onnxruntime-gpu")
-        where = "onnxruntime on the GPU or the CPU" if gpus else "onnxruntime on the CPU"
-        return Diagnosis("runs here", where, f"lfdeploy predict {_path(artifact)} PICTURE")
+    if manifest["format"] in RUNTIMES:
+        packages, install, where = RUNTIMES[manifest["format"]]
+        if not set(packages) & set(installed):
+            return Diagnosis("package missing", f"{packages[0]} is not installed", install)
+        reason = f"{packages[0]} on {'the GPU or ' if gpus and where == 'both' else ''}the CPU"
+        return Diagnosis("runs here", reason, f"lfdeploy predict {_path(artifact)} PICTURE")
     try:
         engine = manifest["engine"]
         package, built, able = str(engine["package"]), str(engine["version"]), [str(c) for c in engine["compute_capabilities"]]

@@ -74,7 +74,8 @@ def _backends(runs: str) -> Iterator[dict[str, Any]]:
     from lfdeploy.backends import BACKENDS
 
     for name, row in BACKENDS.items():
-        yield {"backend": name, "format": row.format, "what it is": row.about, "builds here": row.missing() or "yes",
+        yield {"backend": name, "format": row.format, "what it is": row.about,
+               "precisions": ", ".join(row.precisions) if row.build else "-", "builds here": row.missing() or "yes",
                "runs here": row.cannot_run() or row.missing() or "yes"}  # fmt: skip
 
 

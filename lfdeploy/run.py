@@ -179,7 +179,7 @@ def versions() -> dict[str, str]:
 
     found = {"python": platform.python_version()}
     names = ("lfdeploy", "torch", "torchvision", "numpy", "pillow", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
-    for name in (*names, "tensorrt", "tensorrt-rtx"):
+    for name in (*names, "tensorrt", "tensorrt-rtx", "openvino"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

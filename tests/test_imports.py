@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("training", "export", "serve")
-HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "gradio", "tensorrt", "tensorrt_rtx", "sklearn", "matplotlib", "numpy", "PIL")
+HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "gradio", "tensorrt", "tensorrt_rtx", "sklearn", "matplotlib")
+HEAVY += ("numpy", "PIL")
 
 
 def imported(path: Path, top_level_only: bool = False) -> set[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from lfdeploy.backends import onnxruntime, pytorch, trt
-from lfdeploy.backends.base import Backend, Session, Source
-from lfdeploy.errors import LfdeployError
+from lfdeploy.backends import onnxruntime, openvino, pytorch, torch_export, trt
+from lfdeploy.backends.base import Backend, Material, Session, Source
+from lfdeploy.errors import LfdeployError, UsageError
 
 BACKENDS: dict[str, Backend] = {
     "pytorch": pytorch.BACKEND,
     "onnxruntime": onnxruntime.BACKEND,
     "tensorrt": trt.backend("tensorrt"),
     "tensorrt-rtx": trt.backend("tensorrt-rtx"),
+    "openvino": openvino.BACKEND,
+    "torch-export": torch_export.BACKEND,
 }
 
 
@@ -25,17 +27,27 @@ def executes(manifest: dict[str, object]) -> str:
     raise LfdeployError(f"No backend executes the format '{manifest['format']}'.")
 
 
-def builder(format: str, engine: str) -> str:
+def builder(format: str, engine: str, precision: str) -> str:
     """The backend that builds a format; for trt, ``auto`` means tensorrt where it can build, else tensorrt-rtx."""
     if format != "trt":
         if engine != "auto":
             raise LfdeployError(f"--engine {engine} has a meaning only with --format trt.")
-        return next(name for name, backend in BACKENDS.items() if backend.format == format)
-    name = engine if engine != "auto" else "tensorrt" if not BACKENDS["tensorrt"].missing() else "tensorrt-rtx"
-    reason = BACKENDS[name].missing()
-    if reason:
-        raise LfdeployError(reason)
+        name = next(name for name, backend in BACKENDS.items() if backend.format == format)
+    else:
+        name = engine if engine != "auto" else "tensorrt" if not BACKENDS["tensorrt"].missing() else "tensorrt-rtx"
+    row = BACKENDS[name]
+    if row.missing():
+        raise LfdeployError(row.missing())
+    if precision not in row.precisions:
+        able = [other for other in dict.fromkeys(b.format for b in BACKENDS.values() if b.build) if precision in _precisions(other)]
+        raise UsageError(
+            f"--format {format} has no {precision}; it takes {', '.join(row.precisions)}. For {precision}: --format {' or '.join(able)}."
+        )
     return name
 
 
-__all__ = ["BACKENDS", "Backend", "Session", "Source", "builder", "executes"]
+def _precisions(format: str) -> set[str]:
+    return {precision for backend in BACKENDS.values() if backend.format == format for precision in backend.precisions}
+
+
+__all__ = ["BACKENDS", "Backend", "Material", "Session", "Source", "builder", "executes"]

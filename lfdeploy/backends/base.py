@@ -1,4 +1,4 @@
-"""What a backend is: it builds its file from an ONNX file, opens it, and answers uint8 pixels with probabilities."""
+"""What a backend is: it builds its file from a traced classifier, opens it, and answers uint8 pixels with probabilities."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lfdeploy.images import Pixels
 from lfdeploy.run import Run
 
 Floats = NDArray[np.float32]
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 class Session(Protocol):
@@ -37,12 +38,26 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Material:
+    """What there is to build from: the canonical ONNX file, and the batch profile (min, opt, max).
+
+    ``program()`` traces the same classifier anew as a `torch.export.ExportedProgram`; ``facts`` is what a lone file
+    must know of itself (the ONNX file has it in metadata_props).
+    """
+
+    onnx: Path
+    profile: tuple[int, int, int]
+    program: Callable[[], Any]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Backend:
     """A row of the table.
 
-    ``format`` and ``file`` say what it executes; ``build(onnx, out, profile)`` makes that file and returns what
-    the manifest should say of it. ``missing()`` gives the reason why it cannot be used here, or an empty string;
-    ``cannot_run()`` why a built file could not be executed here.
+    ``format`` and ``file`` say what it executes; ``build(material, out)`` makes that file, and the ``extra`` ones beside
+    it, and returns what the manifest should say of an engine. ``missing()`` gives the reason why it cannot be used here,
+    or an empty string; ``cannot_run()`` why a built file could not be executed here. Only ``precisions`` can be built.
     """
 
     about: str
@@ -50,8 +65,10 @@ class Backend:
     file: str
     missing: Callable[[], str]
     cannot_run: Callable[[], str]
-    build: Callable[[Path, Path, tuple[int, int, int]], dict[str, Any]] | None
+    build: Callable[[Material, Path], dict[str, Any]] | None
     open: Callable[[Source, str], Session]
+    extra: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = PRECISIONS
 
 
 def checked(images: Pixels, manifest: Mapping[str, Any]) -> Pixels:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lfdeploy.backends.base import Backend, Floats, Session, Source, checked
+from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
@@ -57,8 +57,8 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200]
 
 
-def _build(onnx: Path, out: Path, profile: tuple[int, int, int]) -> dict[str, Any]:
-    shutil.copyfile(onnx, out)
+def _build(material: Material, out: Path) -> dict[str, Any]:
+    shutil.copyfile(material.onnx, out)
     return {}
 
 

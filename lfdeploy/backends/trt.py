@@ -172,7 +172,7 @@ def backend(package: str) -> Backend:
         file="model.engine",
         missing=lambda: missing(package),
         cannot_run=lambda: cannot_run(package),
-        build=lambda onnx, out, profile: build(package, onnx, out, profile),
+        build=lambda material, out: build(package, material.onnx, out, material.profile),
         open=open_,
     )
 

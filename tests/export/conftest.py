@@ -34,3 +34,12 @@ def copied(tiny_run: Run, tmp_path: Path) -> Callable[[str], Path]:
         return Path(shutil.copytree(tiny_run.artifacts / name, tmp_path / "copies" / name))
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tiny_run: Run) -> list[Path]:
+    """The first peer of the tiny run in the formats that are neither ONNX nor an engine."""
+    from export import export
+
+    wanted = [("openvino", "fp32"), ("openvino", "fp16"), ("torch", "fp32")]
+    return [export(ExportConfig(peer=0, format=format, precision=precision), tiny_run)[0].path for format, precision in wanted]

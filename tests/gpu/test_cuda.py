@@ -40,3 +40,17 @@ def test_training_on_cuda_learns(tmp_path_factory: pytest.TempPathFactory) -> No
     assert summary["device"] == "cuda"
     assert summary["test"]["fused"] > 80
     assert torch.cuda.is_available()
+
+
+def test_a_program_on_cuda_really_runs_there(tiny_run: Run) -> None:
+    from export import export
+    from lfdeploy import open_artifact
+    from lfdeploy.config import ExportConfig
+
+    artifact = export(ExportConfig(fused=True, format="torch"), tiny_run)[0]
+    assert artifact.manifest["parity"]["verdict"] == "pass"
+    pixels = tiny_run.data().test.images[:64]
+    cuda, cpu = open_artifact(artifact.path, device="cuda"), open_artifact(artifact.path, device="cpu")
+    assert {buffer.device.type for buffer in cuda.session.module.buffers()} == {"cuda"}
+    logits = cpu.run(pixels)[0]
+    assert np.abs(cuda.run(pixels)[0] - logits).max() <= 2e-5 * np.abs(logits).max()

@@ -34,6 +34,9 @@ REBUILD = "--format trt --precision fp16 --engine "
 CASES = {
     "onnx on a CPU": (None, [], ORT, "runs here", "lfdeploy predict x"),
     "onnx without its runtime": (None, [], {}, "package missing", "pip install onnxruntime-gpu"),
+    "openvino on a CPU": (None, [], {"openvino": "2026.4.1"}, "runs here", "lfdeploy predict x"),
+    "openvino without its package": (None, [H100], ORT, "package missing", "pip install 'lfdeploy[openvino]'"),
+    "torch on a CPU": (None, [], {"torch": "2.15.0"}, "runs here", "lfdeploy predict x"),
     "engine without a GPU": (RTX, [], HAS_RTX, "no GPU", "export mine --peer 0 --format onnx --precision fp16"),
     "engine without its package": (TRT, [H100], {}, "package missing", "pip install tensorrt==10.14.1"),
     "rtx on a listed GPU": (RTX, [ADA], HAS_RTX, "runs here", "lfdeploy verify x"),
@@ -50,7 +53,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_every_machine_gets_its_answer(case: str) -> None:
     engine, gpus, installed, state, command = CASES[case]
-    found = diagnose(artifact(engine), gpus, installed)
+    first = case.split()[0]
+    found = diagnose(artifact(engine, format=first if first in ("openvino", "torch") else ""), gpus, installed)
     assert (found.state, found.reason != "") == (state, True)
     assert command in found.command
 

@@ -1,0 +1,119 @@
+"""OpenVINO IR: model.xml and model.bin, on the CPU.
+
+OpenVINO may compute in bf16 by itself where the processor has it, which costs fp32 four digits. Here it is told f32
+and accuracy, and what it took is read back.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked
+from lfdeploy.errors import LfdeployError
+from lfdeploy.images import Pixels
+
+HINTS = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
+METADATA = ("framework", "lfdeploy")  # where OpenVINO puts the ONNX file's metadata_props
+TELEMETRY = "openvino_telemetry"
+
+
+def load() -> Any:
+    """The package. Its import would report itself to its maker over the network; here it does not."""
+    hidden = TELEMETRY not in sys.modules
+    if hidden:
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # its own way to have none
+    try:
+        import openvino
+    except ImportError:
+        raise LfdeployError(_missing() or "openvino is installed but cannot be imported; reinstall it.") from None
+    finally:
+        if hidden:
+            del sys.modules[TELEMETRY]
+    return openvino
+
+
+def read_ir(file: Path) -> Any:
+    """An `openvino.Model` from an IR or ONNX file. Raises `LfdeployError` for what is no model."""
+    openvino = load()
+    try:
+        return openvino.Core().read_model(file)
+    except RuntimeError as error:
+        raise LfdeployError(f"{file.name} cannot be read by openvino: {_reason(error)}") from None
+
+
+def told(model: Any) -> dict[str, Any]:
+    """What an IR says of itself in rt_info; empty where it says nothing readable."""
+    if not model.has_rt_info(list(METADATA)):
+        return {}
+    found = json.loads(str(model.get_rt_info(list(METADATA)).value))
+    return found if isinstance(found, dict) else {}
+
+
+def _reason(error: Exception) -> str:
+    """OpenVINO's messages begin with places in its own sources; the sentence comes last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or ["no reason given"])[-1][:200]
+
+
+def _build(material: Material, out: Path) -> dict[str, Any]:
+    model = read_ir(material.onnx)
+    for number, op in enumerate(model.get_ordered_ops()):
+        name, kind = op.get_friendly_name(), op.get_type_name()
+        if name.startswith(f"{kind}_") and name.removeprefix(f"{kind}_").isdigit():  # counted over the life of the process
+            op.set_friendly_name(f"{kind}_{number}")
+    model.set_rt_info(json.dumps(material.facts, sort_keys=True, ensure_ascii=False), list(METADATA))
+    load().save_model(model, out, compress_to_fp16=False)  # the precision is the graph's
+    return {}
+
+
+class OpenVinoSession:
+    """A compiled model in f32 arithmetic on the CPU; one call at a time."""
+
+    backend = "openvino"
+    device = "cpu"
+
+    def __init__(self, source: Source, device: str) -> None:
+        if device == "cuda":
+            raise LfdeployError("openvino runs on the CPU; --device cuda has no meaning here. For the GPU export --format onnx or trt.")
+        self.manifest, self.lock = source.manifest, Lock()
+        model = read_ir(source.file)
+        try:
+            self.compiled = load().Core().compile_model(model, "CPU", HINTS)
+        except RuntimeError as error:
+            raise LfdeployError(f"{source.file.name} cannot be compiled by openvino: {_reason(error)}") from None
+        arithmetic = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if arithmetic != "f32":
+            raise LfdeployError(f"openvino gave {arithmetic} arithmetic where f32 was asked for.")
+
+    def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
+        """Logits and probabilities."""
+        with self.lock:
+            found = self.compiled({self.manifest["input"]["name"]: checked(images, self.manifest)})
+        return found["logits"], found["probabilities"]
+
+
+def _missing() -> str:
+    from importlib.util import find_spec
+
+    return "" if find_spec("openvino") else "openvino is not installed. Run: pip install 'lfdeploy[openvino]'"
+
+
+def _open(source: Source, device: str) -> Session:
+    return OpenVinoSession(source, device)
+
+
+BACKEND = Backend(
+    about="OpenVINO on the CPU, f32 arithmetic",
+    format="openvino",
+    file="model.xml",
+    missing=_missing,
+    cannot_run=_missing,
+    build=_build,
+    open=_open,
+    extra=("model.bin",),
+    precisions=("fp32", "fp16"),
+)

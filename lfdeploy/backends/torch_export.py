@@ -1,0 +1,89 @@
+"""torch.export's .pt2: the traced classifier with its weights, opened by torch alone on the CPU or a CUDA GPU."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked
+from lfdeploy.devices import pick
+from lfdeploy.errors import LfdeployError
+from lfdeploy.images import Pixels
+
+METADATA = "lfdeploy"  # the extra file with what a lone file knows of itself
+
+
+def read_program(file: Path) -> tuple[Any, dict[str, Any]]:
+    """The `ExportedProgram` of a .pt2 file, and what it says of itself (empty where that is not readable).
+
+    Raises `LfdeployError` for a file that torch.export does not read.
+    """
+    import torch
+
+    extra = {METADATA: ""}
+    try:
+        program = torch.export.load(file, extra_files=extra)
+    except Exception as error:  # zip, json, schema and pickle errors are of many kinds
+        raise LfdeployError(
+            f"{file.name} cannot be read by torch.export: {(str(error).splitlines() or ['no reason given'])[0][:200]}"
+        ) from None
+    told = json.loads(extra[METADATA] or "{}")
+    return program, told if isinstance(told, dict) else {}
+
+
+def _build(material: Material, out: Path) -> dict[str, Any]:
+    import torch
+
+    program = material.program()
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # it holds paths of this machine
+    buffer = io.BytesIO()  # a file's own name would become part of the bytes
+    torch.export.save(program, buffer, extra_files={METADATA: json.dumps(material.facts, sort_keys=True, ensure_ascii=False)})
+    out.write_bytes(buffer.getvalue())
+    return {}
+
+
+class ProgramSession:
+    """An exported program's module on one device."""
+
+    backend = "torch-export"
+
+    def __init__(self, source: Source, device: str) -> None:
+        import torch
+        from torch.export.passes import move_to_device_pass
+
+        self.torch, self.manifest, self.device = torch, source.manifest, pick(device)
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
+        program = read_program(source.file)[0]
+        if self.device != "cpu":
+            program = move_to_device_pass(program, self.device)
+        self.module = program.module()
+
+    def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
+        """Logits and probabilities."""
+        x = self.torch.from_numpy(checked(images, self.manifest)).to(self.device)
+        try:
+            with self.torch.inference_mode():
+                logits, probabilities = self.module(x)
+        except AssertionError as error:  # the program's own guards
+            raise ValueError(f"the program refuses the shape {tuple(x.shape)}: {error}") from None
+        return logits.cpu().numpy(), probabilities.cpu().numpy()
+
+
+def _open(source: Source, device: str) -> Session:
+    return ProgramSession(source, device)
+
+
+BACKEND = Backend(
+    about="torch.export's program on CPU or CUDA",
+    format="torch",
+    file="model.pt2",
+    missing=lambda: "",
+    cannot_run=lambda: "",
+    build=_build,
+    open=_open,
+    precisions=("fp32",),
+)
