@@ -21,7 +21,7 @@ from PIL import Image
 from export.contract import lone_facts
 from export.graph import in_precision, to_onnx, trace
 from lfdeploy import open_artifact
-from lfdeploy.artifact import read
+from lfdeploy.artifact import read, sealed
 from lfdeploy.backends import BACKENDS, Material, Source, executes
 from lfdeploy.backends.openvino import load, read_ir
 from lfdeploy.models.deploy import Classifier
@@ -36,7 +36,7 @@ def test_contract(name: str, tiny_run: Run, elsewhere: list[Path]) -> None:
     path = tiny_run.artifacts / name
     manifest = json.loads((path / "manifest.json").read_text())
     extra = {"openvino": ["model.bin"], "torch": []}[manifest["format"]]
-    assert sorted(p.name for p in path.iterdir()) == sorted(["README.md", "manifest.json", manifest["file"], *extra])
+    assert sorted(p.name for p in path.iterdir()) == sorted(["README.md", "manifest.json", "report.html", manifest["file"], *extra])
     assert list(manifest.get("files", {})) == extra
     for file in extra:
         assert manifest["files"][file] == {"sha256": sha256(path / file), "bytes": (path / file).stat().st_size}
@@ -174,7 +174,7 @@ def seal(path: Path, **changes: Any) -> None:
         files[name] = {"sha256": sha256(path / name), "bytes": (path / name).stat().st_size}
     file = path / manifest["file"]
     manifest |= {"sha256": sha256(file), "bytes": file.stat().st_size + sum(told["bytes"] for told in files.values())}
-    write_json(path / "manifest.json", manifest)
+    write_json(path / "manifest.json", sealed(manifest))
 
 
 def text(path: Path, old: str, new: str) -> None:
