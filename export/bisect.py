@@ -21,6 +21,7 @@ from export.graph import HALVES, in_precision, to_onnx
 from export.probes import probe_pictures
 from export.tensors import Apart, CannotRun, Measured, load, measure, module_differences, originals, rounding, widened
 from lfdeploy.artifact import Artifact, find, run_of
+from lfdeploy.confidence import temperature
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, PictureError
 from lfdeploy.images import Pixels, fit_all, prepare
@@ -48,17 +49,17 @@ class Reference:
         return widened(self.proto) if self.precision in HALVES else self.proto
 
 
-def reference(run: Run, target: str, precision: str, size: int, profile: tuple[int, int, int]) -> Reference:
-    """Export a run's target again; int8 is measured against fp32."""
+def reference(run: Run, target: str, precision: str, size: int, profile: tuple[int, int, int], t: float | None = None) -> Reference:
+    """Export a run's target again, with the temperature ``t``; int8 is measured against fp32."""
     import onnx
 
     precision = "fp32" if precision == "int8" else precision
     whole = run.classifier(target)
     scopes: dict[str, str] = {}
-    proto = onnx.load_from_string(to_onnx(in_precision(whole, precision, size), size, profile, {}, scopes))
+    proto = onnx.load_from_string(to_onnx(in_precision(whole, precision, size, t), size, profile, {}, scopes))
     mark_outputs(proto)
     graph, exact = read(proto), proto
-    wide = in_precision(whole, "fp32", size)
+    wide = in_precision(whole, "fp32", size, t)
     if precision in HALVES:
         exact = widened(proto, originals(wide.state_dict(), precision))
     return Reference(precision, proto, graph, _layers(graph, scopes), exact, wide)
@@ -98,7 +99,8 @@ def bisect(given: str, *, images: int = 8, run: str | None = None, runs: str = "
     precision = "int8" if quantized else str(manifest["precision"])
     size, batch = int(home.spec["image_size"]), manifest["batch"]
     say(f"Exporting {manifest['target']} of {home.name} again as the reference, {'fp32' if quantized else precision}")
-    clean = reference(home, str(manifest["target"]), precision, size, (int(batch["min"]), int(batch["opt"]), int(batch["max"])))
+    profile = int(batch["min"]), int(batch["opt"]), int(batch["max"])
+    clean = reference(home, str(manifest["target"]), precision, size, profile, temperature(manifest))
     pictures = some_pictures(home, data, images)
     probes = not (quantized and len(pictures))  # what no calibration has seen says nothing of a quantised file
     document = {"artifact": artifact.name, "file": file.name, "precision": precision, "sha256_fits": fits}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from export.reliability import card_section
+
 
 def model_card(manifest: dict[str, Any]) -> str:
     """Markdown from a manifest; nothing in it that is not in the manifest."""
@@ -62,6 +64,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         "Pictures of other sizes: turn upright (EXIF), convert to RGB (alpha on white), crop the largest centred square, "
         "resize with antialiasing (Pillow, bilinear). `lfdeploy predict` does just that.",
         "",
+        *card_section(manifest),
         "## Parity",
         "",
         f"Against the run's fp32 PyTorch module; subject: {parity['subject']}.",

@@ -10,6 +10,7 @@ from typing import Any
 
 from export.inside import inside
 from lfdeploy.artifact import Artifact, input_of
+from lfdeploy.confidence import KEY, temperature, threshold
 from lfdeploy.errors import ParityError
 from lfdeploy.run import Run, sha256
 
@@ -49,7 +50,10 @@ def equal(stage: str, name: str, found: object, wanted: object) -> Check:
 def lone_facts(manifest: dict[str, Any]) -> dict[str, Any]:
     """The part of a manifest that does not change with time or place, as it goes into the file itself."""
     keys = ("schema", "target", "precision", "input", "outputs", "labels")
-    return {key: manifest[key] for key in keys} | {"weights_sha256": manifest["run"]["weights_sha256"]}
+    facts = {key: manifest[key] for key in keys} | {"weights_sha256": manifest["run"]["weights_sha256"]}
+    if temperature(manifest) is None:
+        return facts
+    return facts | {KEY: {"temperature": temperature(manifest), "threshold": threshold(manifest)}}
 
 
 def file_checks(artifact: Artifact, run: Run) -> Iterator[Check]:

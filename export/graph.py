@@ -70,13 +70,14 @@ class Mean(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
 
-def in_precision(classifier: Classifier, precision: str, size: int) -> Classifier:
-    """The classifier with its network folded and in the precision; the prologue and the outputs stay fp32.
+def in_precision(classifier: Classifier, precision: str, size: int, temperature: float | None = None) -> Classifier:
+    """The classifier with its network folded and in the precision, and a temperature; the prologue and the outputs stay fp32.
 
     Folding comes first and happens in fp32: folding in half precision costs three times the error. int8 begins
     as fp32: `export.quantize` works on the graph.
     """
     made = copy.deepcopy(classifier)
+    made.temperature = temperature
     made.network = fold(classifier.network, size)
     for name, module in list(made.network.named_modules()):
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):

@@ -15,6 +15,7 @@ from export.calibrate import CALIBRATORS, ranges, spreads
 from export.contract import Check, at_least, equal
 from export.graph import in_precision, to_onnx
 from export.quantize import activations, batches, with_ranges
+from lfdeploy.confidence import temperature
 from lfdeploy.console import say
 from lfdeploy.run import versions
 
@@ -53,7 +54,7 @@ def origin_checks(file: Path, manifest: dict[str, Any], data: Data, classifier: 
         return
     size, told = int(manifest["input"]["height"]), manifest["calibration"]
     digests = set(told["digests"])
-    blob = to_onnx(in_precision(classifier, "fp32", size), size, tuple(manifest["batch"].values()), {})
+    blob = to_onnx(in_precision(classifier, "fp32", size, temperature(manifest)), size, tuple(manifest["batch"].values()), {})
     model = onnx.load_from_string(blob)
     chosen = np.array([i for i, digest in enumerate(data.train.digests.tolist()) if digest.decode() in digests], np.int64)
     _, first = np.unique(data.train.digests[chosen], return_index=True)

@@ -1,6 +1,6 @@
 """The parity gate: shipped bytes against the run's fp32 module, in a fresh process, stage by stage.
 
-A stage is the name of what broke: file, input, names, shapes, dtypes, calibration (int8), finite, values, labels,
+A stage is the name of what broke: file, input, names, shapes, dtypes, temperature, calibration (int8), finite, values, labels,
 accuracy, origin (int8). All checks of a stage are made; after a stage with a failed check, later stages are not tried. NaN passes nothing:
 every comparison is written so that it is false for NaN.
 """
@@ -31,12 +31,14 @@ from export.contract import (
 from export.graph import HALVES
 from export.half import widen
 from export.origin import calibration_checks, origin_checks
+from export.probabilities import output_checks, temperature_checks
 from export.probes import batch_sizes
 from export.reference import Reference, Tick, logits_of
 from export.statistics import Comparison, compare, log_softmax, permutation
 from lfdeploy.artifact import Artifact
 from lfdeploy.backends import BACKENDS, Session, Source, executes
 from lfdeploy.backends.base import Floats, in_chunks
+from lfdeploy.confidence import KEY, temperature
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
 from lfdeploy.run import Run
@@ -124,6 +126,8 @@ def judge(artifact: Artifact, run: Run, ref: Reference, device: str = "auto", ti
     runnable = widened or not (hindrance and subject == artifact.file)
     stages.update(names=lambda: name_checks(subject), shapes=lambda: shape_checks(subject, manifest), dtypes=lambda: dtype_checks(subject))
     same_data = ref.data.fingerprint == run.spec["data_fingerprint"]
+    if KEY in manifest:
+        stages["temperature"] = lambda: temperature_checks(manifest, ref, same_data)
     if precision == "int8":
         stages["calibration"] = lambda: calibration_checks(manifest, ref.data, same_data)
     if runnable:
@@ -212,8 +216,10 @@ def _probes(session: Session, manifest: dict[str, Any], ref: Reference, bounds: 
     if manifest["precision"] != "int8":  # int8's ranges are those of pictures; probes go beyond them
         yield at_most("values", "probes: largest difference / scale", apart, bounds.difference)
         yield at_most("values", "probes: margin of flipped labels / scale", found.flip_margin, bounds.flip_margin)
-    softmax = np.abs(np.exp(log_softmax(logits)) - probabilities).max()
-    yield at_most("values", "probabilities against softmax(logits)", softmax, 1e-5)
+    t = temperature(manifest)
+    softmax = np.abs(np.exp(log_softmax(logits / np.float32(t or 1))) - probabilities).max()
+    yield at_most("values", f"probabilities against softmax(logits{' / T' if t else ''})", softmax, 1e-5)
+    yield from output_checks(session, manifest, ref)
     spread, scale = 0.0, found.scale
     for size in batch_sizes(opt, most):
         rows = np.resize(np.arange(len(ref.probes)), size)

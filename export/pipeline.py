@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -14,11 +15,13 @@ import lfdeploy
 from export import card, triton
 from export.contract import lone_facts
 from export.graph import OPSET, OPSETS, in_precision, to_onnx, trace
+from export.probabilities import calibration, in_one_line
 from export.prove import REPORT, in_fresh_process
 from export.quantize import SCHEMES, quantize
 from export.speed import not_worth, speedup
 from lfdeploy.artifact import SCHEMA, Artifact, input_of, publish, quarantine, read, sealed
 from lfdeploy.backends import BACKENDS, Material, builder
+from lfdeploy.confidence import temperature
 from lfdeploy.config import ExportConfig
 from lfdeploy.console import decoding, say
 from lfdeploy.data import Data
@@ -50,7 +53,8 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
         finals = [Path(config.out)]
     if config.triton:
         triton.check(backends[config.precisions[0]], Path(config.triton), [final.name for final in finals])
-    pictures = _pictures(run, data) if "int8" in config.precisions else None
+    pictures = _pictures(run, data) if "int8" in config.precisions or config.calibrate else None
+    calibrated = functools.cache(lambda target: calibration(config, run, target, pictures))
     staging = finals[0].resolve().parent / f".staging.{os.getpid()}"
     keys = [_key(config, run, job, backends[job[1]], data) for job in jobs]
     staged = [final.resolve().with_name(f".{final.name}.{key}") for final, key in zip(finals, keys, strict=True)]
@@ -62,7 +66,7 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
                 continue
             backend = backends[precision]
             say(f"Exporting {target} to {config.format}, {precision}" + (f", with {backend}" if config.format == "trt" else ""))
-            os.rename(_stage(config, run, target, precision, backend, staging / place.name, pictures), place)
+            os.rename(_stage(config, run, target, precision, backend, staging / place.name, pictures, calibrated(target)), place)
         open_ = [place for place in staged if not (place / REPORT).exists()]
         if open_:
             say(f"Parity in a fresh process: {', '.join(f.name for f, place in zip(finals, staged, strict=True) if place in open_)}")
@@ -74,6 +78,8 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    for artifact in made if config.calibrate else ():
+        say(f"{artifact.name}: {in_one_line(artifact.manifest)}")
     for artifact in made if config.triton else ():
         triton.write(artifact, Path(str(config.triton)))
     return made
@@ -82,6 +88,7 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
 def _key(config: ExportConfig, run: Run, job: tuple[str, str], backend: str, data: str | None) -> str:
     """What a finished stage depends on; one with the same key need not be made again."""
     parts = [*job, config.format, backend, config.profile, data, sha256(run.weights), run.spec, lfdeploy.__version__, versions()]
+    parts += [config.calibrate, config.accuracy_when_sure]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -111,8 +118,12 @@ def _pictures(run: Run, data: str | None) -> Data:
         return run.data(data, report)
 
 
-def _stage(config: ExportConfig, run: Run, target: str, precision: str, backend: str, place: Path, pictures: Data | None) -> Path:
-    """Everything of an artifact but its verdict, in a directory that nobody else looks at; int8 calibrates on ``pictures``."""
+def _stage(
+    config: ExportConfig, run: Run, target: str, precision: str, backend: str, place: Path, pictures: Data | None, more: dict[str, Any]
+) -> Path:
+    """Everything of an artifact but its verdict, in a directory that nobody else looks at; int8 calibrates on ``pictures``.
+
+    ``more`` is further keys of the manifest."""
     place.mkdir(parents=True)
     spec, profile = run.spec, config.profile
     size = int(spec["image_size"])
@@ -132,9 +143,9 @@ def _stage(config: ExportConfig, run: Run, target: str, precision: str, backend:
         "parity": {"verdict": "unverified", "reason": "not examined yet", "checks": []},
         "versions": {"lfdeploy": lfdeploy.__version__} | versions(),
         "gpu": gpus()[0].name if gpus() else None,
-    }  # fmt: skip
+    } | more  # fmt: skip
     onnx = place / "source.onnx"
-    classifier = in_precision(run.classifier(target), precision, size)
+    classifier = in_precision(run.classifier(target), precision, size, temperature(manifest))
     blob = to_onnx(classifier, size, profile, lone_facts(manifest))
     if pictures and precision == "int8":
         (place / FLOAT).write_bytes(blob)

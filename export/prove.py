@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from export.parity import Report, judge
+from export.probabilities import on_test
 from export.reference import Reference, reference
 from export.report import page
 from lfdeploy.artifact import Artifact, read, run_of
@@ -90,7 +91,8 @@ def main() -> None:
     order = json.load(sys.stdin)
 
     def done(artifact: Artifact, report: Report, ref: Reference) -> None:
-        document = report.document()
+        tested = on_test(artifact.manifest, report.logits, ref.images.labels)
+        document = report.document() | ({"probabilities": tested} if tested else {})
         shown = page(artifact.manifest, document, ref.images, ref.logits, report.logits)
         (artifact.path / "report.html").write_text(shown)
         write_json(artifact.path / REPORT, document)

@@ -13,7 +13,7 @@ from export.probes import probe_pictures
 from lfdeploy.artifact import input_of
 from lfdeploy.backends import BACKENDS, Session, Source
 from lfdeploy.backends.base import Floats, in_chunks
-from lfdeploy.data import Data, Split
+from lfdeploy.data import Data, Files, Split
 from lfdeploy.images import Pixels
 from lfdeploy.models.deploy import Classifier
 from lfdeploy.run import Run
@@ -39,6 +39,11 @@ class Reference:
         return self.run.classifier(self.target)
 
     @cached_property
+    def validation(self) -> tuple[Split, Floats]:
+        """The validation pictures for a temperature, and the module's logits for them."""
+        return validation(self.run, self.target, self.data)
+
+    @cached_property
     def halves(self) -> dict[str, Half]:
         """What is known by now of half precisions; `half` fills it."""
         return {}
@@ -61,11 +66,27 @@ class Reference:
 
 def reference(run: Run, target: str, split: Split, data: Data, tick: Tick = lambda count: None) -> Reference:
     """Run the module over the split and the probes. ``data``: all splits, of which int8 examines the training pictures."""
-    size = int(run.spec["image_size"])
-    manifest = {"target": target, "input": input_of(size), "batch": {"max": 256}}
-    session = BACKENDS["pytorch"].open(Source(run.weights, manifest, run), "auto")
+    size, session = int(run.spec["image_size"]), module(run, target)
     probes = probe_pictures(size, np.ascontiguousarray(split.images[:8]))
     return Reference(run, target, split, logits_of(session, split, 256, tick), probes, in_chunks(session, probes, 256)[0], data)
+
+
+def module(run: Run, target: str) -> Session:
+    """A run's fp32 module, opened."""
+    manifest = {"target": target, "input": input_of(int(run.spec["image_size"])), "batch": {"max": 256}}
+    return BACKENDS["pytorch"].open(Source(run.weights, manifest, run), "auto")
+
+
+def validation(run: Run, target: str, data: Data) -> tuple[Split, Floats]:
+    """The validation pictures that neither train nor test holds too, pixel for pixel, and the module's logits for them."""
+    known = set(data.test.digests.tolist()) | set(data.train.digests.tolist())
+    free = np.array([i for i, digest in enumerate(data.val.digests.tolist()) if digest not in known], np.int64)
+    images = data.val.images
+    chosen = Files([images.paths[i] for i in free], images.size) if isinstance(images, Files) else images[free]
+    split = Split(chosen, data.val.labels[free], data.val.digest, data.val.digests[free])
+    if not len(free):
+        return split, np.zeros((0, len(data.classes)), np.float32)
+    return split, logits_of(module(run, target), split, 256, lambda count: None)
 
 
 def logits_of(session: Session, split: Split, batch: int, tick: Tick) -> Floats:

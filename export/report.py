@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.reliability import diagram
 from export.statistics import Floats, log_softmax
+from lfdeploy.confidence import temperature
 from lfdeploy.data import Split
 from lfdeploy.images import Pixels
 
@@ -49,7 +51,8 @@ def page(manifest: dict[str, Any], report: dict[str, Any], split: Split, referen
     ]
     if logits is not None and np.isfinite(logits).all():
         parts += [_histogram(reference, logits, report), _classes(manifest["labels"], reference, logits, split.labels)]
-        parts += [_worst(manifest["labels"], split, reference, logits)]
+        parts += [diagram(manifest, logits, split.labels)]
+        parts += [_worst(manifest["labels"], split, reference, logits, temperature(manifest) or 1.0)]
     parts += [_checks(report)]
     return "\n".join(parts) + "\n"
 
@@ -124,13 +127,13 @@ def _classes(names: list[str], reference: Floats, logits: Floats, labels: NDArra
     )
 
 
-def _worst(names: list[str], split: Split, reference: Floats, logits: Floats) -> str:
+def _worst(names: list[str], split: Split, reference: Floats, logits: Floats, t: float) -> str:
     """Pictures whose label changed, those of the largest margin first; then those with the largest difference."""
     top_r, top_s = reference.argmax(1), logits.argmax(1)
     two = np.partition(reference, -2, axis=1)[:, -2:]
     flipped = top_r != top_s
     order = np.lexsort((-np.abs(logits - reference).max(1), -(two[:, 1] - two[:, 0]) * flipped, ~flipped))[:SHOWN]
-    p_r, p_s = np.exp(log_softmax(reference[order])), np.exp(log_softmax(logits[order]))
+    p_r, p_s = (np.exp(log_softmax(side[order] / t)) for side in (reference, logits))
     pictures = split.images[order]
     figures = []
     for row, i in enumerate(order):

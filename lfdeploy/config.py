@@ -96,6 +96,8 @@ class ExportConfig:
     batch: str = setting("1:8:64", "batch sizes it must serve", metavar="MIN:OPT:MAX")
     engine: str = setting("auto", "which TensorRT", choices=("auto", "tensorrt", "tensorrt-rtx"))
     out: str | None = setting(None, "directory for the artifact (default: RUN/artifacts)", metavar="DIR")
+    calibrate: bool = setting(False, "divide logits by a temperature in the graph, and find when to say 'not sure'")
+    accuracy_when_sure: float | None = setting(None, "--calibrate: wanted of sure answers, in % (default: 99)", metavar="P")
     force: bool = setting(False, "publish int8 also where it is no faster than fp32")
     triton: str | None = setting(None, "also write a Triton model repository", metavar="DIR")
     require_verified: bool = setting(False, "exit 4 when the file cannot be run here")
@@ -107,6 +109,10 @@ class ExportConfig:
             raise UsageError(f"{what} to export: add one of --peer N, --fused, --ensemble, --all.")
         if self.peer is not None and self.peer < 0:
             raise UsageError(f"--peer is {self.peer}; peers are counted from 0.")
+        if self.accuracy_when_sure is not None and not self.calibrate:
+            raise UsageError("--accuracy-when-sure has no meaning without --calibrate; add it.")
+        if self.accuracy_when_sure is not None and not 0 < self.accuracy_when_sure < 100:
+            raise UsageError(f"--accuracy-when-sure is {self.accuracy_when_sure:g}; it must be above 0 and below 100, in %.")
         for precision in self.precisions:
             choose("precision", precision, list(PRECISIONS))
         self.profile  # noqa: B018  (checks the syntax)

@@ -200,7 +200,7 @@ def predict(
             meter.at(len(answers))
     if as_json:
         rows = [{"picture": a.source, "label": a.label or None, "top": [{"label": n, "probability": p} for n, p in a.top],
-                 "notes": list(a.notes), "error": a.error or None} for a in answers]  # fmt: skip
+                 "abstain": a.abstain, "notes": list(a.notes), "error": a.error or None} for a in answers]  # fmt: skip
         document = {"artifact": predictor.artifact.name, "sha256": predictor.artifact.manifest["sha256"],
                     "backend": predictor.session.backend, "device": predictor.session.device, "predictions": rows}  # fmt: skip
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
@@ -211,7 +211,8 @@ def predict(
         width = max(len(a.source) for a in answers)
         for a in answers:
             text = "  ".join(f"{name} {100 * p:.1f}%" for name, p in a.top) or f"no answer: {a.error}"
-            click.echo(f"{a.source:<{width}}  {text}" + (f"  ({'; '.join(a.notes)})" if a.notes else ""))
+            notes = "; ".join((*(["not sure"] if a.abstain else []), *a.notes))
+            click.echo(f"{a.source:<{width}}  {text}" + (f"  ({notes})" if notes else ""))
     bad = [a for a in answers if a.error]
     if bad and len(bad) == len(answers):
         raise LfdeployError(bad[0].error if len(bad) == 1 else f"none of the {len(bad)} files is a readable picture.")
@@ -224,10 +225,11 @@ def _write_csv(path: Path, answers: Iterable[Any], top: int) -> None:
 
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["picture", "error", *[f"{word}{i + 1}" for i in range(top) for word in ("label", "probability")]])
+    writer.writerow(["picture", "error", *[f"{word}{i + 1}" for i in range(top) for word in ("label", "probability")], "abstain"])
     for a in answers:
         cells = [cell for name, p in a.top for cell in (_inert(name), f"{p:.7g}")]
-        writer.writerow([_inert(a.source), _inert(a.error), *cells])
+        cells += [""] * (2 * top - len(cells))
+        writer.writerow([_inert(a.source), _inert(a.error), *cells, "" if a.abstain is None else str(a.abstain).lower()])
     write_bytes(path, text.getvalue().encode())
 
 

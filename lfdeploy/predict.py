@@ -13,19 +13,24 @@ from PIL import Image
 
 from lfdeploy.artifact import Artifact, resolve, run_of
 from lfdeploy.backends import BACKENDS, Session, Source, executes
+from lfdeploy.confidence import abstains
 from lfdeploy.errors import PictureError, choose
 from lfdeploy.images import Pixels, decode, fit, fit_all
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's answer: classes by falling probability, remarks about the picture, or why there is none."""
+    """One picture's answer: classes by falling probability, remarks about the picture, or why there is none.
+
+    ``abstain``: the artifact is not sure of it; None where its manifest has no threshold.
+    """
 
     source: str
     top: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
     error: str = ""
     decode_ms: float = 0.0
+    abstain: bool | None = None
 
     @property
     def label(self) -> str:
@@ -105,5 +110,6 @@ class Predictor:
             row = next(rows)
             order = np.argsort(-row, kind="stable")[:top]
             best = tuple((self.labels[i], float(row[i])) for i in order)
-            answers.append(Prediction(name, best, notes, decode_ms=spent))
+            unsure = abstains(self.artifact.manifest, float(row.max()))
+            answers.append(Prediction(name, best, notes, decode_ms=spent, abstain=unsure))
         return answers

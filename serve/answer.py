@@ -17,7 +17,10 @@ MAX_MEGABYTES = 10
 
 @dataclass(frozen=True)
 class Answer:
-    """Classes by falling probability and the times they took; or ``error``, one sentence, and nothing else."""
+    """Classes by falling probability and the times they took; or ``error``, one sentence, and nothing else.
+
+    ``abstain``: the artifact is not sure; None where it has no threshold.
+    """
 
     entry: Entry | None = None
     top: tuple[tuple[str, float], ...] = ()
@@ -25,6 +28,7 @@ class Answer:
     decode_ms: float = 0.0
     model_ms: float = 0.0
     error: str = ""
+    abstain: bool | None = None
 
     def document(self) -> dict[str, Any]:
         """The answer for a program: every class, in full precision."""
@@ -37,6 +41,7 @@ class Answer:
             "label": self.top[0][0],
             "probability": self.top[0][1],
             "top": [{"label": label, "probability": probability} for label, probability in self.top],
+            "abstain": self.abstain,
             "notes": list(self.notes),
             "decode_ms": self.decode_ms,
             "model_ms": self.model_ms,
@@ -52,7 +57,7 @@ def classify(entry: Entry, blob: bytes) -> Answer:
     spent = (time.perf_counter() - start) * 1e3
     if found.error:
         return Answer(entry, error=found.error[:1].upper() + found.error[1:])
-    return Answer(entry, found.top, found.notes, found.decode_ms, max(0.0, spent - found.decode_ms))
+    return Answer(entry, found.top, found.notes, found.decode_ms, max(0.0, spent - found.decode_ms), abstain=found.abstain)
 
 
 def cannot(entry: Entry) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import PurePath
 
+from lfdeploy.confidence import KEY
 from serve.answer import Answer
 from serve.entries import Entry
 
@@ -35,8 +36,20 @@ def answered(found: Answer | None) -> str:
     times = f"Answered in {total:.1f} ms: decode {found.decode_ms:.1f} ms, model {found.model_ms:.1f} ms"
     return _status(
         "answer",
-        f"<h2>{escape(label)}</h2><p class='lf-sure'>{escape(percent(probability))} sure</p>{notes}"
-        f"<ol class='lf-bars'>{rows}</ol>{more}<p class='lf-time'>{times}</p>{by(found.entry)}",
+        f"{_head(label, probability, found)}{notes}<ol class='lf-bars'>{rows}</ol>{more}<p class='lf-time'>{times}</p>{by(found.entry)}",
+    )
+
+
+def _head(label: str, probability: float, found: Answer) -> str:
+    """The label; or that the artifact is not sure of it, and what that means."""
+    if not found.abstain or found.entry is None:
+        return f"<h2>{escape(label)}</h2><p class='lf-sure'>{escape(percent(probability))} sure</p>"
+    told = found.entry.artifact.manifest[KEY]
+    seen = (found.entry.artifact.manifest["parity"].get("probabilities") or told) | {"threshold": told["threshold"]}
+    return (
+        f"<h2>Not sure</h2><p class='lf-sure'>Closest: <b>{escape(label)}</b>, {escape(percent(probability))}</p>"
+        f"<p class='lf-note'>Of the {escape(seen['split'])} pictures answered with {escape(percent(seen['threshold']))} or more, "
+        f"{seen['right']:,} of {seen['answered']:,} were right. This answer has less.</p>"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lfdeploy.backends.base import Backend, Floats, Session, Source, checked
+from lfdeploy.confidence import temperature
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
@@ -21,6 +22,7 @@ class TorchSession:
         self.manifest, self.device = source.manifest, pick(device)
         torch.backends.cudnn.allow_tf32 = False  # the reference is fp32
         module = source.run.classifier(str(source.manifest["target"])).to(self.device)
+        module.temperature = temperature(source.manifest)
         self.module = module.to(memory_format=torch.channels_last)
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:

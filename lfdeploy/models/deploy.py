@@ -16,7 +16,8 @@ class Classifier(nn.Module):
     """uint8 pixels (B, H, W, 3) to fp32 logits (B, K) and probabilities (B, K).
 
     Scaling and normalisation are inside and always fp32: ``x * scale + shift`` with scale = 1 / (255 std) and
-    shift = -mean / std per channel. ``dtype`` is that of the network in between.
+    shift = -mean / std per channel. ``dtype`` is that of the network in between. Probabilities are softmax(logits / T) where
+    ``temperature`` is a T, softmax(logits) where it is None; the logits are the network's own either way.
     """
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -28,12 +29,13 @@ class Classifier(nn.Module):
         self.register_buffer("scale", (1 / (255 * s)).float().view(1, 3, 1, 1))
         self.register_buffer("shift", (-m / s).float().view(1, 3, 1, 1))
         self.dtype = torch.float32
+        self.temperature: float | None = None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(logits, probabilities). The cast comes before the permutation: TensorRT accepts uint8 only into a cast."""
         x = images.float().permute(0, 3, 1, 2) * self.scale + self.shift
         logits = self.network(x.to(self.dtype)).float()
-        return logits, torch.softmax(logits, dim=1)
+        return logits, torch.softmax(logits if self.temperature is None else logits / self.temperature, dim=1)
 
 
 def targets(peers: int, fused: bool) -> list[str]:

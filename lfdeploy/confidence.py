@@ -1,0 +1,29 @@
+"""What a manifest says of its probabilities: the temperature that is in the graph, and from where on an answer is sure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+KEY = "probability_calibration"
+
+
+def temperature(manifest: Mapping[str, Any]) -> float | None:
+    """T of ``probabilities = softmax(logits / T)``; None where the probabilities are softmax(logits)."""
+    return _number(manifest, "temperature")
+
+
+def threshold(manifest: Mapping[str, Any]) -> float | None:
+    """The least top probability of an answer that is sure; None where none was found, or asked for."""
+    return _number(manifest, "threshold")
+
+
+def abstains(manifest: Mapping[str, Any], top: float) -> bool | None:
+    """Whether an answer of this top probability is not sure; None where nothing is known of that."""
+    least = threshold(manifest)
+    return None if least is None else not top >= least
+
+
+def _number(manifest: Mapping[str, Any], key: str) -> float | None:
+    value = (manifest.get(KEY) or {}).get(key)
+    return None if value is None else float(value)
