@@ -87,8 +87,8 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
 
 def _key(config: ExportConfig, run: Run, job: tuple[str, str], backend: str, data: str | None) -> str:
     """What a finished stage depends on; one with the same key need not be made again."""
-    parts = [*job, config.format, backend, config.profile, data, sha256(run.weights), run.spec, lfdeploy.__version__, versions()]
-    parts += [config.calibrate, config.accuracy_when_sure]
+    parts: list[Any] = [config.calibrate, config.accuracy_when_sure]
+    parts += [*job, config.format, backend, config.profile, data, sha256(run.weights), run.spec, lfdeploy.__version__, versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -48,7 +48,7 @@ def _head(label: str, probability: float, found: Answer) -> str:
     seen = (found.entry.artifact.manifest["parity"].get("probabilities") or told) | {"threshold": told["threshold"]}
     return (
         f"<h2>Not sure</h2><p class='lf-sure'>Closest: <b>{escape(label)}</b>, {escape(percent(probability))}</p>"
-        f"<p class='lf-note'>Of the {escape(seen['split'])} pictures answered with {escape(percent(seen['threshold']))} or more, "
+        f"<p class='lf-note'>Of the {'test' if seen['split'] == 'test' else 'validation'} pictures answered with {escape(percent(seen['threshold']))} or more, "
         f"{seen['right']:,} of {seen['answered']:,} were right. This answer has less.</p>"
     )
 

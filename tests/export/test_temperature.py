@@ -471,6 +471,7 @@ def test_the_module_in_its_place_has_the_temperature_too(calibrated: Path, tiny_
     assert module.run(pictures.test.images[:30])[1] == pytest.approx(outputs(calibrated, pictures.test.images[:30])[1], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_export_says_what_came_of_it(tiny_run: Run, calibrated: Path, tmp_path: Path, lf: Callable[..., Result]) -> None:
     result = lf("export", tiny_run.path, "--peer", "0", "--calibrate", "--accuracy-when-sure", "99.5", "--out", tmp_path / "strict")
     told = read(tmp_path / "strict").manifest[KEY]

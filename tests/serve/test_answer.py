@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lfdeploy.artifact import Artifact
 from lfdeploy.predict import Predictor
 from serve.answer import Answer, answer, classify
-from serve.entries import Entry
+from serve.entries import Entry, open_all
 from serve.render import answered
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -112,3 +114,12 @@ def test_document_holds_every_class_in_full_precision(entries: dict[str, Entry])
     assert len(document["top"]) == 10 and document["label"] == found.top[0][0]
     assert sum(row["probability"] for row in document["top"]) == pytest.approx(1, abs=1e-5)
     assert document["sha256"] == entries[FUSED].artifact.manifest["sha256"] and document["parity"] == "pass"
+
+
+def test_an_artifact_with_a_threshold_says_when_it_is_not_sure(changed: Callable[..., Artifact], entries: dict[str, Entry]) -> None:
+    best = classify(entries["peer0-onnx-fp32"], JPEG).top[0][1]
+    for least, unsure in ((best + 1e-4, True), (best, False), (best - 1e-4, False)):
+        artifact = changed(f"from-{least}", probability_calibration={"temperature": None, "threshold": least})
+        found = classify(open_all([artifact], "cpu")[0], JPEG)
+        assert found.abstain is unsure and found.document()["abstain"] is unsure and found.top[0][1] == best
+    assert classify(entries[FUSED], JPEG).document()["abstain"] is None

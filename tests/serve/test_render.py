@@ -38,6 +38,24 @@ def test_an_answer_has_headline_bars_times_and_verdict(entries: dict[str, Entry]
     assert "bee" not in page
 
 
+def test_an_answer_below_the_threshold_is_not_sure(entries: dict[str, Entry]) -> None:
+    top = (("cat", 0.7312), ("dog", 0.2688))
+    told = {"temperature": 1.2, "threshold": 0.93, "target_accuracy": 99.0, "split": "val", "right": 398, "answered": 400}
+    held = entry(entries, probability_calibration=told)
+    page = answered(Answer(held, top, ("first of 3 frames used",), abstain=True))
+    for part in ("<h2>Not sure</h2>", "Closest: <b>cat</b>, 73.1 %", "First of 3 frames used.", "width:73.12%", "width:26.88%"):
+        assert part in page
+    assert "Of the validation pictures answered with 93.0 % or more, 398 of 400 were right. This answer has less." in page
+    measured = {"split": "test", "right": 1970, "answered": 2000}
+    held = entry(entries, probability_calibration=told, parity={"verdict": "pass", "probabilities": measured})
+    assert "Of the test pictures answered with 93.0 % or more, 1,970 of 2,000 were right." in answered(Answer(held, top, abstain=True))
+    for sure in (False, None):
+        page = answered(Answer(held, top, abstain=sure))
+        assert "<h2>cat</h2>" in page and "73.1 % sure" in page and "Not sure" not in page
+    evil = answered(Answer(held, ((EVIL, 0.9), (EVIL, 0.1)), abstain=True))
+    assert "<img" not in evil and "&lt;img" in evil
+
+
 def test_names_are_escaped_everywhere(entries: dict[str, Entry]) -> None:
     run = {"name": EVIL, "method": EVIL, "archs": [EVIL], "data": EVIL}
     held = replace(entry(entries, run=run, parity={"verdict": "unverified", "reason": EVIL}, sha256=EVIL), key=EVIL)
