@@ -12,7 +12,7 @@ from export.statistics import Floats
 from export.temperature import BINS, Bins, reliability
 from lfdeploy.confidence import KEY, temperature, threshold
 
-SIDE, LEFT, TOP = 260, 48, 12  # of the plot, in the picture's units
+SIDE, LEFT, TOP = 260, 64, 12  # of the plot, in the picture's units
 STYLE = """
 .reliability { max-width: 40rem; min-width: 30rem } .reliability circle { fill: var(--bar) }
 .reliability .whisker { stroke: var(--bar); stroke-width: 1.5 }
@@ -38,9 +38,9 @@ def diagram(manifest: dict[str, Any], logits: Floats, labels: NDArray[np.int64])
 
 def _plot(before: Bins, after: Bins, t: float, least: float | None) -> str:
     low = min(float(np.concatenate([b.confidence, b.accuracy]).min()) for b in (before, after))
-    low = min(max(math.floor(10 * low) / 10, 0.0), 0.9)
+    step = 0.02 if low > 0.9 else 0.1 if low > 0.5 else 0.2
+    low = 1 - max(math.ceil((1 - low) / step), 2) * step
     parts = []
-    step = 0.02 if low > 0.85 else 0.1 if low > 0.45 else 0.2
     for value in np.arange(1, low - 1e-9, -step):
         x, y, word = _x(value, low), _y(value, low), f"{100 * value:.3g} %"
         parts += [
@@ -75,7 +75,8 @@ def _legend(before: Bins, after: Bins, t: float, least: float | None) -> list[st
     if least is not None:
         rows.append((f"<line x1='{x}' x2='{x}' y1='{{y0}}' y2='{{y1}}'/>", f"sure from {100 * least:.2f} % on", "left of it: not sure"))
     made = [f"<text x='{LEFT + SIDE / 2}' y='{TOP + SIDE + 38}' text-anchor='middle'>probability of the answers</text>"]
-    made.append(f"<text x='{LEFT + 8}' y='{TOP + 18}'>right answers</text>")
+    middle = TOP + SIDE / 2
+    made.append(f"<text x='12' y='{middle}' text-anchor='middle' transform='rotate(-90 12 {middle})'>answers that are right</text>")
     y = TOP + 24
     for mark, name, more in rows:
         made += [mark.format(y=y, y0=y - 9, y1=y + 9), f"<text class=name x='{x + 18}' y='{y + 4}'>{name}</text>"]
@@ -111,13 +112,15 @@ def card_section(manifest: dict[str, Any]) -> list[str]:
         return [*lines, f"Not calibrated: {told['reason']}. `probabilities` are softmax(`logits`).", ""]
     tested = manifest["parity"].get("probabilities")
     text = (
-        f"`probabilities` = softmax(`logits` / {told['temperature']:g}), computed in the file; `logits` are the network's own. The "
-        f"temperature was found on {told['images']:,} validation pictures, so that answers given with 90 % are right 90 % of the time."
+        f"`probabilities` = softmax(`logits` / {told['temperature']:g}), computed in the file; `logits` are the network's own. This "
+        f"temperature makes the labels of {told['images']:,} validation pictures most likely: the aim is that answers given with 90 % are "
+        "right 90 % of the time."
     )
     if tested:
         text += (
             f" On the {tested['images']:,} test pictures, which had no part in it, the expected calibration error ({BINS} bins of equal "
-            f"mass) is {tested['ece_after']:.2f} %; without the temperature it would be {tested['ece_before']:.2f} %."
+            f"mass) is {tested['ece_before']:.2f} % without the temperature and {tested['ece_after']:.2f} % with it, the negative "
+            f"log-likelihood {tested['nll_before']:.4f} and {tested['nll_after']:.4f}."
         )
     lines += [text, ""]
     if told["threshold"] is None:

@@ -45,10 +45,11 @@ def _head(label: str, probability: float, found: Answer) -> str:
     if not found.abstain or found.entry is None:
         return f"<h2>{escape(label)}</h2><p class='lf-sure'>{escape(percent(probability))} sure</p>"
     told = found.entry.artifact.manifest[KEY]
-    seen = (found.entry.artifact.manifest["parity"].get("probabilities") or told) | {"threshold": told["threshold"]}
+    seen = found.entry.artifact.manifest["parity"].get("probabilities") or told
+    split = "test" if seen["split"] == "test" else "validation"
     return (
         f"<h2>Not sure</h2><p class='lf-sure'>Closest: <b>{escape(label)}</b>, {escape(percent(probability))}</p>"
-        f"<p class='lf-note'>Of the {'test' if seen['split'] == 'test' else 'validation'} pictures answered with {escape(percent(seen['threshold']))} or more, "
+        f"<p class='lf-note'>Of the {split} pictures answered with {escape(percent(told['threshold']))} or more, "
         f"{seen['right']:,} of {seen['answered']:,} were right. This answer has less.</p>"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,19 @@ def test_the_walk_on_own_pictures_runs_as_written(tiny_run: Run, tmp_path: Path)
         done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (line, done.stderr)
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 11
+
+
+@pytest.mark.slow
+def test_the_calibrated_export_runs_as_written(tiny_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run.path, tmp_path / "runs" / "latest", ignore=shutil.ignore_patterns("artifacts", "checkpoint"))
+    (tmp_path / "new_pictures").mkdir()
+    test = tiny_run.data().test
+    for index in range(40):
+        Image.fromarray(test.images[index]).save(tmp_path / "new_pictures" / f"{index}.png")
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    said = ""
+    for line in lines(next(block for block in BLOCKS if "--calibrate" in block)):
+        done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (line, done.stderr)
+        said += done.stdout + done.stderr
+    assert "validation pictures; calibration error on test" in said and "39.png" in said

@@ -207,7 +207,9 @@ def test_test_pictures_tell_what_it_is_worth(calibrated: Path, pictures: Data) -
     assert told["ece_before"] == pytest.approx(reliability(logits, pictures.test.labels, 1.0).error, abs=1e-3)
     card, page = ((calibrated / name).read_text() for name in ("README.md", "report.html"))
     assert (
-        f"{told['right']:,} of these" in card and f"is {told['ece_after']:.2f} %" in card and f">= {manifest[KEY]['threshold']!r}" in card
+        f"{told['right']:,} of these" in card
+        and f"and {told['ece_after']:.2f} % with it" in card
+        and f">= {manifest[KEY]['threshold']!r}" in card
     )
     assert page.count("<circle") == 2 * 15 + 2 and f"calibration error {told['ece_after']:.2f} %" in page
     assert on_test(manifest, None, pictures.test.labels) is None
