@@ -144,7 +144,7 @@ def judge(artifact: Artifact, run: Run, ref: Reference, device: str = "auto", ti
     for stage, make in stages.items():
         try:
             checks += make()
-        except (LfdeployError, ValueError, KeyError, RuntimeError) as error:
+        except (LfdeployError, ValueError, KeyError, TypeError, RuntimeError) as error:
             checks.append(Check(stage, "can be examined", str(error).splitlines()[0][:300], "no error", False))
         failed = [check for check in checks if not check.passed]
         if failed:

@@ -48,7 +48,7 @@ def calibrate(images: Split, logits: Floats, data: Data, accuracy: float) -> dic
         "left_out": len(data.val) - len(images), "target_accuracy": accuracy,
     }  # fmt: skip
     if len(data.val) == 0:
-        return told | {"reason": "the run holds no validation pictures (--val-fraction 0)"}
+        return told | {"reason": "the run holds no validation pictures (--val-fraction 0); train with some"}
     if len(images) < FEWEST:
         shared = f" ({told['left_out']} others are in train or test too)" if told["left_out"] else ""
         return told | {"reason": f"{len(images)} validation pictures{shared} are too few; it takes {FEWEST}"}
@@ -118,8 +118,10 @@ def temperature_checks(manifest: dict[str, Any], ref: Reference, same_data: bool
     if t is None or wanted is None:
         yield equal("temperature", "T, found again", t, wanted)
         return
-    yield at_most("temperature", f"T = {t:g} against {wanted:g}, found again: relative difference", abs(t / wanted - 1), CLOSE)
-    yield from _threshold_checks(told, again, probabilities(logits, t), split.labels)
+    close = at_most("temperature", f"T = {t:g} against {wanted:g}, found again: relative difference", abs(t / wanted - 1), CLOSE)
+    yield close
+    if close.passed:
+        yield from _threshold_checks(told, again, probabilities(logits, t), split.labels)
 
 
 def _threshold_checks(told: dict[str, Any], again: dict[str, Any], p: Floats, labels: NDArray[np.int64]) -> Iterator[Check]:

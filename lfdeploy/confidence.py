@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lfdeploy.errors import ParityError
+
 KEY = "probability_calibration"
 
 
@@ -25,5 +27,8 @@ def abstains(manifest: Mapping[str, Any], top: float) -> bool | None:
 
 
 def _number(manifest: Mapping[str, Any], key: str) -> float | None:
-    value = (manifest.get(KEY) or {}).get(key)
+    block = manifest.get(KEY)
+    value = block.get(key) if isinstance(block, dict) else block
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise ParityError(f"stage file: manifest.json gives no number as {KEY}.{key}. Export it again.")
     return None if value is None else float(value)

@@ -296,6 +296,10 @@ def in_the_manifest(path: Path, run: Run, data: Data, told: Block) -> None:
     seal(path, manifest, (path / "model.onnx").read_bytes())
 
 
+def retold(path: Path, block: Any) -> None:
+    seal(path, read(path).manifest | {KEY: block}, (path / "model.onnx").read_bytes())
+
+
 def of_split(name: str, *claims: str) -> Mutation:
     """T and threshold of another split, in file and manifest; of its digest, size and name what is in ``claims`` is told."""
 
@@ -353,6 +357,10 @@ FAULTS: dict[str, tuple[str, Mutation]] = {
     "temperature: none": ("temperature", in_both(temperature=None, threshold=None)),
     "temperature: 1": ("temperature", in_both(temperature=1.0)),
     "temperature: NaN": ("temperature", lambda path, run, data, told: tell(path, run, told | {"temperature": float("nan")}, 1.0)),
+    "temperature: 0": ("temperature", lambda path, run, data, told: tell(path, run, told | {"temperature": 0.0}, 1.0)),
+    "temperature: no number": ("file", lambda path, run, data, told: retold(path, told | {"temperature": "hot"})),
+    "temperature: no object": ("file", lambda path, run, data, told: retold(path, ["hot"])),
+    "threshold: counts are no numbers": ("temperature", in_both(answered=None)),
     "threshold: lowered": ("temperature", in_both(threshold=0.2)),
     "threshold: raised": ("temperature", in_both(threshold=0.9999)),
     "threshold: forgotten": ("temperature", in_both(threshold=None)),
