@@ -27,7 +27,7 @@ def executes(manifest: dict[str, object]) -> str:
     raise LfdeployError(f"No backend executes the format '{manifest['format']}'.")
 
 
-def builder(format: str, engine: str, precision: str) -> str:
+def builder(format: str, engine: str, precision: str, portable: bool = False) -> str:
     """The backend that builds a format; for trt, ``auto`` means tensorrt where it can build, else tensorrt-rtx."""
     if format != "trt":
         if engine != "auto":
@@ -36,6 +36,9 @@ def builder(format: str, engine: str, precision: str) -> str:
     else:
         name = engine if engine != "auto" else "tensorrt" if not BACKENDS["tensorrt"].missing() else "tensorrt-rtx"
     row = BACKENDS[name]
+    if portable and name != "tensorrt":
+        why = "its engines run on every GPU from Ampere on as they are" if format == "trt" else "it is for --format trt"
+        raise UsageError(f"--portable has no meaning for {name}: {why}. Drop --portable.")
     if row.missing():
         raise LfdeployError(row.missing())
     if precision not in row.precisions:
