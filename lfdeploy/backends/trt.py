@@ -59,28 +59,26 @@ INVALID = {
 }
 
 
-def invalid(trt: Any, blob: bytes) -> str:
-    """Why the package will not run these bytes here, from their header alone; empty where it would, or cannot say.
+def invalid(trt: Any, blob: bytes) -> tuple[str, ...]:
+    """Why the package will not run these bytes here (keys of `INVALID`), from their header alone; empty where it would, or cannot say.
 
     Only TensorRT-RTX offers this. Without a GPU it still tells what is no engine at all, and nothing else.
     """
     runtime = trt.Runtime(log_to(trt, []))
     if not hasattr(runtime, "get_engine_validity"):
-        return ""
+        return ()
     verdict, bits = runtime.get_engine_validity(blob)
     if verdict != trt.EngineValidity.INVALID:
-        return ""
-    return "; ".join(
-        INVALID[name] for name, bit in trt.EngineInvalidityDiagnostics.__members__.items() if int(bit) & bits and name in INVALID
-    )
+        return ()
+    return tuple(name for name, bit in trt.EngineInvalidityDiagnostics.__members__.items() if int(bit) & bits)
 
 
-def header_fault(package: str, file: Path) -> str:
-    """`invalid` for a file, of which its first bytes are read; empty where the package is not installed."""
+def header_faults(package: str, file: Path) -> tuple[str, ...]:
+    """`invalid` for a file, of which the first bytes are read; empty where the package is not installed."""
     try:
         trt = load(package)
     except LfdeployError:
-        return ""
+        return ()
     with file.open("rb") as stream:
         return invalid(trt, stream.read(4096))
 

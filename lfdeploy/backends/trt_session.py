@@ -26,13 +26,14 @@ class TrtSession:
         self.messages: list[str] = []
         self.trt = load(package)
         blob = source.file.read_bytes()
-        why = invalid(self.trt, blob)
+        faults = invalid(self.trt, blob)
         self.runtime = self.trt.Runtime(log_to(self.trt, self.messages))
         told = source.manifest["engine"]
         self.runtime.engine_host_code_allowed = bool(told.get("portable"))  # our own file: its hash was checked
-        self.engine = None if why else self.runtime.deserialize_cuda_engine(blob)
+        self.engine = None if faults else self.runtime.deserialize_cuda_engine(blob)
         if self.engine is None:
-            raise LfdeployError(_refusal(package, str(self.trt.__version__), told, why or (self.messages or ["no reason given"])[-1]))
+            why = [INVALID.get(fault, fault) for fault in faults] or [*self.messages, "no reason given"][:1]
+            raise LfdeployError(_refusal(package, str(self.trt.__version__), told, faults, "; ".join(why)))
         self.most, self.lock = int(source.manifest["batch"]["max"]), Lock()
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.ready: dict[int, _Bucket] = {}
@@ -111,10 +112,10 @@ def _context(trt: Any, engine: Any) -> Any:
     return engine.create_execution_context(settings)
 
 
-def _refusal(package: str, version: str, built: dict[str, Any], why: str) -> str:
+def _refusal(package: str, version: str, built: dict[str, Any], faults: tuple[str, ...], why: str) -> str:
     gpu = gpus()[0]
-    engine = "tensorrt" if why == INVALID["UNSUPPORTED_CC"] else package
-    again = "Export it again" if why == INVALID["MALFORMED_ENGINE"] else f"Rebuild it here with 'lfdeploy export' and --engine {engine}"
+    engine = "tensorrt" if "UNSUPPORTED_CC" in faults else package
+    again = "Export it again" if "MALFORMED_ENGINE" in faults else f"Rebuild it here with 'lfdeploy export' and --engine {engine}"
     return (
         f"{package} {version} refuses the engine on {gpu.name} (compute capability {gpu.capability}); it was built by {built['version']} "
         f"for {', '.join(built['compute_capabilities'])}: {why}. {again}."
