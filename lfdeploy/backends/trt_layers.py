@@ -59,14 +59,14 @@ def of_inspector(document: str) -> Layers:
     except (ValueError, KeyError, TypeError):
         raise LfdeployError("the engine inspector's answer is not the JSON that TensorRT documents") from None
     found: Layers = {}
-    for layer in layers:
-        if not isinstance(layer, dict):
+    for entry in layers:
+        if not isinstance(entry, dict):
             continue
-        kinds = [str(layer.get(key, "")) for key in ("LayerType", "ParameterType")]
+        kinds = [str(entry.get(key, "")) for key in ("LayerType", "ParameterType")]
         kind = next(
             (k for pattern, k in ((_CONVOLUTION, "convolution"), (_PRODUCT, "matrix_multiply")) if any(map(pattern.search, kinds))), ""
         )
-        precision = next(_told(layer.get("Inputs", [])), "")
+        precision = next(_told(entry.get("Inputs", [])), "")
         if kind and precision:
             _count(found, kind, precision)
     return found
@@ -115,8 +115,8 @@ def _quantized(tensor: Any, made: Mapping[str, Any]) -> bool:
 
 def _told(tensors: list[Any]) -> Iterator[str]:
     """Precisions of an inspector's tensors; ``N/A due to dynamic shapes`` is none."""
-    for tensor in tensors:
-        told = " ".join(str(tensor.get(key, "")) for key in ("Format/Datatype", "Datatype", "DataType")) if isinstance(tensor, dict) else ""
+    for entry in tensors:
+        told = " ".join(str(entry.get(key, "")) for key in ("Format/Datatype", "Datatype", "DataType")) if isinstance(entry, dict) else ""
         yield from (name for name, pattern in _PRECISIONS if pattern.search(told))
 
 

@@ -62,8 +62,8 @@ class _Bucket:
         sizes = [tuple(self.context.get_tensor_shape(name)) for name in OUTPUTS]
         self.answers = [torch.empty(size, dtype=torch.float32, device="cuda") for size in sizes]
         self.answers_host = [torch.empty(size, dtype=torch.float32, pin_memory=True) for size in sizes]
-        for name, tensor in zip(("images", *OUTPUTS), (self.pixels, *self.answers), strict=True):
-            self.context.set_tensor_address(name, tensor.data_ptr())
+        for name, memory in zip(("images", *OUTPUTS), (self.pixels, *self.answers), strict=True):
+            self.context.set_tensor_address(name, memory.data_ptr())
         self.pixels.zero_()
         self.execute()  # the first call allocates, which a graph cannot hold
         session.stream.synchronize()
