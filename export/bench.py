@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lfdeploy.artifact import Artifact, input_of, resolve, run_of
-from lfdeploy.backends import BACKENDS, Session, Source, executes
+from lfdeploy.backends import BACKENDS, Session, Source, chosen
 from lfdeploy.console import Meter
 from lfdeploy.devices import gpus
 from lfdeploy.errors import LfdeployError, UsageError
@@ -29,14 +29,16 @@ class _Subject:
     top1: float | None
 
 
-def bench_artifacts(names: Sequence[str], batches: Sequence[int], rounds: int, device: str = "auto", runs: str = "runs") -> dict[str, Any]:
+def bench_artifacts(
+    names: Sequence[str], batches: Sequence[int], rounds: int, device: str = "auto", runs: str = "runs", backend: str = "auto"
+) -> dict[str, Any]:
     """Rows of p50, p95 (ms), images/s, size and top-1 for every artifact and batch size that runs here.
 
     For every target the run's own module is timed too, as backend ``pytorch``. What cannot run is in ``notes``.
     """
     if not batches or min(batches) < 1:
         raise UsageError(f"--batch {','.join(map(str, batches))}: sizes must be 1 or more.")
-    subjects, notes = _open(names, device, runs)
+    subjects, notes = _open(names, device, runs, backend)
     if not subjects:
         raise LfdeployError(notes[0] if notes else "there is nothing to measure")
     jobs = [(s, b) for s in subjects for b in batches if b <= s.most]
@@ -68,7 +70,7 @@ def bench_artifacts(names: Sequence[str], batches: Sequence[int], rounds: int, d
     return {"machine": machine, "rounds": rounds, "load": load, "rows": rows, "notes": notes}
 
 
-def _open(names: Sequence[str], device: str, runs: str) -> tuple[list[_Subject], list[str]]:
+def _open(names: Sequence[str], device: str, runs: str, asked: str) -> tuple[list[_Subject], list[str]]:
     found, notes, modules = [], [], set()
     for name in names:
         artifact = resolve(name, runs)
@@ -81,7 +83,7 @@ def _open(names: Sequence[str], device: str, runs: str) -> tuple[list[_Subject],
             row = _module(artifact, target, size, most, device, runs)
             found += [row] if isinstance(row, _Subject) else []
             notes += [row] if isinstance(row, str) else []
-        backend = executes(manifest)
+        backend = chosen(manifest, asked)
         hindrance = BACKENDS[backend].cannot_run()
         if hindrance:
             notes.append(f"{artifact.name} ({manifest['bytes'] / 1e6:.2f} MB) is not in the table: {hindrance}.")

@@ -36,7 +36,7 @@ from export.probes import batch_sizes
 from export.reference import Reference, Tick, logits_of
 from export.statistics import Comparison, compare, log_softmax, permutation
 from lfdeploy.artifact import Artifact
-from lfdeploy.backends import BACKENDS, Session, Source, executes
+from lfdeploy.backends import BACKENDS, Session, Source, chosen
 from lfdeploy.backends.base import Floats, in_chunks
 from lfdeploy.confidence import KEY, temperature
 from lfdeploy.devices import pick
@@ -94,11 +94,13 @@ class Report:
 Stage = Callable[[], Iterator[Check]]
 
 
-def judge(artifact: Artifact, run: Run, ref: Reference, device: str = "auto", tick: Tick = lambda count: None) -> Report:
+def judge(
+    artifact: Artifact, run: Run, ref: Reference, device: str = "auto", tick: Tick = lambda count: None, asked: str = "auto"
+) -> Report:
     """Every stage for one artifact on this machine; an engine that cannot run here is judged by its source ONNX."""
     manifest = artifact.manifest
     precision = str(manifest["precision"])
-    backend = executes(manifest)
+    backend = chosen(manifest, asked)
     hindrance = BACKENDS[backend].cannot_run()
     source = artifact.path / "source.onnx"
     subject, name = artifact.file, backend

@@ -45,7 +45,7 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     wanted = known if config.all else ["fused" if config.fused else "ensemble" if config.ensemble else f"peer{config.peer}"]
     if wanted[0] not in known:
         raise LfdeployError(f"Run {run.name} has no {wanted[0]}; it has {', '.join(known)}.")
-    backends = {precision: builder(config.format, config.engine, precision) for precision in config.precisions}
+    backends = {precision: builder(config.format, config.engine, precision, config.portable) for precision in config.precisions}
     jobs = [(target, precision) for target in wanted for precision in config.precisions]
     folder = Path(config.out) if config.out and len(jobs) > 1 else run.artifacts
     finals = [folder / f"{target}-{config.format}-{precision}" for target, precision in jobs]
@@ -87,7 +87,7 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
 
 def _key(config: ExportConfig, run: Run, job: tuple[str, str], backend: str, data: str | None) -> str:
     """What a finished stage depends on; one with the same key need not be made again."""
-    parts: list[Any] = [config.calibrate, config.accuracy_when_sure]
+    parts: list[Any] = [config.calibrate, config.accuracy_when_sure, config.portable]
     parts += [*job, config.format, backend, config.profile, data, sha256(run.weights), run.spec, lfdeploy.__version__, versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -151,7 +151,8 @@ def _stage(
         (place / FLOAT).write_bytes(blob)
         blob, manifest["calibration"] = quantize(blob, SCHEMES[config.format], pictures)
     onnx.write_bytes(blob)
-    told = row.build(Material(onnx, profile, lambda: trace(classifier, size, profile), lone_facts(manifest)), place / row.file)
+    material = Material(onnx, profile, lambda: trace(classifier, size, profile), lone_facts(manifest), config.portable)
+    told = row.build(material, place / row.file)
     if told:
         manifest["engine"] = told | {"source_sha256": sha256(onnx)}
     else:

@@ -16,7 +16,7 @@ from export.probabilities import on_test
 from export.reference import Reference, reference
 from export.report import page
 from lfdeploy.artifact import Artifact, read, run_of
-from lfdeploy.backends import BACKENDS, executes
+from lfdeploy.backends import BACKENDS, chosen, executes
 from lfdeploy.console import Meter, decoding
 from lfdeploy.data import Split
 from lfdeploy.errors import LfdeployError, ParityError
@@ -33,10 +33,12 @@ def verify(
     data: str | None = None,
     images: int | None = None,
     device: str = "auto",
+    backend: str = "auto",
 ) -> Report:
     """Parity of one artifact again, on this machine. Raises `ParityError` when its bytes are not the manifest's."""
     artifact.check_file()
-    return prove(run_of(artifact, run, runs), [artifact], data, images, device)[0]
+    chosen(artifact.manifest, backend)
+    return prove(run_of(artifact, run, runs), [artifact], data, images, device, backend=backend)[0]
 
 
 def prove(
@@ -46,6 +48,7 @@ def prove(
     images: int | None = None,
     device: str = "auto",
     done: Callable[[Artifact, Report, Reference], None] = lambda artifact, report, reference: None,
+    backend: str = "auto",
 ) -> list[Report]:
     """Judge artifacts of one run, ``done`` with each; pictures are decoded once, reference logits computed once per target."""
     with decoding() as report:
@@ -70,7 +73,7 @@ def prove(
             for artifact in artifacts:
                 if artifact.manifest["target"] == target:
                     meter.at(max(seen, 1), f"Parity of {artifact.name.lstrip('.').rsplit('.')[0]}")
-                    reports[str(artifact.path)] = judge(artifact, run, ref, device, tick)
+                    reports[str(artifact.path)] = judge(artifact, run, ref, device, tick, backend)
                     done(artifact, reports[str(artifact.path)], ref)
     return [reports[str(artifact.path)] for artifact in artifacts]
 

@@ -21,6 +21,7 @@ DEVICE = click.option(
     "--device", default="auto", metavar="NAME", type=click.Choice(["auto", "cpu", "cuda"]), help="where to run [auto|cpu|cuda]"
 )
 DATA = click.option("--data", default=None, metavar="NAME|DIR|NPZ", help="other pictures than the run's")
+BACKEND = click.option("--backend", default="auto", metavar="NAME", help="what opens it [auto, or see: lfdeploy list backends]")
 FROM_RUN = click.option("--run", default=None, metavar="DIR", help="the run it came from, if it is not where it was")
 
 
@@ -103,14 +104,15 @@ def train(ctx: click.Context, /, name: str | None, runs: str, resume: str | None
 @click.argument("run", required=False)
 @DATA
 @click.option("--split", type=click.Choice(["val", "test"]), default="test", metavar="NAME", help="which pictures [val|test]")
+@BACKEND
 @DEVICE
 @RUNS
 @JSON
-def evaluate(run: str | None, data: str | None, split: str, device: str, runs: str, as_json: bool) -> None:
+def evaluate(run: str | None, data: str | None, split: str, backend: str, device: str, runs: str, as_json: bool) -> None:
     """Accuracy of a RUN's networks, or of an ARTIFACT through its own backend (default: the newest run)."""
     from training.scores import evaluate as score
 
-    document = score(run, runs=runs, data=data, split=split, device=device)
+    document = score(run, runs=runs, data=data, split=split, device=device, backend=backend)
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
@@ -152,18 +154,21 @@ def export(run: str | None, data: str | None, runs: str, as_json: bool, **values
 @click.argument("artifact")
 @DATA
 @click.option("--images", type=click.IntRange(min=1), default=None, metavar="N", help="only N test pictures (default: all)")
+@BACKEND
 @DEVICE
 @FROM_RUN
 @RUNS
 @JSON
-def verify(artifact: str, data: str | None, images: int | None, device: str, run: str | None, runs: str, as_json: bool) -> None:
+def verify(
+    artifact: str, data: str | None, images: int | None, backend: str, device: str, run: str | None, runs: str, as_json: bool
+) -> None:
     """Parity of an ARTIFACT again, on this machine, against its run's PyTorch module. Exit code 3: it failed."""
     from export.prove import require_verified
     from export.prove import verify as judge
     from lfdeploy.artifact import resolve
 
     found = resolve(artifact, runs)
-    report = judge(found, run=run, runs=runs, data=data, images=images, device=device)
+    report = judge(found, run=run, runs=runs, data=data, images=images, device=device, backend=backend)
     if as_json:
         click.echo(json.dumps(report.document(), indent=2, ensure_ascii=False))
     else:
@@ -228,10 +233,13 @@ def predict(
 @click.option("--rounds", type=click.IntRange(min=3), default=15, show_default=True, metavar="N", help="interleaved rounds")
 @click.option("--arch", default="resnet32", show_default=True, metavar="A", help="(train) architecture of both peers")
 @click.option("--method", default="lfmkd", show_default=True, metavar="NAME", help="(train) method")
+@BACKEND
 @DEVICE
 @RUNS
 @JSON
-def bench(artifacts: tuple[str, ...], batch: str, rounds: int, arch: str, method: str, device: str, runs: str, as_json: bool) -> None:
+def bench(
+    artifacts: tuple[str, ...], batch: str, rounds: int, arch: str, method: str, backend: str, device: str, runs: str, as_json: bool
+) -> None:
     """Latency, throughput, size and accuracy of ARTIFACTs in one table. `bench train`: training speed as ratios.
 
     Rounds are interleaved, so that a busy machine slows all rows alike: trust ratios before milliseconds.
@@ -249,7 +257,7 @@ def bench(artifacts: tuple[str, ...], batch: str, rounds: int, arch: str, method
             sizes = [int(part) for part in batch.split(",")]
         except ValueError:
             raise UsageError(f"--batch is '{batch}'; write sizes like 1,8,32.") from None
-        document, show = bench_artifacts(artifacts, sizes, rounds, device, runs), tables.measured
+        document, show = bench_artifacts(artifacts, sizes, rounds, device, runs, backend), tables.measured
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:

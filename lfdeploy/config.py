@@ -95,6 +95,7 @@ class ExportConfig:
     precision: str = setting("fp32", "fp32, fp16, bf16, int8, or several with commas", metavar="P[,P...]")
     batch: str = setting("1:8:64", "batch sizes it must serve", metavar="MIN:OPT:MAX")
     engine: str = setting("auto", "which TensorRT", choices=("auto", "tensorrt", "tensorrt-rtx"))
+    portable: bool = setting(False, "the engine must also run on other GPUs, from Ampere on, and under later TensorRTs")
     out: str | None = setting(None, "directory for the artifact (default: RUN/artifacts)", metavar="DIR")
     calibrate: bool = setting(False, "divide logits by a temperature in the graph, and find when to say 'not sure'")
     accuracy_when_sure: float | None = setting(None, "--calibrate: wanted of sure answers, in % (default: 99)", metavar="P")

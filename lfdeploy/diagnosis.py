@@ -1,6 +1,7 @@
 """What `lfdeploy doctor ARTIFACT` says: whether an artifact runs on a machine, and if not, what to type.
 
-Nothing is loaded: the manifest, the file's hash, the driver's list of GPUs and the installed versions suffice.
+The manifest, the file's hash, the driver's list of GPUs and the installed versions suffice; of an engine its package is
+asked too, where it is installed and can tell from the header.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from lfdeploy.artifact import Artifact
@@ -21,19 +23,25 @@ RUNTIMES = {
     "torch": (("torch",), "pip install torch", "both"),
     "openvino": (("openvino",), "pip install 'lfdeploy[openvino]'", "cpu"),
 }
+REFUSALS = {"UNSUPPORTED_CC": "wrong GPU", "VERSION_MISMATCH": "wrong version"}
+AMPERE = (8, 0)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``state``: runs here, package missing, no GPU, wrong GPU or wrong version. ``command``: what to type then."""
+    """``state``: runs here, package missing, no GPU, wrong GPU, wrong version, damaged or refused. ``command``: what to type then."""
 
     state: str
     reason: str
     command: str
 
 
-def diagnose(artifact: Artifact, gpus: Sequence[Gpu], installed: Mapping[str, str]) -> Diagnosis:
+def diagnose(
+    artifact: Artifact, gpus: Sequence[Gpu], installed: Mapping[str, str], faults: Mapping[str, str] = MappingProxyType({})
+) -> Diagnosis:
     """Judge an artifact for a machine with these GPUs and installed distributions (name to version).
+
+    ``faults`` is what the engine's package finds wrong with its header: names of its diagnostics with a sentence for each.
 
     The artifact's bytes are not looked at; `Artifact.check_file` does that. Raises `ParityError` (stage file) for an
     engine's manifest that does not say what built it.
@@ -50,21 +58,32 @@ def diagnose(artifact: Artifact, gpus: Sequence[Gpu], installed: Mapping[str, st
         package, built, able = str(engine["package"]), str(engine["version"]), [str(c) for c in engine["compute_capabilities"]]
     except (KeyError, TypeError):
         raise ParityError(f"stage file: {artifact.name}/manifest.json does not say what built its engine. Export it again.") from None
+    if "MALFORMED_ENGINE" in faults:
+        return Diagnosis("damaged", faults["MALFORMED_ENGINE"], f"{_export(manifest, 'trt')} --engine {package}")
     if not gpus:
         onnx = _export(manifest, "onnx")
         return Diagnosis("no GPU", f"{package} engines run on an NVIDIA GPU only, and this machine shows none", onnx)
     if package not in installed:
         return Diagnosis("package missing", f"{package} is not installed", f"pip install {package}=={built}")
     gpu, rebuild = gpus[0], _export(manifest, "trt")
-    if not _suits(gpu.capability, able, package):
+    portable = bool(engine.get("portable"))
+    if not (_suits(gpu.capability, able, package) or (portable and _number(gpu.capability) >= AMPERE)):
         here = f"{gpu.name} has compute capability {gpu.capability}; the engine was built for {', '.join(able)}"
         return Diagnosis("wrong GPU", here, f"{rebuild} --engine tensorrt")
-    if installed[package] != built:
+    if installed[package] != built and not (portable and _later(installed[package], built)):
         return Diagnosis(
             "wrong version", f"built by {package} {built}, here is {installed[package]}; engines belong to the version that built them",
             f"{rebuild} --engine {package}",
         )  # fmt: skip
+    for name, reason in faults.items():
+        again = f"{rebuild} --engine {'tensorrt' if name == 'UNSUPPORTED_CC' else package}"
+        return Diagnosis(REFUSALS.get(name, "refused"), f"{package} {built} on {gpu.name}: {reason}", again)
     return Diagnosis("runs here", f"{package} {built} on {gpu.name}", f"lfdeploy verify {_path(artifact)}")
+
+
+def _later(here: str, built: str) -> bool:
+    """Whether a version-compatible engine of one version opens under another: a later one of the same or the next major."""
+    return _number(here) >= _number(built) and _number(here)[0] - _number(built)[0] <= 1
 
 
 def _suits(capability: str, able: Sequence[str], package: str) -> bool:

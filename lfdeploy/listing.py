@@ -149,7 +149,13 @@ def _doctor_of(name: str, runs: str, as_json: bool) -> None:
 
     artifact = resolve(name, runs)
     artifact.check_file()
-    found = diagnose(artifact, gpus(), versions())
+    faults: dict[str, str] = {}
+    if artifact.manifest["format"] == "trt":
+        from lfdeploy.backends.trt import INVALID, MODULES, header_faults
+
+        package = str(artifact.manifest.get("engine", {}).get("package"))
+        faults = {name: INVALID.get(name, name) for name in header_faults(package, artifact.file)} if package in MODULES else {}
+    found = diagnose(artifact, gpus(), versions(), faults)
     told = {"name": artifact.name, "whole": True, "runs_here": found.state == "runs here", "state": found.state,
             "reason": found.reason, "command": found.command, "verdict": artifact.verdict}  # fmt: skip
     if as_json:

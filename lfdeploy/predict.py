@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from lfdeploy.artifact import Artifact, resolve, run_of
-from lfdeploy.backends import BACKENDS, Session, Source, executes
+from lfdeploy.backends import BACKENDS, Session, Source, chosen
 from lfdeploy.confidence import abstains
-from lfdeploy.errors import PictureError, choose
+from lfdeploy.errors import PictureError
 from lfdeploy.images import Pixels, decode, fit, fit_all
 
 
@@ -52,7 +52,7 @@ class Predictor:
         """Check the file's hash and open it. ``backend='pytorch'`` opens the run's module in the artifact's place."""
         artifact = resolve(path, runs)
         artifact.check_file()
-        name = executes(artifact.manifest) if backend == "auto" else choose("backend", backend, list(BACKENDS))
+        name = backend if backend == "pytorch" else chosen(artifact.manifest, backend)
         source = run_of(artifact, run, runs) if name == "pytorch" else None
         session = BACKENDS[name].open(Source(artifact.file, artifact.manifest, source), device)
         return cls(artifact, session)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lfdeploy.artifact import Artifact, input_of, run_of
 from lfdeploy.artifact import resolve as resolve_artifact
-from lfdeploy.backends import BACKENDS, Session, Source, executes
+from lfdeploy.backends import BACKENDS, Session, Source, chosen
 from lfdeploy.console import Meter, decoding
 from lfdeploy.data import Split
 from lfdeploy.errors import LfdeployError
@@ -18,17 +18,21 @@ from lfdeploy.run import Run, all_runs
 from lfdeploy.run import resolve as resolve_run
 
 
-def evaluate(name: str | None, *, runs: str = "runs", data: str | None = None, split: str = "test", device: str = "auto") -> dict[str, Any]:
+def evaluate(
+    name: str | None, *, runs: str = "runs", data: str | None = None, split: str = "test", device: str = "auto", backend: str = "auto"
+) -> dict[str, Any]:
     """Top-1 and the number of right answers by node; ``name`` is a run, an artifact, or None for the newest run."""
     run, artifact = _find(name, runs)
     with decoding() as report:
         pictures = run.data(data, report).split(split)
     if len(pictures) == 0:
         raise LfdeployError(f"The {split} split of run {run.name} is empty.")
+    if backend != "auto" and artifact is None:
+        raise LfdeployError(f"--backend {backend} is for artifacts; {run.name} is a run.")
     nodes: dict[str, tuple[str, Session, int]] = {}
     if artifact is not None:
         artifact.check_file()
-        backend, most = executes(artifact.manifest), int(artifact.manifest["batch"]["max"])
+        backend, most = chosen(artifact.manifest, backend), int(artifact.manifest["batch"]["max"])
         session = BACKENDS[backend].open(Source(artifact.file, artifact.manifest, run), device)
         nodes[str(artifact.manifest["target"])] = (backend, session, most)
     else:

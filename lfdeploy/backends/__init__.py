@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from lfdeploy.backends import onnxruntime, openvino, pytorch, torch_export, trt
+from lfdeploy.backends import onnxruntime, openvino, providers, pytorch, torch_export, trt
 from lfdeploy.backends.base import Backend, Material, Session, Source
-from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.errors import LfdeployError, UsageError, choose
 
 BACKENDS: dict[str, Backend] = {
     "pytorch": pytorch.BACKEND,
     "onnxruntime": onnxruntime.BACKEND,
+    "onnxruntime-cuda": providers.backend("onnxruntime-cuda"),
+    "onnxruntime-tensorrt": providers.backend("onnxruntime-tensorrt"),
+    "onnxruntime-tensorrt-rtx": providers.backend("onnxruntime-tensorrt-rtx"),
     "tensorrt": trt.backend("tensorrt"),
     "tensorrt-rtx": trt.backend("tensorrt-rtx"),
     "openvino": openvino.BACKEND,
@@ -27,7 +30,20 @@ def executes(manifest: dict[str, object]) -> str:
     raise LfdeployError(f"No backend executes the format '{manifest['format']}'.")
 
 
-def builder(format: str, engine: str, precision: str) -> str:
+def chosen(manifest: dict[str, object], asked: str) -> str:
+    """`executes` for ``auto``, else the backend asked for: an error unless it opens the format and works here."""
+    if asked == "auto":
+        return executes(manifest)
+    row = BACKENDS[choose("backend", asked, list(BACKENDS))]
+    if row.format != manifest["format"]:
+        able = [name for name, other in BACKENDS.items() if other.format == manifest["format"]]
+        raise UsageError(f"--backend {asked} does not open {manifest['format']}; {', '.join(able)} {'do' if len(able) > 1 else 'does'}.")
+    if row.cannot_run():
+        raise LfdeployError(f"--backend {asked}: {row.cannot_run()}.")
+    return asked
+
+
+def builder(format: str, engine: str, precision: str, portable: bool = False) -> str:
     """The backend that builds a format; for trt, ``auto`` means tensorrt where it can build, else tensorrt-rtx."""
     if format != "trt":
         if engine != "auto":
@@ -36,6 +52,9 @@ def builder(format: str, engine: str, precision: str) -> str:
     else:
         name = engine if engine != "auto" else "tensorrt" if not BACKENDS["tensorrt"].missing() else "tensorrt-rtx"
     row = BACKENDS[name]
+    if portable and name != "tensorrt":
+        why = "its engines run on every GPU from Ampere on as they are" if format == "trt" else "it is for --format trt"
+        raise UsageError(f"--portable has no meaning for {name}: {why}. Drop --portable.")
     if row.missing():
         raise LfdeployError(row.missing())
     if precision not in row.precisions:
@@ -50,4 +69,4 @@ def _precisions(format: str) -> set[str]:
     return {precision for backend in BACKENDS.values() if backend.format == format for precision in backend.precisions}
 
 
-__all__ = ["BACKENDS", "Backend", "Material", "Session", "Source", "builder", "executes"]
+__all__ = ["BACKENDS", "Backend", "Material", "Session", "Source", "builder", "chosen", "executes"]

@@ -42,13 +42,14 @@ class Material:
     """What there is to build from: the canonical ONNX file, and the batch profile (min, opt, max).
 
     ``program()`` traces the same classifier anew as a `torch.export.ExportedProgram`; ``facts`` is what a lone file
-    must know of itself (the ONNX file has it in metadata_props).
+    must know of itself (the ONNX file has it in metadata_props). ``portable``: the engine must run on other GPUs too.
     """
 
     onnx: Path
     profile: tuple[int, int, int]
     program: Callable[[], Any]
     facts: Mapping[str, Any]
+    portable: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 
 from lfdeploy.artifact import Artifact
 from lfdeploy.cli import main
 from lfdeploy.devices import Gpu
+from lfdeploy.devices import gpus as gpus_here
 from lfdeploy.diagnosis import diagnose
 from lfdeploy.errors import ParityError
-from lfdeploy.run import Run
+from lfdeploy.run import Run, sha256, write_json
 
 H100, ADA, BLACKWELL, NEXT = Gpu("H100", "9.0"), Gpu("L4", "8.9"), Gpu("RTX 5090", "12.0"), Gpu("Later", "12.1")
 RTX = {"package": "tensorrt-rtx", "version": "1.7.1.116", "compute_capabilities": ["8.0", "8.6", "8.9", "12.0"]}
@@ -48,6 +52,42 @@ CASES = {
     "tensorrt of another version": (TRT, [H100], {"tensorrt": "11.4.0"}, "wrong version", REBUILD + "tensorrt"),
     "rtx of another version": (RTX, [ADA], {"tensorrt-rtx": "1.8.0.1"}, "wrong version", REBUILD + "tensorrt-rtx"),
 }
+
+PORTABLE = TRT | {"portable": True}
+DAMAGED, OTHER_GPU, OLD_DRIVER = {"MALFORMED_ENGINE": "d"}, {"UNSUPPORTED_CC": "g"}, {"OLD_CUDA_DRIVER": "the driver is old"}
+
+#: as above, with what the package says of the engine's header
+HEADERS = {
+    "damaged, no GPU": (RTX, [], HAS_RTX, DAMAGED, "damaged", REBUILD + "tensorrt-rtx"),
+    "damaged, its GPU": (RTX, [ADA], HAS_RTX, DAMAGED, "damaged", REBUILD + "tensorrt-rtx"),
+    "the package knows better": (RTX, [ADA], HAS_RTX, OTHER_GPU, "wrong GPU", REBUILD + "tensorrt"),
+    "old driver": (RTX, [ADA], HAS_RTX, OLD_DRIVER, "refused", REBUILD + "tensorrt-rtx"),
+    "portable on a later GPU": (PORTABLE, [BLACKWELL], HAS_TRT, {}, "runs here", "lfdeploy verify x"),
+    "portable on an earlier GPU": (PORTABLE, [Gpu("T4", "7.5")], HAS_TRT, {}, "wrong GPU", REBUILD + "tensorrt"),
+    "portable, later version": (PORTABLE, [H100], {"tensorrt": "11.4.0.106"}, {}, "runs here", "lfdeploy verify x"),
+    "portable, earlier version": (PORTABLE, [H100], {"tensorrt": "10.13.3"}, {}, "wrong version", REBUILD + "tensorrt"),
+    "portable, two majors on": (PORTABLE, [H100], {"tensorrt": "12.0.1"}, {}, "wrong version", REBUILD + "tensorrt"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_what_the_package_says_counts(case: str) -> None:
+    engine, gpus, installed, faults, state, command = HEADERS[case]
+    found = diagnose(artifact(engine), gpus, installed, faults)
+    assert (found.state, found.command.endswith(command)) == (state, True), found
+
+
+def test_doctor_asks_the_package_of_an_engine(tmp_path: Path, lf: Callable[..., Result]) -> None:
+    """A file that is its manifest's and no engine: only the package can tell."""
+    for name, content, state in (("whole", b"vtrt" + bytes(4), "no GPU"), ("broken", b"plain text", "damaged")):
+        place = tmp_path / name
+        place.mkdir()
+        (place / "model.engine").write_bytes(content * 32)
+        rest = {"labels": [], "batch": {}, "input": {}, "run": {"name": "mine"}, "parity": {"verdict": "unverified"}, "schema": 1}
+        manifest = rest | {"target": "peer0", "precision": "fp16", "format": "trt", "file": "model.engine", "engine": RTX}
+        write_json(place / "manifest.json", manifest | {"sha256": sha256(place / "model.engine")})
+        told = json.loads(lf("doctor", place, "--json").stdout)["artifact"]
+        assert told["state"] == state or (name == "whole" and gpus_here()), told
 
 
 @pytest.mark.parametrize("case", CASES)
