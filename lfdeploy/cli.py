@@ -208,29 +208,25 @@ def bisect(artifact: str, data: str | None, images: int, run: str | None, runs: 
 @FROM_RUN
 @RUNS
 @JSON
-def predict(
-    artifact: str,
-    pictures: tuple[str, ...],
-    top: int,
-    csv_file: str | None,
-    backend: str,
-    device: str,
-    run: str | None,
-    runs: str,
-    as_json: bool,
-) -> None:
+def predict(artifact: str, pictures: tuple[str, ...], csv_file: str | None, as_json: bool, **how: Any) -> None:
     """Classify PICTUREs, or all pictures below a DIR, with an ARTIFACT."""
     if as_json and csv_file:
         raise UsageError("--json and --csv together have no meaning; drop one.")
     from lfdeploy import listing
 
-    listing.predict(artifact, pictures, top, csv_file, backend, device, run, runs, as_json)
+    listing.predict(artifact, pictures, csv_file=csv_file, as_json=as_json, **how)
 
 
 @main.command(short_help="Latency, throughput, size, accuracy; training speed")
-@click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACT...|train")
+@click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACT|FILE.onnx...|train")
 @click.option("--batch", default="1,8,32", show_default=True, metavar="B,...", help="batch sizes")
-@click.option("--rounds", type=click.IntRange(min=3), default=15, show_default=True, metavar="N", help="interleaved rounds")
+@click.option("--rounds", type=click.IntRange(min=3), default=None, metavar="N", help="interleaved rounds (default: 30; train: 15)")
+@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="about so long: calls per round follow")
+@click.option("--threads", type=click.IntRange(min=1), default=None, metavar="N", help="of every row (default: as many as PyTorch takes)")
+@click.option("--against", default="", metavar="NAME", help="the row that speed is relative to (default: its PyTorch module)")
+@click.option("--compile", "compiled", is_flag=True, help="also torch.compile; its first calls take half a minute")
+@click.option("--markdown", default="", metavar="FILE|-", help="a table for a README")
+@click.option("--plot", default="", metavar="FILE.png", help="latency by batch size")
 @click.option("--arch", default="resnet32", show_default=True, metavar="A", help="(train) architecture of both peers")
 @click.option("--method", default="lfmkd", show_default=True, metavar="NAME", help="(train) method")
 @BACKEND
@@ -238,30 +234,27 @@ def predict(
 @RUNS
 @JSON
 def bench(
-    artifacts: tuple[str, ...], batch: str, rounds: int, arch: str, method: str, backend: str, device: str, runs: str, as_json: bool
-) -> None:
+    artifacts: tuple[str, ...], batch: str, rounds: int | None, arch: str, method: str, markdown: str, plot: str, as_json: bool, **how: Any
+) -> None:  # fmt: skip
     """Latency, throughput, size and accuracy of ARTIFACTs in one table. `bench train`: training speed as ratios.
 
-    Rounds are interleaved, so that a busy machine slows all rows alike: trust ratios before milliseconds.
+    Rounds are interleaved, so that a busy machine slows all rows alike: trust ratios before milliseconds. A FILE.onnx
+    of another exporter is measured too.
     """
-    from lfdeploy import tables
-
     if artifacts == ("train",):
+        from lfdeploy.tables import training_speed
         from training.bench import bench_training
 
-        document, show = bench_training(arch, method, rounds, device), tables.training_speed
-    else:
-        from export.bench import bench_artifacts
+        document = bench_training(arch, method, rounds or 15, how["device"])
+        click.echo(json.dumps(document, indent=2)) if as_json else training_speed(document)
+        return
+    from export.bench_report import report
 
-        try:
-            sizes = [int(part) for part in batch.split(",")]
-        except ValueError:
-            raise UsageError(f"--batch is '{batch}'; write sizes like 1,8,32.") from None
-        document, show = bench_artifacts(artifacts, sizes, rounds, device, runs, backend), tables.measured
-    if as_json:
-        click.echo(json.dumps(document, indent=2))
-    else:
-        show(document)
+    try:
+        sizes = [int(part) for part in batch.split(",")]
+    except ValueError:
+        raise UsageError(f"--batch is '{batch}'; write sizes like 1,8,32.") from None
+    report(artifacts, sizes, rounds or 30, markdown, plot, as_json, **how)
 
 
 @main.command(short_help="Open a web page that classifies")

@@ -103,18 +103,25 @@ def decoding() -> Iterator[Any]:
             m.__exit__(None, None, None)
 
 
-def table(title: str, columns: list[str], rows: list[list[str]], left: int = 1) -> None:
-    """A table on standard output; the first ``left`` columns are words, the others numbers."""
+def width() -> int:
+    """Columns of standard output; 140 where it is no terminal."""
+    from rich.console import Console
+
+    return Console().width if sys.stdout.isatty() else 140
+
+
+def table(title: str, columns: list[str], rows: list[list[str]], left: int = 1, tight: bool = False) -> None:
+    """A table on standard output; the first ``left`` columns are words, the others numbers. ``tight``: less space between."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    made: Table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    made: Table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=tight)
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         made.add_row(*row)
-    out = Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
+    out = Console(width=width(), highlight=False, markup=False)
     if title:
         out.print(title, style="bold", soft_wrap=True)
     out.print(made)

@@ -98,18 +98,6 @@ def _share(value: float | None, key: str) -> str:
     return "-" if value is None else f"{value:.1f}" if key.endswith("db") else f"{value:.1e}"
 
 
-def measured(document: dict[str, Any]) -> None:
-    """Latency, throughput, size and accuracy."""
-    columns = ["artifact", "backend", "batch", "p50 ms", "p95 ms", "images/s", "size MB", "top-1 %"]
-    rows = [
-        [r["artifact"], r["backend"], str(r["batch"]), f"{r['p50_ms']:.2f}", f"{r['p95_ms']:.2f}", f"{r['images_per_second']:,.0f}",
-         f"{r['bytes'] / 1e6:.2f}", "-" if r["top1"] is None else f"{r['top1']:.2f}"] for r in document["rows"]
-    ]  # fmt: skip
-    table(f"{document['rounds']} interleaved rounds on {document['machine']}", columns, rows, left=2)
-    for note in document["notes"]:
-        say(note)
-
-
 def training_speed(document: dict[str, Any]) -> None:
     """Steps per loop and their ratios to the plain one."""
     title = f"Training 2 x {document['arch']}, {document['method']}, batch {document['batch']}, on {document['device']}"

@@ -30,11 +30,15 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """What there is to open: a file with its manifest, and the run it came from where a backend needs it."""
+    """What there is to open: a file with its manifest, and the run it came from where a backend needs it.
+
+    ``threads`` on the CPU; 0 leaves the number to the backend (PyTorch's is always the process's own).
+    """
 
     file: Path
     manifest: Mapping[str, Any]
     run: Run | None = None
+    threads: int = 0
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ class OnnxSession:
             ort.preload_dlls()
         options = ort.SessionOptions()
         options.log_severity_level = 4
+        options.intra_op_num_threads = source.threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores to others
         wanted = PROVIDERS[where]
         try:
             self.session = ort.InferenceSession(str(source.file), options, providers=[wanted])

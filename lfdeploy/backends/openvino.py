@@ -82,7 +82,8 @@ class OpenVinoSession:
         self.manifest, self.lock = source.manifest, Lock()
         model = read_ir(source.file)
         try:
-            self.compiled = load().Core().compile_model(model, "CPU", HINTS)
+            threads = {"INFERENCE_NUM_THREADS": str(source.threads)} if source.threads else {}
+            self.compiled = load().Core().compile_model(model, "CPU", HINTS | threads)
         except RuntimeError as error:
             raise LfdeployError(f"{source.file.name} cannot be compiled by openvino: {_reason(error)}") from None
         arithmetic = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()

@@ -55,11 +55,8 @@ def main() -> None:
                     said = f"{made.verdict:<10} difference {found['max_difference']:.1e}  agreement {found['agreement']:.2f} %"
                 except LfdeployError as error:
                     failed = run.artifacts / "quarantine" / f"peer0-onnx-{precision}"
-                    accuracy = (
-                        f" (top-1 {read(failed).manifest['accuracy']['top1_reference']:.1f} %)"
-                        if (failed / "manifest.json").exists()
-                        else ""
-                    )
+                    found = read(failed).manifest["accuracy"] if (failed / "manifest.json").exists() else None
+                    accuracy = f" (top-1 {found['top1_reference']:.1f} %)" if found else ""
                     said = f"REFUSED    {str(error).split(';')[0].split(' failed at ')[-1]}{accuracy}"
                 rows.append((arch, precision, said))
                 print(f"{arch:<20} {precision:<5} {said}", flush=True)
