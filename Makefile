@@ -6,13 +6,14 @@ READY  := .venv/.ready
 LF     := .venv/bin/lfdeploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow healthy check lock clean
+.PHONY: help setup demo test slow healthy engines check lock clean
 
 help:
 	@echo "make demo    train, export, prove and measure on the embedded data (about 2 minutes)"
 	@echo "make test    the fast tests (under 5 minutes)      make slow   the others"
 	@echo "make check   ruff and mypy                         make setup  only install into .venv"
 	@echo "make healthy every architecture in three precisions through the gate (half an hour)"
+	@echo "make engines how long TensorRT-RTX takes to build resnet18 in every precision"
 
 setup: $(READY)
 
@@ -45,6 +46,9 @@ slow: $(READY)
 
 healthy: $(READY)
 	.venv/bin/python tests/export/healthy.py
+
+engines: $(READY)
+	.venv/bin/python tests/export/engines.py
 
 check: $(READY)
 	.venv/bin/ruff check .

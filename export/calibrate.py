@@ -104,6 +104,7 @@ def spreads(proto: Any, names: list[str], batches: Iterator[Pixels]) -> dict[str
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # every tensor is an output: an arena only holds more
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found = {name: Spread() for name in names}
     for images in batches:
