@@ -14,6 +14,8 @@ from lfdeploy.confidence import KEY, temperature, threshold
 from lfdeploy.errors import ParityError
 from lfdeploy.run import Run, sha256
 
+Outputs = list[dict[str, Any]]  # as in a manifest
+
 
 @dataclass(frozen=True)
 class Check:
@@ -107,32 +109,32 @@ def input_checks(artifact: Artifact, run: Run) -> Iterator[Check]:
         yield equal("input", f"contract in the {facts.kind}", facts.told.get("input"), artifact.manifest["input"])
 
 
-def name_checks(path: Path) -> Iterator[Check]:
+def name_checks(path: Path, outputs: Outputs) -> Iterator[Check]:
     """Stage names: inputs and outputs of the graph."""
     facts = inside(path)
     if facts is None:
         return
     yield equal("names", "inputs", [v.name for v in facts.inputs], ["images"])
-    yield equal("names", "outputs", [v.name for v in facts.outputs], ["logits", "probabilities"])
+    yield equal("names", "outputs", [v.name for v in facts.outputs], [o["name"] for o in outputs])
 
 
-def shape_checks(path: Path, manifest: dict[str, Any]) -> Iterator[Check]:
-    """Stage shapes: a free batch, fixed sizes, one output per label."""
+def shape_checks(path: Path, manifest: dict[str, Any], outputs: Outputs) -> Iterator[Check]:
+    """Stage shapes: a free batch, fixed sizes."""
     facts = inside(path)
     if facts is None:
         return
-    height, width, classes = manifest["input"]["height"], manifest["input"]["width"], len(manifest["labels"])
-    for value, wanted in zip((*facts.inputs, *facts.outputs), ([height, width, 3], [classes], [classes]), strict=True):
+    pixels = [manifest["input"]["height"], manifest["input"]["width"], 3]
+    for value, wanted in zip((*facts.inputs, *facts.outputs), (pixels, *(o["shape"][1:] for o in outputs)), strict=True):
         yield equal("shapes", f"{value.name}, batch", "free" if value.free_batch else "fixed", "free")
         yield equal("shapes", f"{value.name}, rest", list(value.rest), wanted)
 
 
-def dtype_checks(path: Path) -> Iterator[Check]:
+def dtype_checks(path: Path, outputs: Outputs) -> Iterator[Check]:
     """Stage dtypes: uint8 in, fp32 out."""
     facts = inside(path)
     if facts is None:
         return
-    for value, wanted in zip((*facts.inputs, *facts.outputs), ("uint8", "float32", "float32"), strict=True):
+    for value, wanted in zip((*facts.inputs, *facts.outputs), ("uint8", *(o["dtype"] for o in outputs)), strict=True):
         yield equal("dtypes", value.name, value.dtype, wanted)
 
 

@@ -114,7 +114,7 @@ def trace(classifier: Classifier, size: int, profile: tuple[int, int, int]) -> t
 def to_onnx(
     classifier: Classifier, size: int, profile: tuple[int, int, int], metadata: dict[str, Any], scopes: dict[str, str] | None = None
 ) -> bytes:
-    """Trace with a free batch dimension and serialise: input ``images``, outputs ``logits`` and ``probabilities``.
+    """Trace with a free batch dimension and serialise: input ``images``, the outputs by the classifier's names.
 
     ``scopes``, if given, is filled with the module that each node comes from; the bytes do not tell.
     """
@@ -125,7 +125,7 @@ def to_onnx(
     with _quiet():
         made = torch.onnx.export(
             program, dynamo=True, opset_version=opset, input_names=["images"],
-            output_names=["logits", "probabilities"], external_data=False, optimize=True, verify=False, report=False,
+            output_names=list(classifier.outputs), external_data=False, optimize=True, verify=False, report=False,
             verbose=False,
         )  # fmt: skip
     assert made is not None

@@ -35,7 +35,7 @@ from export.probabilities import output_checks, temperature_checks
 from export.probes import batch_sizes
 from export.reference import Reference, Tick, logits_of
 from export.statistics import Comparison, compare, log_softmax, permutation
-from lfdeploy.artifact import Artifact
+from lfdeploy.artifact import Artifact, outputs_of
 from lfdeploy.backends import BACKENDS, Session, Source, chosen
 from lfdeploy.backends.base import Floats, in_chunks
 from lfdeploy.confidence import KEY, temperature
@@ -126,7 +126,10 @@ def judge(
 
     stages: dict[str, Stage] = {"file": lambda: file_checks(artifact, run), "input": lambda: input_checks(artifact, run)}
     runnable = widened or not (hindrance and subject == artifact.file)
-    stages.update(names=lambda: name_checks(subject), shapes=lambda: shape_checks(subject, manifest), dtypes=lambda: dtype_checks(subject))
+    outputs = outputs_of(len(manifest["labels"]))
+    stages["names"] = lambda: name_checks(subject, outputs)
+    stages["shapes"] = lambda: shape_checks(subject, manifest, outputs)
+    stages["dtypes"] = lambda: dtype_checks(subject, outputs)
     same_data = ref.data.fingerprint == run.spec["data_fingerprint"]
     if KEY in manifest:
         stages["temperature"] = lambda: temperature_checks(manifest, ref, same_data)

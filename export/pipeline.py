@@ -19,7 +19,7 @@ from export.probabilities import calibration, in_one_line
 from export.prove import REPORT, in_fresh_process
 from export.quantize import SCHEMES, quantize
 from export.speed import not_worth, speedup
-from lfdeploy.artifact import SCHEMA, Artifact, input_of, publish, quarantine, read, sealed
+from lfdeploy.artifact import SCHEMA, Artifact, input_of, outputs_of, publish, quarantine, read, sealed
 from lfdeploy.backends import BACKENDS, Material, builder
 from lfdeploy.confidence import temperature
 from lfdeploy.config import ExportConfig
@@ -133,8 +133,8 @@ def _stage(
     manifest: dict[str, Any] = {
         "schema": SCHEMA, "target": target, "format": config.format, "precision": precision, "file": row.file,
         "input": input_of(size),
-        "outputs": [{"name": n, "dtype": "float32", "shape": ["batch", len(spec["classes"])]} for n in ("logits", "probabilities")],
-        "labels": spec["classes"], "batch": dict(zip(("min", "opt", "max"), profile, strict=True)),
+        "outputs": outputs_of(len(spec["classes"])), "labels": spec["classes"],
+        "batch": dict(zip(("min", "opt", "max"), profile, strict=True)),
         "opset": OPSETS.get(precision, OPSET),
         "run": {
             "name": run.name, "method": spec["method"], "archs": spec["archs"], "epochs": summary["epochs"],

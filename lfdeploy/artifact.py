@@ -152,6 +152,11 @@ def input_of(size: int) -> dict[str, Any]:
     return {"name": "images", "dtype": "uint8", "layout": "NHWC", "height": size, "width": size, "resize": RESIZE}
 
 
+def outputs_of(classes: int) -> list[dict[str, Any]]:
+    """The outputs, in the graph's order."""
+    return [{"name": name, "dtype": "float32", "shape": ["batch", classes]} for name in ("logits", "probabilities")]
+
+
 def publish(staged: Path, final: Path) -> None:
     """Give a whole artifact its name by one rename; an older one of that name is moved aside first and removed."""
     final.parent.mkdir(parents=True, exist_ok=True)

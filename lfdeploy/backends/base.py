@@ -27,6 +27,10 @@ class Session(Protocol):
         """uint8 (B, H, W, 3) to logits and probabilities, both float32 (B, K). Raises ValueError for other input."""
         ...
 
+    def named(self, images: Pixels) -> dict[str, Floats]:
+        """Every output that the manifest names, float32 (B, ...), in its order."""
+        ...
+
 
 @dataclass(frozen=True)
 class Source:
@@ -86,6 +90,11 @@ def checked(images: Pixels, manifest: Mapping[str, Any]) -> Pixels:
     if not 1 <= len(images) <= most:
         raise ValueError(f"batch of {len(images)}; this artifact serves 1 to {most}.")
     return np.ascontiguousarray(images)
+
+
+def output_names(manifest: Mapping[str, Any]) -> list[str]:
+    """Names of a model's outputs, in order; the first two are logits and probabilities."""
+    return [str(o["name"]) for o in manifest.get("outputs", ({"name": n} for n in ("logits", "probabilities")))]
 
 
 def in_chunks(session: Session, images: Pixels, most: int) -> tuple[Floats, Floats]:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked
+from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked, output_names
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
@@ -50,9 +50,13 @@ class OnnxSession:
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
         """Logits and probabilities."""
-        feed = {self.manifest["input"]["name"]: checked(images, self.manifest)}
-        logits, probabilities = self.session.run(["logits", "probabilities"], feed)
-        return logits, probabilities
+        found = self.named(images)
+        return found["logits"], found["probabilities"]
+
+    def named(self, images: Pixels) -> dict[str, Floats]:
+        """Every output."""
+        names, feed = output_names(self.manifest), {self.manifest["input"]["name"]: checked(images, self.manifest)}
+        return dict(zip(names, self.session.run(names, feed), strict=True))
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked
+from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked, output_names
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
 
@@ -92,9 +92,14 @@ class OpenVinoSession:
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
         """Logits and probabilities."""
+        found = self.named(images)
+        return found["logits"], found["probabilities"]
+
+    def named(self, images: Pixels) -> dict[str, Floats]:
+        """Every output."""
         with self.lock:
             found = self.compiled({self.manifest["input"]["name"]: checked(images, self.manifest)})
-        return found["logits"], found["probabilities"]
+        return {name: found[name] for name in output_names(self.manifest)}
 
 
 def _missing() -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lfdeploy.backends.base import Backend, Floats, Session, Source, checked
+from lfdeploy.backends.base import Backend, Floats, Session, Source, checked, output_names
 from lfdeploy.devices import gpus
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
@@ -143,9 +143,13 @@ class ProviderSession:
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
         """Logits and probabilities."""
-        feed = {self.manifest["input"]["name"]: checked(images, self.manifest)}
-        logits, probabilities = self.session.run(["logits", "probabilities"], feed)
-        return logits, probabilities
+        found = self.named(images)
+        return found["logits"], found["probabilities"]
+
+    def named(self, images: Pixels) -> dict[str, Floats]:
+        """Every output."""
+        names, feed = output_names(self.manifest), {self.manifest["input"]["name"]: checked(images, self.manifest)}
+        return dict(zip(names, self.session.run(names, feed), strict=True))
 
 
 def _register() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lfdeploy.backends.base import Backend, Floats, Session, Source, checked
+from lfdeploy.backends.base import Backend, Floats, Session, Source, checked, output_names
 from lfdeploy.confidence import temperature
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
@@ -27,11 +27,16 @@ class TorchSession:
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
         """Logits and probabilities."""
+        found = self.named(images)
+        return found["logits"], found["probabilities"]
+
+    def named(self, images: Pixels) -> dict[str, Floats]:
+        """Every output."""
         import torch
 
         with torch.inference_mode():
-            logits, probabilities = self.module(torch.from_numpy(checked(images, self.manifest)).to(self.device))
-        return logits.cpu().numpy(), probabilities.cpu().numpy()
+            found = self.module(torch.from_numpy(checked(images, self.manifest)).to(self.device))
+        return {name: value.cpu().numpy() for name, value in zip(output_names(self.manifest), found, strict=True)}
 
 
 def _open(source: Source, device: str) -> Session:

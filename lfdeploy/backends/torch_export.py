@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked
+from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked, output_names
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
@@ -64,13 +64,18 @@ class ProgramSession:
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
         """Logits and probabilities."""
+        found = self.named(images)
+        return found["logits"], found["probabilities"]
+
+    def named(self, images: Pixels) -> dict[str, Floats]:
+        """Every output."""
         x = self.torch.from_numpy(checked(images, self.manifest)).to(self.device)
         try:
             with self.torch.inference_mode():
-                logits, probabilities = self.module(x)
+                found = self.module(x)
         except AssertionError as error:  # the program's own guards
             raise ValueError(f"the program refuses the shape {tuple(x.shape)}: {error}") from None
-        return logits.cpu().numpy(), probabilities.cpu().numpy()
+        return {name: value.cpu().numpy() for name, value in zip(output_names(self.manifest), found, strict=True)}
 
 
 def _open(source: Source, device: str) -> Session:

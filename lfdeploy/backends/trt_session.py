@@ -5,15 +5,13 @@ from __future__ import annotations
 from threading import Lock
 from typing import Any
 
-from lfdeploy.backends.base import Floats, Source, checked
+from lfdeploy.backends.base import Floats, Source, checked, output_names
 from lfdeploy.backends.buckets import bucket, cut, fill
 from lfdeploy.backends.trt import INVALID, invalid, load, log_to
 from lfdeploy.console import say
 from lfdeploy.devices import gpus
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
-
-OUTPUTS = ("logits", "probabilities")
 
 
 class TrtSession:
@@ -41,6 +39,11 @@ class TrtSession:
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
         """Logits and probabilities."""
+        found = self.named(images)
+        return found["logits"], found["probabilities"]
+
+    def named(self, images: Pixels) -> dict[str, Floats]:
+        """Every output."""
         images = checked(images, self.manifest)
         size = bucket(len(images), self.most)
         with self.lock, self.torch.cuda.stream(self.stream):
@@ -59,10 +62,11 @@ class _Bucket:
             raise LfdeployError(f"the engine refuses the shape {shape}: {(session.messages or ['no reason given'])[-1]}")
         self.host = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         self.pixels = torch.empty(shape, dtype=torch.uint8, device="cuda")
-        sizes = [tuple(self.context.get_tensor_shape(name)) for name in OUTPUTS]
+        self.names = output_names(session.manifest)
+        sizes = [tuple(self.context.get_tensor_shape(name)) for name in self.names]
         self.answers = [torch.empty(size, dtype=torch.float32, device="cuda") for size in sizes]
         self.answers_host = [torch.empty(size, dtype=torch.float32, pin_memory=True) for size in sizes]
-        for name, memory in zip(("images", *OUTPUTS), (self.pixels, *self.answers), strict=True):
+        for name, memory in zip(("images", *self.names), (self.pixels, *self.answers), strict=True):
             self.context.set_tensor_address(name, memory.data_ptr())
         self.pixels.zero_()
         self.execute()  # the first call allocates, which a graph cannot hold
@@ -89,7 +93,7 @@ class _Bucket:
         say(f"No CUDA graph for batches of {size}: {why}. They run without one, slower.")
         return None, why
 
-    def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
+    def __call__(self, images: Pixels) -> dict[str, Floats]:
         fill(self.host.numpy(), images)
         self.pixels.copy_(self.host, non_blocking=True)
         if self.graph is None:
@@ -99,8 +103,7 @@ class _Bucket:
         for host, answer in zip(self.answers_host, self.answers, strict=True):
             host.copy_(answer, non_blocking=True)
         self.session.stream.synchronize()
-        logits, probabilities = (cut(host.numpy(), len(images)) for host in self.answers_host)
-        return logits, probabilities
+        return {name: cut(host.numpy(), len(images)) for name, host in zip(self.names, self.answers_host, strict=True)}
 
 
 def _context(trt: Any, engine: Any) -> Any:

@@ -20,6 +20,8 @@ class Classifier(nn.Module):
     ``temperature`` is a T, softmax(logits) where it is None; the logits are the network's own either way.
     """
 
+    outputs: tuple[str, ...] = ("logits", "probabilities")
+
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network
