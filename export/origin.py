@@ -43,15 +43,16 @@ def calibration_checks(manifest: dict[str, Any], data: Data, same_data: bool) ->
         say("Where the calibration came from is not examined: these are other pictures than the run's.")
 
 
+def other_versions(manifest: dict[str, Any]) -> list[str]:
+    """Makers of the graph that are installed here in another version than made it: then it cannot be made again to compare."""
+    here, there = versions(), manifest["versions"]
+    return [name for name in MAKERS if here.get(name) != there.get(name)]
+
+
 def origin_checks(file: Path, manifest: dict[str, Any], data: Data, classifier: Classifier) -> Iterator[Check]:
     """Stage origin: every range is the one that the named pictures give, every node and weight the module's."""
     import onnx
 
-    here, there = versions(), manifest["versions"]
-    other = [name for name in MAKERS if here.get(name) != there.get(name)]
-    if other:
-        say(f"The int8 graph is not made again for comparison: other versions here of {', '.join(other)}.")
-        return
     size, told = int(manifest["input"]["height"]), manifest["calibration"]
     digests = set(told["digests"])
     blob = to_onnx(in_precision(classifier, "fp32", size, temperature(manifest)), size, tuple(manifest["batch"].values()), {})
