@@ -28,6 +28,7 @@ from export.contract import (
     shape_checks,
     shown,
 )
+from export.custody import chain
 from export.graph import HALVES
 from export.half import widen
 from export.origin import calibration_checks, origin_checks, other_versions
@@ -78,7 +79,8 @@ TWIN = 1e-3  # on a CPU, from the module with rounded weights: the runtime round
 
 @dataclass(frozen=True)
 class Report:
-    """A verdict with its checks. ``reason`` is one sentence for anything but a pass; ``logits`` the subject's on the test pictures."""
+    """A verdict with its checks. ``reason`` is one sentence for anything but a pass; ``logits`` the subject's on the test
+    pictures; ``chain`` the steps of `export.custody`, where the file could be run."""
 
     verdict: str
     reason: str
@@ -86,12 +88,13 @@ class Report:
     checks: tuple[Check, ...]
     comparison: dict[str, Any] | None
     logits: Floats | None
+    chain: tuple[dict[str, Any], ...] = ()
 
     def document(self) -> dict[str, Any]:
         """As it stands in a manifest."""
         return {
             "verdict": self.verdict, "reason": self.reason, "subject": self.subject,
-            "checks": [asdict(check) for check in self.checks], "statistics": self.comparison,
+            "checks": [asdict(check) for check in self.checks], "statistics": self.comparison, "chain": list(self.chain),
         }  # fmt: skip
 
 
@@ -162,14 +165,15 @@ def judge(
         failed = [check for check in checks if not check.passed]
         if failed:
             worst = failed[0]
-            reason = f"stage {worst.stage}: {worst.name} is {shown(worst.value)}, bound {shown(worst.bound)}"
-            return Report(
-                "fail", reason, said, tuple(checks), comparison[0].document() if comparison else None, answers[0] if answers else None
-            )
+            verdict, reason = "fail", f"stage {worst.stage}: {worst.name} is {shown(worst.value)}, bound {shown(worst.bound)}"
+            break
+    else:
+        verdict, reason = ("unverified", hindrance) if hindrance else ("pass", "")
     document = comparison[0].document() if comparison else None
-    if hindrance:
-        return Report("unverified", hindrance, said, tuple(checks), document, answers[0] if answers else None)
-    return Report("pass", "", said, tuple(checks), document, answers[0] if answers else None)
+    if not answers:
+        return Report(verdict, reason, said, tuple(checks), document, None)
+    links = chain(artifact, ref, session[0], same_data=same_data, runs_file=subject == artifact.file, hindrance=hindrance)
+    return Report(verdict, reason, said, tuple(checks), document, answers[0], tuple(links))
 
 
 def _finite(session: Session, artifact: Artifact, ref: Reference) -> Iterator[Check]:

@@ -53,7 +53,7 @@ def page(manifest: dict[str, Any], report: dict[str, Any], split: Split, referen
         parts += [_histogram(reference, logits, report), _classes(manifest["labels"], reference, logits, split.labels)]
         parts += [diagram(manifest, logits, split.labels)]
         parts += [_worst(manifest["labels"], split, reference, logits, temperature(manifest) or 1.0)]
-    parts += [_checks(report)]
+    parts += [_chain(report), _checks(report)]
     return "\n".join(parts) + "\n"
 
 
@@ -155,6 +155,23 @@ def _picture(pixels: Pixels) -> str:
     blob = io.BytesIO()
     image.save(blob, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(blob.getvalue()).decode()
+
+
+def _chain(report: dict[str, Any]) -> str:
+    rows = []
+    for link in report.get("chain", ()):
+        if link["flips"] is None:
+            told = f"<td colspan=2 class=soft>{_text(link['said'])}"
+        else:
+            apart = "not finite" if link["difference"] is None else f"{link['difference']:.1e}"
+            told = f"<td class=n>{apart}<td class=n>{link['flips']}"
+        rows.append(f"<tr><td>{_text(link['step'])}<td>{_text(link['what'])}{told}")
+    if not rows:
+        return ""
+    return (
+        "<h2>Where the answers moved</h2><p class=soft>Each step against the one before it, on a few test pictures.</p><div class=scroll>"
+        f"<table><tr><th>step<th>what<th class=n>largest difference / scale<th class=n>labels changed</tr>{''.join(rows)}</table></div>"
+    )
 
 
 def _checks(report: dict[str, Any]) -> str:
