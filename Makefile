@@ -6,7 +6,7 @@ READY  := .venv/.ready
 LF     := .venv/bin/lfdeploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow healthy engines check lock clean
+.PHONY: help setup demo test slow healthy engines minors check lock clean
 
 help:
 	@echo "make demo    train, export, prove and measure on the embedded data (about 2 minutes)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   ruff and mypy                         make setup  only install into .venv"
 	@echo "make healthy every architecture in three precisions through the gate (an hour)"
 	@echo "make engines how long TensorRT-RTX takes to build resnet18 in every precision"
+	@echo "make minors OTHER=python3.12   the same ONNX bytes under another Python?"
 
 setup: $(READY)
 
@@ -49,6 +50,10 @@ healthy: $(READY)
 
 engines: $(READY)
 	.venv/bin/python tests/export/engines.py
+
+# OTHER: one or more interpreters, for example OTHER=python3.12
+minors: $(READY) | $(UV)
+	.venv/bin/python tests/export/minors.py $(UV) $(OTHER)
 
 check: $(READY)
 	.venv/bin/ruff check .

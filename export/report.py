@@ -118,6 +118,8 @@ def _classes(names: list[str], reference: Floats, logits: Floats, labels: NDArra
         change = 100 * float((top_s[right] == k).mean() - (top_r[right] == k).mean()) if right.any() else 0.0
         rows.append((100 * float((top_s[mine] == k).mean()), int(mine.sum()), names[k], change))
     rows.sort()
+    if rows[0][0] == 100:
+        return f"<h2>Classes</h2><p>In all {len(rows)} classes that the network names, the file gives the same label every time.</p>"
     cells = [
         f"<tr><td>{_text(n)}<td class=n>{count:,}<td class=n>{a:.2f} %<td class=n>{change:+.2f}" for a, count, n, change in rows[:SHOWN]
     ]
