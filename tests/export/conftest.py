@@ -41,5 +41,5 @@ def elsewhere(tiny_run: Run) -> list[Path]:
     """The first peer of the tiny run in the formats that are neither ONNX nor an engine."""
     from export import export
 
-    wanted = [("openvino", "fp32"), ("openvino", "fp16"), ("torch", "fp32")]
-    return [export(ExportConfig(peer=0, format=format, precision=precision), tiny_run)[0].path for format, precision in wanted]
+    made = [export(ExportConfig(peer=0, format=f, precision=p), tiny_run) for f, p in (("openvino", "fp32,fp16"), ("torch", "fp32"))]
+    return [artifact.path for artifacts in made for artifact in artifacts]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,17 @@ def folder(root: Path, splits: tuple[str, ...] = ("train", "test"), classes: int
             for i in range(count):
                 Image.fromarray(random.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(place / f"{i}.png")
     return root
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    """Read past the package, in a process that imports it: the same pictures and labels."""
+    code = (
+        "import numpy as np; from sklearn.datasets import load_digits; from lfdeploy.sources import digits; from pathlib import Path\n"
+        "found, ours = load_digits(), digits(Path()); images, labels = ours.splits['train']\n"
+        "assert ours.classes == tuple(map(str, found.target_names)) and (labels == found.target).all()\n"
+        "assert (images == np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]).all() and images.shape == (1797, 8, 8, 3)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_digits() -> None:
