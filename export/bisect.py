@@ -22,6 +22,7 @@ from export.probes import probe_pictures
 from export.tensors import Apart, CannotRun, Measured, load, measure, module_differences, originals, rounding, widened
 from lfdeploy.artifact import Artifact, find, run_of
 from lfdeploy.confidence import temperature
+from lfdeploy.config import flags_of
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, PictureError
 from lfdeploy.images import Pixels, fit_all, prepare
@@ -117,8 +118,7 @@ def _file(artifact: Artifact) -> tuple[Path, str | None]:
     if not file.is_file():
         if file == artifact.file:
             raise LfdeployError(f"{artifact.name} has no {file.name}. Export it again.")
-        target = str(manifest["target"])
-        flag = f"--peer {target.removeprefix('peer')}" if target.startswith("peer") else f"--{target}"
+        flag = flags_of(str(manifest["target"]))
         raise LfdeployError(
             f"{artifact.name} is an engine without its source.onnx beside it; its layers cannot be looked into. Bisect the ONNX file "
             f"of the same weights: lfdeploy export {manifest['run']['name']} {flag} --format onnx --precision {manifest['precision']}"

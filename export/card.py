@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from export.members import table
 from export.reliability import card_section
+from lfdeploy.models.together import ALL
 
 
 def model_card(manifest: dict[str, Any]) -> str:
@@ -14,6 +16,8 @@ def model_card(manifest: dict[str, Any]) -> str:
     target = str(manifest["target"])
     if target.startswith("peer"):
         what = f"{target}, one {run['archs'][int(target.removeprefix('peer'))]}"
+    elif target == ALL:
+        what = f"every output of {archs} in one file, each backbone computed once; `logits` and `probabilities` are those of `{manifest['main']}`"
     elif target == "fused":
         what = f"the fused classifier of {archs}: all peers and their end fusion"
     else:
@@ -22,6 +26,7 @@ def model_card(manifest: dict[str, Any]) -> str:
     some = ", ".join(labels[:12]) + (f", ... ({len(labels)} in all)" if len(labels) > 12 else "")
     files = {manifest["file"]: manifest["sha256"]} | {name: told["sha256"] for name, told in manifest.get("files", {}).items()}
     hashes = " + ".join(f"`{value[:16]}`" for value in files.values())
+    outputs = ", ".join(f"`{one['name']}`" for one in manifest["outputs"])
     lines = [
         f"# {manifest['target']}, {manifest['format']} {manifest['precision']}",
         "",
@@ -31,7 +36,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         "| --- | --- |",
         f"| classes | {some} |",
         f"| input | `images`: uint8, NHWC, {size}x{size} RGB; normalisation is inside |",
-        f"| outputs | `logits`, `probabilities`: float32, (batch, {len(labels)}) |",
+        f"| outputs | {outputs}: float32, (batch, {len(labels)}) |",
         f"| batch | {manifest['batch']['min']} to {manifest['batch']['max']} |",
         f"| file | {' + '.join(f'`{n}`' for n in files)}, {manifest['bytes']:,} bytes, sha256 {hashes} |",
     ]
@@ -40,6 +45,8 @@ def model_card(manifest: dict[str, Any]) -> str:
             f"| top-1 | {accuracy['top1']:.2f} % on {accuracy['images']:,} test pictures "
             f"(PyTorch: {accuracy['top1_reference']:.2f} %), measured with {accuracy['measured_on']} |"
         )
+        for output, top1, module in table(accuracy):
+            lines.append(f"| top-1 of `{output}` | {top1:.2f} % (PyTorch: {module:.2f} %) |")
     if "calibration" in manifest:
         told = manifest["calibration"]
         lines.append(

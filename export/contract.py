@@ -53,6 +53,7 @@ def lone_facts(manifest: dict[str, Any]) -> dict[str, Any]:
     """The part of a manifest that does not change with time or place, as it goes into the file itself."""
     keys = ("schema", "target", "precision", "input", "outputs", "labels")
     facts = {key: manifest[key] for key in keys} | {"weights_sha256": manifest["run"]["weights_sha256"]}
+    facts |= {"main": manifest["main"]} if "main" in manifest else {}
     if temperature(manifest) is None:
         return facts
     return facts | {KEY: {"temperature": temperature(manifest), "threshold": threshold(manifest)}}

@@ -31,6 +31,11 @@ def fold(network: nn.Module, size: int) -> nn.Module:
     returned. The folded network must answer as before, or an error says so.
     """
     made = copy.deepcopy(network).eval()
+
+    def answers(x: torch.Tensor) -> torch.Tensor:
+        found = made(x)
+        return torch.stack(found) if isinstance(found, tuple) else found
+
     returned: list[tuple[torch.Tensor, str]] = []
     pairs: list[tuple[str, str]] = []
 
@@ -48,14 +53,14 @@ def fold(network: nn.Module, size: int) -> nn.Module:
             hooks.append(module.register_forward_pre_hook(before_norm(name)))
     example = torch.linspace(-2, 2, 2 * 3 * size * size).reshape(2, 3, size, size)
     with torch.no_grad():
-        before = made(example)
+        before = answers(example)
         for hook in hooks:
             hook.remove()
         for conv, norm in pairs:
             kernel, norm_layer = cast(nn.Conv2d, made.get_submodule(conv)), cast(nn.BatchNorm2d, made.get_submodule(norm))
             made.set_submodule(conv, nn.utils.fuse_conv_bn_eval(kernel, norm_layer))
             made.set_submodule(norm, nn.Identity())
-        after = made(example)
+        after = answers(example)
     spread = before.abs().max().clamp_min(1e-6)
     if not (after - before).abs().max() <= 1e-4 * spread:
         raise LfdeployError("folding BatchNorm changes this network's answers; it cannot be exported")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from export.contract import (
     shape_checks,
     shown,
 )
-from export.custody import chain
+from export.custody import chain as custody
 from export.graph import HALVES
 from export.half import widen
+from export.members import Member, Once, Part, documents, each, main_checks, parts_of
 from export.origin import calibration_checks, origin_checks, other_versions
 from export.probabilities import output_checks, temperature_checks
 from export.probes import batch_sizes
-from export.reference import Reference, Tick, logits_of
+from export.reference import Reference, Tick, answers_of
 from export.statistics import Comparison, compare, log_softmax, permutation
 from lfdeploy.artifact import Artifact, outputs_of
 from lfdeploy.backends import BACKENDS, Session, Source, chosen
@@ -43,6 +45,7 @@ from lfdeploy.confidence import KEY, temperature
 from lfdeploy.console import say
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
+from lfdeploy.models.together import member_outputs
 from lfdeploy.run import Run
 
 
@@ -79,8 +82,10 @@ TWIN = 1e-3  # on a CPU, from the module with rounded weights: the runtime round
 
 @dataclass(frozen=True)
 class Report:
-    """A verdict with its checks. ``reason`` is one sentence for anything but a pass; ``logits`` the subject's on the test
-    pictures; ``chain`` the steps of `export.custody`, where the file could be run."""
+    """A verdict with its checks. ``reason`` is one sentence for anything but a pass; ``logits`` the subject's on the test pictures.
+
+    ``members``: statistics of further outputs, by target. ``chain``: the steps of `export.custody`, where the file could be run.
+    """
 
     verdict: str
     reason: str
@@ -88,6 +93,7 @@ class Report:
     checks: tuple[Check, ...]
     comparison: dict[str, Any] | None
     logits: Floats | None
+    members: dict[str, Any] = field(default_factory=dict)
     chain: tuple[dict[str, Any], ...] = ()
 
     def document(self) -> dict[str, Any]:
@@ -95,7 +101,7 @@ class Report:
         return {
             "verdict": self.verdict, "reason": self.reason, "subject": self.subject,
             "checks": [asdict(check) for check in self.checks], "statistics": self.comparison, "chain": list(self.chain),
-        }  # fmt: skip
+        } | ({"members": self.members} if self.members else {})  # fmt: skip
 
 
 Stage = Callable[[], Iterator[Check]]
@@ -119,8 +125,8 @@ def judge(
         hindrance = hindrance or NO_BF16
         said = f"onnxruntime on a copy of the {'published' if subject == artifact.file else 'source'} file, widened from bf16 to fp32"
     checks: list[Check] = []
-    comparison: list[Comparison] = []
-    answers: list[Floats] = []
+    parts = parts_of(ref)
+    main = parts[0]
     session: list[Session] = []
 
     def opened() -> Session:
@@ -128,13 +134,14 @@ def judge(
             with tempfile.TemporaryDirectory() as folder:
                 file = widen(subject, Path(folder) / "widened.onnx") if widened else subject
                 told = manifest | {"precision": "fp32"} if widened else manifest
-                session.append(BACKENDS[name].open(Source(file, told, run), device))
+                found = BACKENDS[name].open(Source(file, told, run), device)
+                session.append(Once(found) if parts[1:] else found)
         return session[0]
 
     stages: dict[str, Stage] = {"file": lambda: file_checks(artifact, run), "input": lambda: input_checks(artifact, run)}
     runnable = widened or not (hindrance and subject == artifact.file)
-    outputs = outputs_of(len(manifest["labels"]))
-    stages["names"] = lambda: name_checks(subject, outputs)
+    outputs = outputs_of(len(manifest["labels"])) + member_outputs(str(manifest["target"]), run.spec)
+    stages["names"] = lambda: chain(main_checks(manifest, run), name_checks(subject, outputs))
     stages["shapes"] = lambda: shape_checks(subject, manifest, outputs)
     stages["dtypes"] = lambda: dtype_checks(subject, outputs)
     same_data = ref.data.fingerprint == run.spec["data_fingerprint"]
@@ -143,15 +150,15 @@ def judge(
         say(f"The int8 graph is not made again for comparison: other versions here of {', '.join(other_versions(manifest))}.")
         origin = False
     if KEY in manifest:
-        stages["temperature"] = lambda: temperature_checks(manifest, ref, same_data)
+        stages["temperature"] = lambda: temperature_checks(manifest, main.ref, same_data)
     if precision == "int8":
         stages["calibration"] = lambda: calibration_checks(manifest, ref.data, same_data)
     if runnable:
         stages.update(
-            finite=lambda: _finite(opened(), artifact, ref),
-            values=lambda: _values(opened(), artifact, ref, comparison, answers, tick, origin),
-            labels=lambda: _labels(artifact, run, comparison, subject),
-            accuracy=lambda: _accuracy(comparison, precision),
+            finite=lambda: each(parts, lambda part: _finite(part.of(opened()), artifact, part.ref)),
+            values=lambda: _all_values(opened(), artifact, parts, tick, origin),
+            labels=lambda: chain(label_checks(artifact, run, subject), each(parts, lambda part: _agreement(part.comparison, precision))),
+            accuracy=lambda: each(parts, lambda part: _accuracy(part.comparison, precision)),
         )
     else:
         stages["labels"] = lambda: label_checks(artifact, run, subject)
@@ -169,11 +176,11 @@ def judge(
             break
     else:
         verdict, reason = ("unverified", hindrance) if hindrance else ("pass", "")
-    document = comparison[0].document() if comparison else None
-    if not answers:
-        return Report(verdict, reason, said, tuple(checks), document, None)
-    links = chain(artifact, ref, session[0], same_data=same_data, runs_file=subject == artifact.file, hindrance=hindrance)
-    return Report(verdict, reason, said, tuple(checks), document, answers[0], tuple(links))
+    found = main.comparison[0].document() if main.comparison else None
+    if not main.answers:
+        return Report(verdict, reason, said, tuple(checks), found, None, documents(parts))
+    links = custody(artifact, ref, session[0], same_data=same_data, runs_file=subject == artifact.file, hindrance=hindrance)
+    return Report(verdict, reason, said, tuple(checks), found, main.answers[0], documents(parts), tuple(links))
 
 
 def _finite(session: Session, artifact: Artifact, ref: Reference) -> Iterator[Check]:
@@ -188,8 +195,15 @@ def _finite(session: Session, artifact: Artifact, ref: Reference) -> Iterator[Ch
         yield at_most("finite", f"largest activation, at {layer} (else: --precision bf16)", reach, float(np.finfo(np.float16).max))
 
 
+def _all_values(session: Session, artifact: Artifact, parts: list[Part], tick: Tick, origin: bool) -> Iterator[Check]:
+    found = answers_of(session, parts[0].ref.images, int(artifact.manifest["batch"]["max"]), tick)
+    for part in parts:
+        part.answers.append(found[part.output])
+    yield from each(parts, lambda part: _values(part.of(session), artifact, part.ref, part.comparison, part.answers[0], origin))
+
+
 def _values(
-    session: Session, artifact: Artifact, ref: Reference, comparison: list[Comparison], answers: list[Floats], tick: Tick, origin: bool
+    session: Session, artifact: Artifact, ref: Reference, comparison: list[Comparison], logits: Floats, origin: bool
 ) -> Iterator[Check]:
     manifest = artifact.manifest
     precision = manifest["precision"]
@@ -198,8 +212,6 @@ def _values(
         bounds = replace(bounds, difference=min(FURTHEST[precision], max(bounds.difference, 2 * ref.half(precision).difference)))
     if origin:
         bounds = replace(bounds, difference=PROVEN_DIFFERENCE)
-    logits = logits_of(session, ref.images, most, tick)
-    answers.append(logits)
     bad = int((~np.isfinite(logits)).sum())
     if bad:
         yield Check("finite", "non-finite logits on test pictures", bad, 0, False)
@@ -236,10 +248,11 @@ def _probes(session: Session, manifest: dict[str, Any], ref: Reference, bounds: 
     if manifest["precision"] != "int8":  # int8's ranges are those of pictures; probes go beyond them
         yield at_most("values", "probes: largest difference / scale", apart, bounds.difference)
         yield at_most("values", "probes: margin of flipped labels / scale", found.flip_margin, bounds.flip_margin)
-    t = temperature(manifest)
-    softmax = np.abs(np.exp(log_softmax(logits / np.float32(t or 1))) - probabilities).max()
-    yield at_most("values", f"probabilities against softmax(logits{' / T' if t else ''})", softmax, 1e-5)
-    yield from output_checks(session, manifest, ref)
+    if not isinstance(session, Member):  # a member has logits alone
+        t = temperature(manifest)
+        softmax = np.abs(np.exp(log_softmax(logits / np.float32(t or 1))) - probabilities).max()
+        yield at_most("values", f"probabilities against softmax(logits{' / T' if t else ''})", softmax, 1e-5)
+        yield from output_checks(session, manifest, ref)
     spread, scale = 0.0, found.scale
     for size in batch_sizes(opt, most):
         rows = np.resize(np.arange(len(ref.probes)), size)
@@ -252,10 +265,9 @@ def _probes(session: Session, manifest: dict[str, Any], ref: Reference, bounds: 
     yield at_most("values", "permuted rows: spread / scale", float(np.abs(turned - logits[order]).max()) / scale, bounds.spread)
 
 
-def _labels(artifact: Artifact, run: Run, comparison: list[Comparison], subject: Any) -> Iterator[Check]:
-    yield from label_checks(artifact, run, subject)
+def _agreement(comparison: list[Comparison], precision: str) -> Iterator[Check]:
     found = comparison[0]
-    yield at_least("labels", "agreement, %", found.agreement, _few(BOUNDS[artifact.manifest["precision"]].agreement, 100, found))
+    yield at_least("labels", "agreement, %", found.agreement, _few(BOUNDS[precision].agreement, 100, found))
 
 
 def _accuracy(comparison: list[Comparison], precision: str) -> Iterator[Check]:

@@ -28,6 +28,7 @@ from lfdeploy.data import Data
 from lfdeploy.devices import gpus
 from lfdeploy.errors import LfdeployError, ParityError, UnverifiedError
 from lfdeploy.models.deploy import targets
+from lfdeploy.models.together import ALL, main_of, member_outputs
 from lfdeploy.run import Run, sha256, shown, versions, write_json
 
 FLOAT = "float.onnx"  # int8's fp32 sibling, there only while it is staged
@@ -42,8 +43,18 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     run.finished()
     spec = run.spec
     known = targets(len(spec["archs"]), spec["fused"] is not None)
-    wanted = known if config.all else ["fused" if config.fused else "ensemble" if config.ensemble else f"peer{config.peer}"]
-    if wanted[0] not in known:
+    if config.single_file and known == ["peer0", "ensemble"]:
+        raise LfdeployError(
+            f"Run {run.name} has one network and no fused classifier: every output of one file would be the same. Use --peer 0."
+        )
+    wanted = (
+        [ALL]
+        if config.single_file
+        else known
+        if config.all
+        else ["fused" if config.fused else "ensemble" if config.ensemble else f"peer{config.peer}"]
+    )
+    if wanted[0] not in (*known, ALL):
         raise LfdeployError(f"Run {run.name} has no {wanted[0]}; it has {', '.join(known)}.")
     backends = {precision: builder(config.format, config.engine, precision, config.portable) for precision in config.precisions}
     jobs = [(target, precision) for target in wanted for precision in config.precisions]
@@ -54,7 +65,7 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     if config.triton:
         triton.check(backends[config.precisions[0]], Path(config.triton), [final.name for final in finals])
     pictures = _pictures(run, data) if "int8" in config.precisions or config.calibrate else None
-    calibrated = functools.cache(lambda target: calibration(config, run, target, pictures))
+    calibrated = functools.cache(lambda target: calibration(config, run, main_of(spec) if target == ALL else target, pictures))
     staging = finals[0].resolve().parent / f".staging.{os.getpid()}"
     keys = [_key(config, run, job, backends[job[1]], data) for job in jobs]
     staged = [final.resolve().with_name(f".{final.name}.{key}") for final, key in zip(finals, keys, strict=True)]
@@ -133,7 +144,7 @@ def _stage(
     manifest: dict[str, Any] = {
         "schema": SCHEMA, "target": target, "format": config.format, "precision": precision, "file": row.file,
         "input": input_of(size),
-        "outputs": outputs_of(len(spec["classes"])), "labels": spec["classes"],
+        "outputs": outputs_of(len(spec["classes"])) + member_outputs(target, spec), "labels": spec["classes"],
         "batch": dict(zip(("min", "opt", "max"), profile, strict=True)),
         "opset": OPSETS.get(precision, OPSET),
         "run": {
@@ -143,7 +154,7 @@ def _stage(
         "parity": {"verdict": "unverified", "reason": "not examined yet", "checks": []},
         "versions": {"lfdeploy": lfdeploy.__version__} | versions(),
         "gpu": gpus()[0].name if gpus() else None,
-    } | more  # fmt: skip
+    } | more | ({"main": main_of(spec)} if target == ALL else {})  # fmt: skip
     onnx = place / "source.onnx"
     classifier = in_precision(run.classifier(target), precision, size, temperature(manifest))
     blob = to_onnx(classifier, size, profile, lone_facts(manifest))
@@ -164,6 +175,12 @@ def _stage(
     return place
 
 
+def _of_members(report: dict[str, Any]) -> dict[str, Any]:
+    found = report.get("members", {}).items()
+    accuracy = {name: {key: told[key] for key in ("images", "top1", "top1_reference")} for name, told in found}
+    return {"members": accuracy} if accuracy else {}
+
+
 def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Path]) -> list[Artifact]:
     """Write what parity found into the manifests, then give all that may be published their names, one rename each."""
     ready, failed, unverified, slow = [], [], [], []
@@ -174,7 +191,7 @@ def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Pa
         manifest["accuracy"] = found and {
             "split": "test", "images": found["images"], "top1": found["top1"], "top1_reference": found["top1_reference"],
             "measured_on": report["subject"],
-        }  # fmt: skip
+        } | _of_members(report)  # fmt: skip
         manifest["parity"] = report
         write_json(place / "manifest.json", sealed(manifest))
         if report["verdict"] == "fail":

@@ -5,12 +5,14 @@ The fresh process reads everything from disk again: the run's weights, the pictu
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from export.members import combined, expanded
 from export.parity import Report, judge
 from export.probabilities import on_test
 from export.reference import Reference, reference
@@ -20,6 +22,7 @@ from lfdeploy.backends import BACKENDS, chosen, executes
 from lfdeploy.console import Meter, decoding
 from lfdeploy.data import Split
 from lfdeploy.errors import LfdeployError, ParityError
+from lfdeploy.models.together import ALL
 from lfdeploy.run import Run, write_json
 
 REPORT = "parity.json"  # beside a staged artifact, until it is published
@@ -60,7 +63,8 @@ def prove(
         )  # the order is that of content: a fair sample
     targets = sorted({str(a.manifest["target"]) for a in artifacts})
     reports: dict[str, Report] = {}
-    with Meter("Parity", len(split) * (len(targets) + len(artifacts)), "pictures") as meter:
+    needed = {name for target in targets for name in expanded(run, target)}
+    with Meter("Parity", len(split) * (len(needed) + len(artifacts)), "pictures") as meter:
         seen = 0
 
         def tick(count: int) -> None:
@@ -68,8 +72,9 @@ def prove(
             seen += count
             meter.at(seen)
 
+        refs = functools.cache(lambda target: reference(run, target, split, pictures, tick))
         for target in targets:
-            ref = reference(run, target, split, pictures, tick)
+            ref = combined(run, refs) if target == ALL else refs(target)
             for artifact in artifacts:
                 if artifact.manifest["target"] == target:
                     meter.at(max(seen, 1), f"Parity of {artifact.name.lstrip('.').rsplit('.')[0]}")

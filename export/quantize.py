@@ -38,6 +38,16 @@ def prologue(graph: Any) -> list[str]:
     raise LfdeployError("the network has no layer that int8 could speed up")
 
 
+def behind(graph: Any) -> list[str]:
+    """Names of the nodes that work on what an output gives: the softmax, the mean of members' logits."""
+    known, names = {value.name for value in graph.output}, []
+    for node in graph.node:
+        if known & set(node.input):
+            names.append(node.name)
+            known |= set(node.output)
+    return names
+
+
 def activations(graph: Any) -> list[str]:
     """Every float tensor between the prologue's output and the logits."""
     before = set(prologue(graph))
@@ -68,7 +78,7 @@ def with_ranges(float_blob: bytes, chosen: Ranges, scheme: str) -> bytes:
     try:
         quantizer = QDQQuantizer(
             model, True, False, QuantType.QInt8, QuantType.QUInt8 if unsigned else QuantType.QInt8, data, [],
-            prologue(model.graph), list(TYPES), options,
+            prologue(model.graph) + behind(model.graph), list(TYPES), options,
         )  # fmt: skip
         quantizer.quantize_model()
         quantizer.model.topological_sort()
@@ -83,8 +93,9 @@ def with_ranges(float_blob: bytes, chosen: Ranges, scheme: str) -> bytes:
 
 
 def _gemm_inside(graph: Any) -> bool:
-    """Whether a Gemm gives something else than logits."""
-    return any(node.op_type == "Gemm" and "logits" not in node.output for node in graph.node)
+    """Whether a Gemm gives something else than an output."""
+    outputs = {value.name for value in graph.output}
+    return any(node.op_type == "Gemm" and not outputs & set(node.output) for node in graph.node)
 
 
 def logits_of(blob: bytes, images: Pixels, batch: int = 16) -> Floats:

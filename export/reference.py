@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -23,7 +23,10 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Reference:
-    """The fp32 module's logits for the pictures, computed once for all artifacts of a target."""
+    """The fp32 module's logits for the pictures, computed once for all artifacts of a target.
+
+    ``members``: for the target ``all`` the references of the main target, first, and of each member.
+    """
 
     run: Run
     target: str
@@ -32,6 +35,7 @@ class Reference:
     probes: Pixels
     probe_logits: Floats
     data: Data
+    members: Mapping[str, Reference] = field(default_factory=dict)
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -91,8 +95,15 @@ def validation(run: Run, target: str, data: Data) -> tuple[Split, Floats]:
 
 def logits_of(session: Session, split: Split, batch: int, tick: Tick) -> Floats:
     """A session's logits (N, K) for a whole split."""
-    parts = []
+    return answers_of(session, split, batch, tick)["logits"]
+
+
+def answers_of(session: Session, split: Split, batch: int, tick: Tick) -> dict[str, Floats]:
+    """A session's logits (N, K) for a whole split, and those of members, by output."""
+    parts: dict[str, list[Floats]] = {}
     for images, labels in split.batches(batch):
-        parts.append(session(np.ascontiguousarray(images))[0])
+        for name, found in session.named(np.ascontiguousarray(images)).items():
+            if name.startswith("logits"):
+                parts.setdefault(name, []).append(found)
         tick(len(labels))
-    return np.concatenate(parts)
+    return {name: np.concatenate(found) for name, found in parts.items()}

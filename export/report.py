@@ -74,6 +74,11 @@ def verdict(report: dict[str, Any]) -> str:
             f"{found['top1'] - found['top1_reference']:+.2f} points, between {found['ci_low']:+.2f} and {found['ci_high']:+.2f} with 95 % "
             f"confidence.</p>"
         )
+    if report.get("members"):
+        cells = [(name, found["top1"], found["top1_reference"], found["flips"]) for name, found in report["members"].items()]
+        rows = "".join(f"<tr><td>{name}<td class=n>{a:.2f} %<td class=n>{b:.2f} %<td class=n>{flips:,}" for name, a, b, flips in cells)
+        head = "<tr><th>output<th class=n>right<th class=n>its network<th class=n>other labels"
+        lines.append(f"<div class=scroll><table>{head}{rows}</table></div>")
     if report["reason"]:
         lines.append(f"<p>{_text(report['reason'][:1].upper() + report['reason'][1:])}.</p>")
     return "".join([*lines, f"<p class=soft>Examined: {_text(report['subject'])}, against the fp32 PyTorch module.</p>"])

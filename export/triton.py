@@ -105,6 +105,7 @@ def config(name: str, manifest: dict[str, Any]) -> str:
     kind = KINDS[executes(manifest)]
     height, width, classes = manifest["input"]["height"], manifest["input"]["width"], len(manifest["labels"])
     opt, most = int(manifest["batch"]["opt"]), int(manifest["batch"]["max"])
+    more = "".join(f'\noutput {{ name: "{o["name"]}" data_type: TYPE_FP32 dims: {o["shape"][1:]} }}' for o in manifest["outputs"][2:])
     instances = "KIND_GPU" if manifest["precision"] == "bf16" else kind.instances  # onnxruntime's CPU has no bf16
     preferred = sorted({opt, most} - {1})
     batching = f"dynamic_batching {{ preferred_batch_size: {preferred} max_queue_delay_microseconds: {DELAY} }}" if preferred else ""
@@ -119,7 +120,7 @@ name: {json.dumps(name, ensure_ascii=False)}
 max_batch_size: {most}
 input {{ name: "images" data_type: TYPE_UINT8 dims: [{height}, {width}, 3] }}
 output {{ name: "logits" data_type: TYPE_FP32 dims: [{classes}] }}
-output {{ name: "probabilities" data_type: TYPE_FP32 dims: [{classes}] label_filename: "labels.txt" }}
+output {{ name: "probabilities" data_type: TYPE_FP32 dims: [{classes}] label_filename: "labels.txt" }}{more}
 instance_group {{ count: 1 kind: {instances} }}
 {batching}
 {warm}

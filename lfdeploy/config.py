@@ -91,6 +91,7 @@ class ExportConfig:
     fused: bool = setting(False, "the fused classifier: all peers and the end fusion")
     ensemble: bool = setting(False, "the mean of the peers' logits")
     all: bool = setting(False, "every peer, the fused classifier and the ensemble")
+    single_file: bool = setting(False, "with --all: one file with every output, each backbone computed once")
     format: str = setting("onnx", "of the file", choices=("onnx", "trt", "openvino", "torch"))
     precision: str = setting("fp32", "fp32, fp16, bf16, int8, or several with commas", metavar="P[,P...]")
     batch: str = setting("1:8:64", "batch sizes it must serve", metavar="MIN:OPT:MAX")
@@ -108,6 +109,8 @@ class ExportConfig:
         if sum(chosen) != 1:
             what = "Nothing says what" if not any(chosen) else "Only one target at a time"
             raise UsageError(f"{what} to export: add one of --peer N, --fused, --ensemble, --all.")
+        if self.single_file and not self.all:
+            raise UsageError("--single-file has no meaning without --all; add it.")
         if self.peer is not None and self.peer < 0:
             raise UsageError(f"--peer is {self.peer}; peers are counted from 0.")
         if self.accuracy_when_sure is not None and not self.calibrate:
@@ -133,6 +136,13 @@ class ExportConfig:
         if low != 1 or not low <= opt <= high:
             raise UsageError(f"--batch is '{self.batch}'; MIN must be 1 and MIN <= OPT <= MAX.")
         return low, opt, high
+
+
+def flags_of(target: str) -> str:
+    """The flags of `lfdeploy export` that ask for a target."""
+    if target == "all":
+        return "--all --single-file"
+    return f"--peer {target.removeprefix('peer')}" if target.startswith("peer") else f"--{target}"
 
 
 def subset(config: object, kind: type[Any]) -> Any:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lfdeploy.artifact import Artifact
+from lfdeploy.config import flags_of
 from lfdeploy.devices import Gpu
 from lfdeploy.errors import ParityError
 from lfdeploy.run import shown
@@ -103,6 +104,5 @@ def _path(artifact: Artifact) -> str:
 
 def _export(manifest: Mapping[str, Any], format: str) -> str:
     """The command that makes this target anew in a format."""
-    target = str(manifest["target"])
-    words = f"--peer {target.removeprefix('peer')}" if target.startswith("peer") else f"--{target}"
+    words = flags_of(str(manifest["target"]))
     return f"lfdeploy export {shlex.quote(manifest['run']['name'])} {words} --format {format} --precision {manifest['precision']}"

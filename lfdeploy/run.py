@@ -93,10 +93,13 @@ class Run:
         return tensors
 
     def classifier(self, target: str) -> Classifier:
-        """One target as the fp32 module from uint8 pixels to (logits, probabilities), in eval mode."""
+        """One target as the fp32 module from uint8 pixels to (logits, probabilities), in eval mode; ``all`` has members' logits too."""
         from lfdeploy.models.deploy import Classifier, build_network
+        from lfdeploy.models.together import ALL, build
 
         spec = self.spec
+        if target == ALL:
+            return build(spec, self.tensors())
         return Classifier(build_network(target, spec, self.tensors()), spec["mean"], spec["std"]).eval()
 
     def data_config(self, data: str | None = None) -> DataConfig:

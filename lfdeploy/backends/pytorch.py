@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lfdeploy.backends.base import Backend, Floats, Session, Source, checked, output_names
+from lfdeploy.backends.base import Backend, Floats, Session, Source, checked
 from lfdeploy.confidence import temperature
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
@@ -36,7 +36,7 @@ class TorchSession:
 
         with torch.inference_mode():
             found = self.module(torch.from_numpy(checked(images, self.manifest)).to(self.device))
-        return {name: value.cpu().numpy() for name, value in zip(output_names(self.manifest), found, strict=True)}
+        return {name: value.cpu().numpy() for name, value in zip(self.module.outputs, found, strict=True)}
 
 
 def _open(source: Source, device: str) -> Session:

@@ -33,11 +33,19 @@ class Classifier(nn.Module):
         self.dtype = torch.float32
         self.temperature: float | None = None
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits, probabilities). The cast comes before the permutation: TensorRT accepts uint8 only into a cast."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(logits, probabilities)."""
+        logits = self.network(self.normalised(images)).float()
+        return logits, self.softmax(logits)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the network reads. The cast comes before the permutation: TensorRT accepts uint8 only into a cast."""
         x = images.float().permute(0, 3, 1, 2) * self.scale + self.shift
-        logits = self.network(x.to(self.dtype)).float()
-        return logits, torch.softmax(logits if self.temperature is None else logits / self.temperature, dim=1)
+        return x.to(self.dtype)
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        """Probabilities (B, K) of logits (B, K)."""
+        return torch.softmax(logits if self.temperature is None else logits / self.temperature, dim=1)
 
 
 def targets(peers: int, fused: bool) -> list[str]:
