@@ -17,7 +17,7 @@ def model_card(manifest: dict[str, Any]) -> str:
     if target.startswith("peer"):
         what = f"{target}, one {run['archs'][int(target.removeprefix('peer'))]}"
     elif target == ALL:
-        what = f"every output of {archs} in one file, each backbone computed once; `logits` and `probabilities` are those of `{manifest['main']}`"
+        what = f"every output of {archs}, each backbone computed once; `logits` and `probabilities` are those of `{manifest['main']}`"
     elif target == "fused":
         what = f"the fused classifier of {archs}: all peers and their end fusion"
     else:
