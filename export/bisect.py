@@ -26,6 +26,7 @@ from lfdeploy.config import flags_of
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, PictureError
 from lfdeploy.images import Pixels, fit_all, prepare
+from lfdeploy.models.explain import explained, explains
 from lfdeploy.run import Run, sha256
 from lfdeploy.sources import read as read_source
 
@@ -50,17 +51,23 @@ class Reference:
         return widened(self.proto) if self.precision in HALVES else self.proto
 
 
-def reference(run: Run, target: str, precision: str, size: int, profile: tuple[int, int, int], t: float | None = None) -> Reference:
-    """Export a run's target again, with the temperature ``t``; int8 is measured against fp32."""
+def reference(run: Run, target: str, precision: str, size: int, profile: tuple[int, int, int], t: float | None = None, explain: bool = False
+) -> Reference:  # fmt: skip
+    """Export a run's target again, with the temperature ``t`` and the heat map; int8 is measured against fp32."""
     import onnx
 
     precision = "fp32" if precision == "int8" else precision
     whole = run.classifier(target)
     scopes: dict[str, str] = {}
-    proto = onnx.load_from_string(to_onnx(in_precision(whole, precision, size, t), size, profile, {}, scopes))
+
+    def made(p: str) -> Any:
+        alone = in_precision(whole, p, size, t)
+        return explained(alone, target, run.spec["archs"]) if explain else alone
+
+    proto = onnx.load_from_string(to_onnx(made(precision), size, profile, {}, scopes))
     mark_outputs(proto)
     graph, exact = read(proto), proto
-    wide = in_precision(whole, "fp32", size, t)
+    wide = made("fp32")
     if precision in HALVES:
         exact = widened(proto, originals(wide.state_dict(), precision))
     return Reference(precision, proto, graph, _layers(graph, scopes), exact, wide)
@@ -101,7 +108,7 @@ def bisect(given: str, *, images: int = 8, run: str | None = None, runs: str = "
     size, batch = int(home.spec["image_size"]), manifest["batch"]
     say(f"Exporting {manifest['target']} of {home.name} again as the reference, {'fp32' if quantized else precision}")
     profile = int(batch["min"]), int(batch["opt"]), int(batch["max"])
-    clean = reference(home, str(manifest["target"]), precision, size, profile, temperature(manifest))
+    clean = reference(home, str(manifest["target"]), precision, size, profile, temperature(manifest), explains(manifest))
     pictures = some_pictures(home, data, images)
     probes = not (quantized and len(pictures))  # what no calibration has seen says nothing of a quantised file
     document = {"artifact": artifact.name, "file": file.name, "precision": precision, "sha256_fits": fits}

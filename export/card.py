@@ -6,6 +6,7 @@ from typing import Any
 
 from export.members import table
 from export.reliability import card_section
+from lfdeploy.models.explain import HEATMAP
 from lfdeploy.models.together import ALL
 
 
@@ -26,7 +27,8 @@ def model_card(manifest: dict[str, Any]) -> str:
     some = ", ".join(labels[:12]) + (f", ... ({len(labels)} in all)" if len(labels) > 12 else "")
     files = {manifest["file"]: manifest["sha256"]} | {name: told["sha256"] for name, told in manifest.get("files", {}).items()}
     hashes = " + ".join(f"`{value[:16]}`" for value in files.values())
-    outputs = ", ".join(f"`{one['name']}`" for one in manifest["outputs"])
+    heat = [one for one in manifest["outputs"] if one["name"] == HEATMAP]
+    outputs = ", ".join(f"`{one['name']}`" for one in manifest["outputs"] if one not in heat)
     lines = [
         f"# {manifest['target']}, {manifest['format']} {manifest['precision']}",
         "",
@@ -37,6 +39,13 @@ def model_card(manifest: dict[str, Any]) -> str:
         f"| classes | {some} |",
         f"| input | `images`: uint8, NHWC, {size}x{size} RGB; normalisation is inside |",
         f"| outputs | {outputs}: float32, (batch, {len(labels)}) |",
+        *(
+            [
+                f"| | `{HEATMAP}`: float32, (batch, {heat[0]['shape'][1]}, {heat[0]['shape'][2]}), evidence for the top class; its mean is the top logit |"
+            ]
+            if heat
+            else []
+        ),
         f"| batch | {manifest['batch']['min']} to {manifest['batch']['max']} |",
         f"| file | {' + '.join(f'`{n}`' for n in files)}, {manifest['bytes']:,} bytes, sha256 {hashes} |",
     ]

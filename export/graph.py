@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from lfdeploy.errors import LfdeployError
+from lfdeploy.models.backbone import Mean
 from lfdeploy.models.deploy import Classifier
 
 OPSET = 20
@@ -65,14 +66,6 @@ def fold(network: nn.Module, size: int) -> nn.Module:
     if not (after - before).abs().max() <= 1e-4 * spread:
         raise LfdeployError("folding BatchNorm changes this network's answers; it cannot be exported")
     return made
-
-
-class Mean(nn.Module):
-    """What AdaptiveAvgPool2d(1) computes, without the strides and shape arithmetic that its trace brings."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) to (B, C, 1, 1)."""
-        return x.mean((2, 3), keepdim=True)
 
 
 def in_precision(classifier: Classifier, precision: str, size: int, temperature: float | None = None) -> Classifier:

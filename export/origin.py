@@ -17,6 +17,7 @@ from export.graph import in_precision, to_onnx
 from export.quantize import activations, batches, with_ranges
 from lfdeploy.confidence import temperature
 from lfdeploy.console import say
+from lfdeploy.models.explain import explained, explains
 from lfdeploy.run import versions
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ def origin_checks(file: Path, manifest: dict[str, Any], data: Data, classifier: 
 
     size, told = int(manifest["input"]["height"]), manifest["calibration"]
     digests = set(told["digests"])
-    blob = to_onnx(in_precision(classifier, "fp32", size, temperature(manifest)), size, tuple(manifest["batch"].values()), {})
+    made = in_precision(classifier, "fp32", size, temperature(manifest))
+    if explains(manifest):
+        made = explained(made, str(manifest["target"]), manifest["run"]["archs"])
+    blob = to_onnx(made, size, tuple(manifest["batch"].values()), {})
     model = onnx.load_from_string(blob)
     chosen = np.array([i for i, digest in enumerate(data.train.digests.tolist()) if digest.decode() in digests], np.int64)
     _, first = np.unique(data.train.digests[chosen], return_index=True)

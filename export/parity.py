@@ -32,6 +32,7 @@ from export.contract import (
 from export.custody import chain as custody
 from export.graph import HALVES
 from export.half import widen
+from export.heatmap import heat_checks, heat_outputs
 from export.members import Member, Once, Part, documents, each, main_checks, parts_of
 from export.origin import calibration_checks, origin_checks, other_versions
 from export.probabilities import output_checks, temperature_checks
@@ -140,7 +141,7 @@ def judge(
 
     stages: dict[str, Stage] = {"file": lambda: file_checks(artifact, run), "input": lambda: input_checks(artifact, run)}
     runnable = widened or not (hindrance and subject == artifact.file)
-    outputs = outputs_of(len(manifest["labels"])) + member_outputs(str(manifest["target"]), run.spec)
+    outputs = outputs_of(len(manifest["labels"])) + member_outputs(str(manifest["target"]), run.spec) + heat_outputs(run, manifest)
     stages["names"] = lambda: chain(main_checks(manifest, run), name_checks(subject, outputs))
     stages["shapes"] = lambda: shape_checks(subject, manifest, outputs)
     stages["dtypes"] = lambda: dtype_checks(subject, outputs)
@@ -253,6 +254,7 @@ def _probes(session: Session, manifest: dict[str, Any], ref: Reference, bounds: 
         softmax = np.abs(np.exp(log_softmax(logits / np.float32(t or 1))) - probabilities).max()
         yield at_most("values", f"probabilities against softmax(logits{' / T' if t else ''})", softmax, 1e-5)
         yield from output_checks(session, manifest, ref)
+        yield from heat_checks(session, manifest, ref)
     spread, scale = 0.0, found.scale
     for size in batch_sizes(opt, most):
         rows = np.resize(np.arange(len(ref.probes)), size)

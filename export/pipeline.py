@@ -28,6 +28,7 @@ from lfdeploy.data import Data
 from lfdeploy.devices import gpus
 from lfdeploy.errors import LfdeployError, ParityError, UnverifiedError
 from lfdeploy.models.deploy import targets
+from lfdeploy.models.explain import explained, output_of, side_of
 from lfdeploy.models.together import ALL, main_of, member_outputs
 from lfdeploy.run import Run, sha256, shown, versions, write_json
 
@@ -57,6 +58,8 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     if wanted[0] not in (*known, ALL):
         raise LfdeployError(f"Run {run.name} has no {wanted[0]}; it has {', '.join(known)}.")
     backends = {precision: builder(config.format, config.engine, precision, config.portable) for precision in config.precisions}
+    for target in wanted if config.explain else ():
+        explained(run.classifier(target), target, spec["archs"])  # refused before anything is built
     jobs = [(target, precision) for target in wanted for precision in config.precisions]
     folder = Path(config.out) if config.out and len(jobs) > 1 else run.artifacts
     finals = [folder / f"{target}-{config.format}-{precision}" for target, precision in jobs]
@@ -98,7 +101,7 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
 
 def _key(config: ExportConfig, run: Run, job: tuple[str, str], backend: str, data: str | None) -> str:
     """What a finished stage depends on; one with the same key need not be made again."""
-    parts: list[Any] = [config.calibrate, config.accuracy_when_sure, config.portable]
+    parts: list[Any] = [config.calibrate, config.accuracy_when_sure, config.portable, config.explain]
     parts += [*job, config.format, backend, config.profile, data, sha256(run.weights), run.spec, lfdeploy.__version__, versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -139,12 +142,13 @@ def _stage(
     spec, profile = run.spec, config.profile
     size = int(spec["image_size"])
     summary = run.read("summary.json")
+    heat = output_of(side_of(explained(run.classifier(target), target, spec["archs"]), size)) if config.explain else []
     row = BACKENDS[backend]
     assert row.build is not None
     manifest: dict[str, Any] = {
         "schema": SCHEMA, "target": target, "format": config.format, "precision": precision, "file": row.file,
         "input": input_of(size),
-        "outputs": outputs_of(len(spec["classes"])) + member_outputs(target, spec), "labels": spec["classes"],
+        "outputs": outputs_of(len(spec["classes"])) + member_outputs(target, spec) + heat, "labels": spec["classes"],
         "batch": dict(zip(("min", "opt", "max"), profile, strict=True)),
         "opset": OPSETS.get(precision, OPSET),
         "run": {
@@ -157,6 +161,8 @@ def _stage(
     } | more | ({"main": main_of(spec)} if target == ALL else {})  # fmt: skip
     onnx = place / "source.onnx"
     classifier = in_precision(run.classifier(target), precision, size, temperature(manifest))
+    if config.explain:
+        classifier = explained(classifier, target, spec["archs"])
     blob = to_onnx(classifier, size, profile, lone_facts(manifest))
     if pictures and precision == "int8":
         (place / FLOAT).write_bytes(blob)

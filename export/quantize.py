@@ -21,6 +21,7 @@ from lfdeploy.backends.base import Floats
 from lfdeploy.data import Data, Files
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
+from lfdeploy.models.explain import HEATMAP
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 PICTURES = 512
@@ -48,9 +49,21 @@ def behind(graph: Any) -> list[str]:
     return names
 
 
+def aside(graph: Any) -> list[str]:
+    """Names of the nodes that only the heat map needs; they stay as they are."""
+    needed = {value.name for value in graph.output if value.name != HEATMAP}
+    names = []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input)
+        else:
+            names.append(node.name)
+    return names
+
+
 def activations(graph: Any) -> list[str]:
     """Every float tensor between the prologue's output and the logits."""
-    before = set(prologue(graph))
+    before = {*prologue(graph), *aside(graph)}
     inside = [n for n in graph.node if n.name not in before and n.op_type != "Softmax"]
     constants = {t.name for t in graph.initializer}
     names = [name for node in inside for name in (*node.input, *node.output) if name and name not in constants]
@@ -78,7 +91,7 @@ def with_ranges(float_blob: bytes, chosen: Ranges, scheme: str) -> bytes:
     try:
         quantizer = QDQQuantizer(
             model, True, False, QuantType.QInt8, QuantType.QUInt8 if unsigned else QuantType.QInt8, data, [],
-            prologue(model.graph) + behind(model.graph), list(TYPES), options,
+            prologue(model.graph) + behind(model.graph) + aside(model.graph), list(TYPES), options,
         )  # fmt: skip
         quantizer.quantize_model()
         quantizer.model.topological_sort()

@@ -203,6 +203,7 @@ def bisect(artifact: str, data: str | None, images: int, run: str | None, runs: 
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|DIR...")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, metavar="K", help="classes per picture")
 @click.option("--csv", "csv_file", default=None, metavar="FILE", help="write a table instead of printing")
+@click.option("--explain", default=None, metavar="DIR", help="write a heat map per picture (of an artifact exported with --explain)")
 @click.option("--backend", default="auto", metavar="NAME", help="auto, or pytorch: the run's own module in its place")
 @DEVICE
 @FROM_RUN

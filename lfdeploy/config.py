@@ -98,6 +98,7 @@ class ExportConfig:
     engine: str = setting("auto", "which TensorRT", choices=("auto", "tensorrt", "tensorrt-rtx"))
     portable: bool = setting(False, "the engine must also run on other GPUs, from Ampere on, and under later TensorRTs")
     out: str | None = setting(None, "directory for the artifact (default: RUN/artifacts)", metavar="DIR")
+    explain: bool = setting(False, "a heat map of the evidence for the top class as a further output")
     calibrate: bool = setting(False, "divide logits by a temperature in the graph, and find when to say 'not sure'")
     accuracy_when_sure: float | None = setting(None, "--calibrate: wanted of sure answers, in % (default: 99)", metavar="P")
     force: bool = setting(False, "publish int8 also where it is no faster than fp32")
@@ -109,6 +110,8 @@ class ExportConfig:
         if sum(chosen) != 1:
             what = "Nothing says what" if not any(chosen) else "Only one target at a time"
             raise UsageError(f"{what} to export: add one of --peer N, --fused, --ensemble, --all.")
+        if self.single_file and self.explain:
+            raise UsageError("--explain with --single-file has no meaning: one map cannot explain several classifiers. Drop one of them.")
         if self.single_file and not self.all:
             raise UsageError("--single-file has no meaning without --all; add it.")
         if self.peer is not None and self.peer < 0:

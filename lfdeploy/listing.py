@@ -188,6 +188,7 @@ def predict(
     given: tuple[str, ...],
     top: int,
     csv_file: str | None,
+    explain: str | None,
     backend: str,
     device: str,
     run: str | None,
@@ -195,14 +196,19 @@ def predict(
     as_json: bool,
 ) -> None:
     """Answer and print: lines, a JSON document, or a CSV file. Exit code 1 when no picture at all could be read."""
+    from lfdeploy.overlay import Overlays
     from lfdeploy.predict import Prediction, Predictor
 
     predictor = Predictor.open(artifact, device=device, backend=backend, run=run, runs=runs)
     files = pictures_below(given)
+    maps = Overlays.into(explain, predictor) if explain else None
     answers: list[Prediction] = []
     with Meter("Pictures", len(files), "pictures") as meter:
         for start in range(0, len(files), CHUNK):
-            answers += predictor.predict(files[start : start + CHUNK], top)
+            part = predictor.predict(files[start : start + CHUNK], top)
+            if maps:
+                maps.write(files[start : start + CHUNK], part)
+            answers += part
             meter.at(len(answers))
     if as_json:
         rows = [{"picture": a.source, "label": a.label or None, "top": [{"label": n, "probability": p} for n, p in a.top],
@@ -219,6 +225,8 @@ def predict(
             text = "  ".join(f"{name} {100 * p:.1f}%" for name, p in a.top) or f"no answer: {a.error}"
             notes = "; ".join((*(["not sure"] if a.abstain else []), *a.notes))
             click.echo(f"{a.source:<{width}}  {text}" + (f"  ({notes})" if notes else ""))
+    if maps:
+        say(f"{len(maps.names)} heat maps in {explain}")
     bad = [a for a in answers if a.error]
     if bad and len(bad) == len(answers):
         raise LfdeployError(bad[0].error if len(bad) == 1 else f"none of the {len(bad)} files is a readable picture.")

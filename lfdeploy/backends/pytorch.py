@@ -17,11 +17,16 @@ class TorchSession:
     def __init__(self, source: Source, device: str) -> None:
         import torch
 
+        from lfdeploy.models.explain import explained, explains
+
         if source.run is None:
             raise LfdeployError("The PyTorch backend needs the run that the artifact came from; name it with --run.")
         self.manifest, self.device = source.manifest, pick(device)
         torch.backends.cudnn.allow_tf32 = False  # the reference is fp32
-        module = source.run.classifier(str(source.manifest["target"])).to(self.device)
+        module = source.run.classifier(str(source.manifest["target"]))
+        if explains(source.manifest):
+            module = explained(module, str(source.manifest["target"]), source.run.spec["archs"])
+        module = module.to(self.device)
         module.temperature = temperature(source.manifest)
         self.module = module.to(memory_format=torch.channels_last)
 

@@ -53,6 +53,14 @@ class Backbone(nn.Module):
         return [(m.shape[1], m.shape[2]) for m in maps]
 
 
+class Mean(nn.Module):
+    """What AdaptiveAvgPool2d(1) computes, without the strides and shape arithmetic that its trace brings."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, 1, 1)."""
+        return x.mean((2, 3), keepdim=True)
+
+
 class Vector(nn.Module):
     """(B, C, 1, 1) to (B, C). Unlike flattening, it leaves no shape arithmetic in an exported graph."""
 

@@ -60,7 +60,7 @@ def pool_dropout_classifier(net: Any) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), Vector(), net.classifier)
 
 
-class _ConvPool(nn.Module):
+class ConvPool(nn.Module):
     """ShuffleNet's head: a 1x1 convolution, the mean over the map, a linear layer."""
 
     def __init__(self, conv: nn.Module, fc: nn.Module) -> None:
@@ -78,7 +78,7 @@ def shufflenet(name: str) -> Callable[[int], Backbone]:
     def build(classes: int) -> Backbone:
         net = _make(name, classes)
         stages = [net.stage2, net.stage3, net.stage4]
-        return Backbone(nn.Sequential(net.conv1, net.maxpool), stages, _ConvPool(net.conv5, net.fc))
+        return Backbone(nn.Sequential(net.conv1, net.maxpool), stages, ConvPool(net.conv5, net.fc))
 
     return build
 
