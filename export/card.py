@@ -39,13 +39,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         f"| classes | {some} |",
         f"| input | `images`: uint8, NHWC, {size}x{size} RGB; normalisation is inside |",
         f"| outputs | {outputs}: float32, (batch, {len(labels)}) |",
-        *(
-            [
-                f"| | `{HEATMAP}`: float32, (batch, {heat[0]['shape'][1]}, {heat[0]['shape'][2]}), evidence for the top class; its mean is the top logit |"
-            ]
-            if heat
-            else []
-        ),
+        *[f"| heat map | `{HEATMAP}`: float32, (batch, {o['shape'][1]}, {o['shape'][2]}); its mean is the top logit |" for o in heat],
         f"| batch | {manifest['batch']['min']} to {manifest['batch']['max']} |",
         f"| file | {' + '.join(f'`{n}`' for n in files)}, {manifest['bytes']:,} bytes, sha256 {hashes} |",
     ]

@@ -44,7 +44,7 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
 
 
 class Cut(nn.Module):
-    """A backbone whose head is cut before its pooling: images (B, 3, H, W) to logits (B, K) and the map (B, C, h, w) they are pooled from."""
+    """A backbone with its head cut before the pooling: images (B, 3, H, W) to logits (B, K) and the map (B, C, h, w) that is pooled."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
