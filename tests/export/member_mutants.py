@@ -161,7 +161,7 @@ SWAPPED = (0, 2, 1, 3, 4, 5, 6, 7, 8, 9)
 #: name: (stage, what the line names, how to break it); None names the main output, whose checks bear no name
 MEMBER_MUTANTS: dict[str, tuple[str, str | None, Callable[[Any], None]]] = {
     "members: two peers' outputs swapped": ("values", "peer0", lambda s: s.graph(swap("logits_peer0", "logits_peer1"))),
-    "members: a peer is the other one": ("values", "peer1", lambda s: s.export(one_peer_twice)),
+    "members: a peer is the other one": ("values", None, lambda s: s.export(one_peer_twice)),
     "members: one weight of a peer's head": ("values", "peer1", lambda s: s.export(head_of(1, lambda w: w[3, 5].mul_(1.05)))),
     "members: a peer's backbone rounded to half": ("values", None, lambda s: s.export(half_backbone)),
     "members: ensemble is the sum": ("values", "ensemble", lambda s: s.export(rewire(lambda f, a, b, e: (f, a, b, a + b)))),
@@ -205,7 +205,7 @@ MEMBER_MUTANTS_IN: dict[str, dict[str, tuple[str, str | None, Callable[[Any], No
     "int8": {
         "members, int8: two peers' outputs swapped": ("values", "peer0", lambda s: s.graph(swap("logits_peer0", "logits_peer1"))),
         "members, int8: ensemble 5 % too large": (
-            "values", "ensemble", lambda s: s.graph(behind("logits_ensemble", ("Mul", [np.float32(1.05)], {}))),
+            "origin", "made again", lambda s: s.graph(behind("logits_ensemble", ("Mul", [np.float32(1.05)], {}))),
         ),
         "members, int8: a peer's logits 1 % too large": (
             "origin", "made again", lambda s: s.graph(behind("logits_peer1", ("Mul", [np.float32(1.01)], {}))),
