@@ -234,8 +234,6 @@ def test_fault_is_caught(
     lf: Callable[..., Result],
     record_property: Callable[[str, object], None],
 ) -> None:
-    import shutil
-
     HOME[:] = [tiny_run]
     stage, mutate = FAULTS[name]
     path = Path(shutil.copytree(places["fp32"], tmp_path / "subject"))
