@@ -9,6 +9,8 @@ from export.reliability import card_section
 from lfdeploy.models.explain import HEATMAP
 from lfdeploy.models.together import ALL
 
+RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+
 
 def model_card(manifest: dict[str, Any]) -> str:
     """Markdown from a manifest; nothing in it that is not in the manifest."""
@@ -57,10 +59,11 @@ def model_card(manifest: dict[str, Any]) -> str:
             f"{told['calibrator']}, the best of {len(told['tries'])} calibrators on held-out pictures |"
         )
     if "speedup_over_fp32" in manifest:
+        runtime = RUNTIMES[manifest["format"]]
         times = [
             f"{one['ratio']:.2f} ({one['low']:.2f} to {one['high']:.2f}) at batch {b}" for b, one in manifest["speedup_over_fp32"].items()
         ]
-        lines.append(f"| speed against its fp32 sibling | {', '.join(times)}; ONNX Runtime on the CPU that exported it, 95 % intervals |")
+        lines.append(f"| speed against its fp32 sibling | {', '.join(times)}; {runtime} on the CPU that exported it, 95 % intervals |")
     lines += [f"| parity | **{parity['verdict']}**{': ' + parity['reason'] if parity['reason'] else ''} |", ""]
     if "engine" in manifest:
         engine = manifest["engine"]

@@ -146,7 +146,7 @@ def judge(
     stages["shapes"] = lambda: shape_checks(subject, manifest, outputs)
     stages["dtypes"] = lambda: dtype_checks(subject, outputs)
     same_data = ref.data.fingerprint == run.spec["data_fingerprint"]
-    origin = precision == "int8" and same_data and subject.suffix == ".onnx"
+    origin = precision == "int8" and same_data and subject.suffix in (".onnx", ".xml")
     if origin and other_versions(manifest):
         say(f"The int8 graph is not made again for comparison: other versions here of {', '.join(other_versions(manifest))}.")
         origin = False

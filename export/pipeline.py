@@ -20,7 +20,7 @@ from export.prove import REPORT, in_fresh_process
 from export.quantize import SCHEMES, quantize
 from export.speed import not_worth, speedup
 from lfdeploy.artifact import SCHEMA, Artifact, input_of, outputs_of, publish, quarantine, read, sealed
-from lfdeploy.backends import BACKENDS, Material, builder
+from lfdeploy.backends import BACKENDS, Material, builder, executes
 from lfdeploy.confidence import temperature
 from lfdeploy.config import ExportConfig
 from lfdeploy.console import decoding, say
@@ -205,9 +205,10 @@ def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Pa
             where = quarantine(place, final, report)
             failed.append(f"{final.name} failed at {report['reason']}; it is in {shown(where)}, nothing was published")
             continue
-        if (place / FLOAT).exists() and config.format == "onnx":
-            size = manifest["input"]["height"]
-            manifest["speedup_over_fp32"] = speedup(place / FLOAT, place / "model.onnx", size, tuple({1, config.profile[1]}))
+        backend = executes(manifest)
+        if (place / FLOAT).exists() and config.format != "trt":
+            told = speedup(backend, place / FLOAT, place / manifest["file"], manifest, tuple(sorted({1, config.profile[1]})))
+            manifest["speedup_over_fp32"] = told
             write_json(place / "manifest.json", sealed(manifest))
             reason = not_worth(manifest["speedup_over_fp32"])
             if reason and not config.force:

@@ -1,7 +1,8 @@
 """int8: an fp32 ONNX file with Q/DQ nodes around its layers, calibrated on training pictures, the best of several tries.
 
-U8S8 (asymmetric uint8 activations) is what x86 processors multiply fast; S8S8 (symmetric, bias left in fp32) is what
-TensorRT's parser takes. The prologue and the logits stay fp32.
+The schemes, by what multiplies fast where: U8S8 (asymmetric uint8 activations) for ONNX Runtime on x86; S8S8 (symmetric, bias
+left in fp32) is what TensorRT's parser takes; N8S8 for OpenVINO has no zero points at all: uint8 where a tensor is never
+negative, symmetric int8 elsewhere. The prologue and the logits stay fp32.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from lfdeploy.models.explain import HEATMAP
 LAYERS = ("Conv", "Gemm", "MatMul")
 PICTURES = 512
 TYPES = (*LAYERS, "Add", "Mul", "MaxPool", "Concat", "Relu", "Clip", "Reshape", "Transpose", "Split")
-SCHEMES = {"onnx": "u8s8", "trt": "s8s8"}  # by format
+SCHEMES = {"onnx": "u8s8", "trt": "s8s8", "openvino": "n8s8"}  # by format
 
 
 def prologue(graph: Any) -> list[str]:
@@ -79,12 +80,15 @@ def with_ranges(float_blob: bytes, chosen: Ranges, scheme: str) -> bytes:
 
     model = onnx.load_from_string(float_blob)
     props = {entry.key: entry.value for entry in model.metadata_props}
-    unsigned = scheme == "u8s8"
+    unsigned = scheme != "s8s8"
     data = TensorsData(CalibrationMethod.MinMax, {k: (np.float32(low), np.float32(high)) for k, (low, high) in chosen.items()})
     options = {
         "ActivationSymmetric": not unsigned, "WeightSymmetric": True, "QuantizeBias": unsigned,
         "OpTypesToExcludeOutputQuantization": ["Gemm"] if not _gemm_inside(model.graph) else [],
     }  # fmt: skip
+    if scheme == "n8s8":
+        signed = {"quant_type": QuantType.QInt8, "symmetric": True}
+        options["TensorQuantOverrides"] = {name: [dict(signed)] for name, (low, _) in chosen.items() if low < 0}
     quiet = logging.getLogger()
     level = quiet.level
     quiet.setLevel(logging.ERROR)  # "please pre-process": BatchNorm is folded and shapes are known already

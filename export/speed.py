@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lfdeploy.backends import BACKENDS, Session, Source
+from lfdeploy.images import Pixels
+
 WORTH = 1.1
 ROUNDS = 11
 
 
-def speedup(float_file: Path, file: Path, size: int, batches: tuple[int, ...]) -> dict[str, dict[str, float]]:
-    """How many times faster ``file`` is than ``float_file`` for uint8 pictures of that side, by batch size: the ratio of
-    medians of interleaved calls, with the 95 % interval of the paired ratios' median."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # two pools would take each other's cores
-    sessions = [ort.InferenceSession(f, options, providers=["CPUExecutionProvider"]) for f in (float_file, file)]
-    found = {}
+def speedup(
+    backend: str, float_file: Path, file: Path, manifest: Mapping[str, Any], batches: tuple[int, ...]
+) -> dict[str, dict[str, float]]:
+    """How many times faster ``file`` is than ``float_file`` by one backend on the CPU, by batch size: the ratio of
+    medians of interleaved calls, with the 95 % interval of the paired ratios' median. ``manifest`` is that of ``file``."""
+    told = [dict(manifest) | {"precision": "fp32"}, manifest]
+    sessions = [BACKENDS[backend].open(Source(f, m), "cpu") for f, m in zip((float_file, file), told, strict=True)]
+    found, size = {}, int(manifest["input"]["height"])
     for batch in batches:
         images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
         times: list[list[float]] = []
@@ -34,9 +36,9 @@ def speedup(float_file: Path, file: Path, size: int, batches: tuple[int, ...]) -
     return found
 
 
-def _seconds(session: Any, images: NDArray[np.uint8]) -> float:
+def _seconds(session: Session, images: Pixels) -> float:
     start = time.perf_counter()
-    session.run(None, {"images": images})
+    session(images)
     return time.perf_counter() - start
 
 

@@ -1,7 +1,7 @@
 """OpenVINO IR: model.xml and model.bin, on the CPU.
 
 OpenVINO may compute in bf16 by itself where the processor has it, which costs fp32 four digits. Here it is told f32
-and accuracy, and what it took is read back.
+and accuracy, and what it took is read back; so is whether an int8 file is really multiplied in int8.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
 
 HINTS = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
+LAYERS = ("Convolution", "FullyConnected", "MatMul")
 METADATA = ("framework", "lfdeploy")  # where OpenVINO puts the ONNX file's metadata_props
 TELEMETRY = "openvino_telemetry"
 
@@ -89,6 +90,9 @@ class OpenVinoSession:
         arithmetic = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if arithmetic != "f32":
             raise LfdeployError(f"openvino gave {arithmetic} arithmetic where f32 was asked for.")
+        if source.manifest.get("precision") == "int8":
+            _require_int8(source.file.name, layers_of(self.compiled.get_runtime_model()), products_in_int8(model))
+        self.request = self.compiled.create_infer_request()
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
         """Logits and probabilities."""
@@ -97,9 +101,37 @@ class OpenVinoSession:
 
     def named(self, images: Pixels) -> dict[str, Floats]:
         """Every output."""
+        feed = {self.manifest["input"]["name"]: checked(images, self.manifest)}
         with self.lock:
-            found = self.compiled({self.manifest["input"]["name"]: checked(images, self.manifest)})
-        return {name: found[name] for name in output_names(self.manifest)}
+            found = self.request.infer(feed, share_inputs=True, share_outputs=True)
+            return {name: found[name].copy() for name in output_names(self.manifest)}
+
+
+def layers_of(runtime: Any) -> dict[str, int]:
+    """How many convolutions and matrix products of a compiled model's runtime graph multiply in which precision."""
+    found: dict[str, int] = {}
+    for op in runtime.get_ops():
+        told = op.get_rt_info()
+        if told["layerType"].value in LAYERS:
+            kind = str(told["runtimePrecision"].value)
+            found[kind] = found.get(kind, 0) + 1
+    return found
+
+
+def products_in_int8(model: Any) -> int:
+    """How many tensors of int8 weights an IR or ONNX model multiplies with."""
+    return sum(
+        op.get_type_name() == "Constant" and op.get_element_type().to_string() == "i8" and len(op.get_output_shape(0)) > 1
+        for op in model.get_ops()
+    )
+
+
+def _require_int8(name: str, layers: dict[str, int], wanted: int) -> None:
+    """Raise unless at least as many layers multiply in int8 as the file has int8 weights for."""
+    got = layers.get("u8", 0) + layers.get("i8", 0)
+    if not 0 < wanted <= got:
+        told = ", ".join(f"{count} in {kind}" for kind, count in sorted(layers.items()))
+        raise LfdeployError(f"openvino multiplies {told} on this processor where {name} has int8 weights for {wanted}. Export fp32.")
 
 
 def _missing() -> str:
@@ -113,7 +145,7 @@ def _open(source: Source, device: str) -> Session:
 
 
 BACKEND = Backend(
-    about="OpenVINO on the CPU, f32 arithmetic",
+    about="OpenVINO on the CPU, f32 or int8 arithmetic",
     format="openvino",
     file="model.xml",
     missing=_missing,
@@ -121,5 +153,5 @@ BACKEND = Backend(
     build=_build,
     open=_open,
     extra=("model.bin",),
-    precisions=("fp32", "fp16"),
+    precisions=("fp32", "fp16", "int8"),
 )

@@ -41,5 +41,6 @@ def elsewhere(tiny_run: Run) -> list[Path]:
     """The first peer of the tiny run in the formats that are neither ONNX nor an engine."""
     from export import export
 
-    made = [export(ExportConfig(peer=0, format=f, precision=p), tiny_run) for f, p in (("openvino", "fp32,fp16"), ("torch", "fp32"))]
+    wanted = ("openvino", "fp32,fp16,int8"), ("torch", "fp32")
+    made = [export(ExportConfig(peer=0, format=f, precision=p, force=True), tiny_run) for f, p in wanted]
     return [artifact.path for artifacts in made for artifact in artifacts]

@@ -1,7 +1,7 @@
 """Healthy exports of every architecture in the table: how many does the gate refuse? `make healthy` prints the table.
 
 Networks are trained for six short epochs, with which every one learns its four classes. Not a test: it takes the
-better part of an hour on two cores. Usage: healthy.py [PRECISIONS] [ARCH...]
+better part of an hour on two cores. Usage: healthy.py [KINDS] [ARCH...], with kinds like onnx-fp16,openvino-int8
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def write_pictures(path: Path) -> None:
 
 
 def main() -> None:
-    precisions = sys.argv[1] if len(sys.argv) > 1 else "fp32,fp16,int8"
+    kinds = (sys.argv[1] if len(sys.argv) > 1 else "onnx-fp32,onnx-fp16,onnx-int8,openvino-int8").split(",")
     wanted = sys.argv[2:] or list(ARCHITECTURES)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -48,22 +48,23 @@ def main() -> None:
                 image_size=32 if ARCHITECTURES[arch].largest == 64 else 48,
             )  # fmt: skip
             run = train(config, name=arch, runs=place / "runs")
-            for precision in precisions.split(","):
+            for kind in kinds:
+                format, precision = kind.split("-")
                 try:
-                    made = export(ExportConfig(peer=0, precision=precision, force=True), run)[0]
+                    made = export(ExportConfig(peer=0, format=format, precision=precision, force=True), run)[0]
                     found = made.manifest["parity"]["statistics"]
                     said = f"{made.verdict:<10} difference {found['max_difference']:.1e}  agreement {found['agreement']:.2f} %"
                 except LfdeployError as error:
-                    failed = run.artifacts / "quarantine" / f"peer0-onnx-{precision}"
+                    failed = run.artifacts / "quarantine" / f"peer0-{kind}"
                     found = read(failed).manifest["accuracy"] if (failed / "manifest.json").exists() else None
                     accuracy = f" (top-1 {found['top1_reference']:.1f} %)" if found else ""
                     said = f"REFUSED    {str(error).split(';')[0].split(' failed at ')[-1]}{accuracy}"
-                rows.append((arch, precision, said))
-                print(f"{arch:<20} {precision:<5} {said}", flush=True)
+                rows.append((arch, kind, said))
+                print(f"{arch:<20} {kind:<14} {said}", flush=True)
             shutil.rmtree(run.path)
-    for precision in precisions.split(","):
-        of = [said for _, p, said in rows if p == precision]
-        print(f"{precision}: {len(of) - sum('REFUSED' in said for said in of)} of {len(of)} healthy exports pass")
+    for kind in kinds:
+        of = [said for _, k, said in rows if k == kind]
+        print(f"{kind}: {len(of) - sum('REFUSED' in said for said in of)} of {len(of)} healthy exports pass")
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ print([m for m in sys.modules if "openvino_telemetry" in m])
     assert not (tmp_path / "intel").exists()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "peer0-openvino-int8"])
 def test_every_command_takes_it(name: str, tiny_run: Run, elsewhere: list[Path], tmp_path: Path, lf: Callable[..., Result]) -> None:
     path, picture = tiny_run.artifacts / name, tmp_path / "picture.png"
     data = tiny_run.data().test
@@ -355,7 +355,7 @@ def test_without_the_package_every_command_says_what_to_type(
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("openvino --precision int8", 2, "--format openvino has no int8; it takes fp32, fp16. For int8: --format onnx or trt."),
+        ("openvino --precision bf16", 2, "--format openvino has no bf16; it takes fp32, fp16, int8. For bf16: --format onnx or trt."),
         ("torch --precision fp16", 2, "--format torch has no fp16; it takes fp32. For fp16: --format onnx or trt or openvino."),
         ("torch --engine tensorrt", 1, "--engine tensorrt has a meaning only with --format trt."),
     ],

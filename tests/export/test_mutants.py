@@ -73,7 +73,8 @@ def test_fault_in_int8_is_caught(
     mutate(subject)
     result = lf("verify", subject.path, "--run", tiny_run.path)
     record_property("fault", (name, stage, named_stage(result) if result.exit_code == 3 else f"exit {result.exit_code}"))
-    assert (result.exit_code, named_stage(result)) == (3, stage), result.stderr
+    assert result.exit_code == 3, result.stderr
+    assert named_stage(result) in stage.split(" or "), result.stderr
 
 
 UNTOUCHED = ["peer0-onnx-fp32", "peer1-onnx-fp32", "fused-onnx-fp32", "ensemble-onnx-fp32", "fused-onnx-fp16", "peer0-onnx-int8"]

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import Result
+from onnx import numpy_helper
 
 from export.calibrate import Spread, least_squares, mean_minmax, minmax, percentile
 from export.graph import in_precision, to_onnx
@@ -58,7 +59,7 @@ def test_calibration_pictures_are_never_in_test(tiny_run: Run) -> None:
     assert sum(len(b) for b in batches(data.train.images, chosen.calibration)) == 512
 
 
-@pytest.mark.parametrize("scheme", ["u8s8", "s8s8"])
+@pytest.mark.parametrize("scheme", ["u8s8", "s8s8", "n8s8"])
 def test_same_input_same_bytes_and_near_fp32(tiny_run: Run, scheme: str) -> None:
     blob = to_onnx(in_precision(tiny_run.classifier("peer1"), "fp32", 16), 16, (1, 8, 64), {"labels": ["a"]})
     data = tiny_run.data()
@@ -81,6 +82,9 @@ def test_same_input_same_bytes_and_near_fp32(tiny_run: Run, scheme: str) -> None
     exact, found = logits_of(blob, pictures), logits_of(first, pictures)
     assert 0 < np.abs(found - exact).max() / np.abs(exact).max() < 0.1
     assert difference(model.graph, model.graph) == "the same"
+    zeros = [numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith("zero_point")]
+    assert {zero.dtype.name for zero in zeros if zero.size == 1} >= {"u8s8": {"uint8"}, "s8s8": {"int8"}, "n8s8": {"uint8", "int8"}}[scheme]
+    assert any(zero.any() for zero in zeros) == (scheme == "u8s8")
 
 
 def test_int8_and_bf16_through_the_command(tiny_run: Run, int8_artifact: Path, lf: Callable[..., Result]) -> None:

@@ -1,0 +1,191 @@
+"""int8 for OpenVINO: what it computes in is read back, and its IR is made again and compared as an ONNX file is."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import Result
+from onnx import numpy_helper
+
+from export.calibrate import CALIBRATORS, Ranges, ranges, spreads
+from export.contract import lone_facts
+from export.graph import in_precision, to_onnx
+from export.origin import ir_difference
+from export.quantize import activations, batches, pick, with_ranges
+from lfdeploy import open_artifact
+from lfdeploy.artifact import read, sealed
+from lfdeploy.backends import BACKENDS, Material, Source
+from lfdeploy.backends.openvino import layers_of, products_in_int8, read_ir
+from lfdeploy.errors import LfdeployError
+from lfdeploy.images import Pixels
+from lfdeploy.models.deploy import Classifier
+from lfdeploy.run import Run, sha256, write_json
+
+NAME = "peer0-openvino-int8"
+PROFILE = (1, 8, 64)
+Change = Callable[[Classifier], None]
+
+
+def seal(path: Path, **changes: object) -> None:
+    manifest = read(path).manifest | changes
+    manifest |= {"sha256": sha256(path / "model.xml"), "bytes": sum((path / f).stat().st_size for f in ("model.xml", "model.bin"))}
+    manifest["files"] = {"model.bin": {"sha256": sha256(path / "model.bin"), "bytes": (path / "model.bin").stat().st_size}}
+    write_json(path / "manifest.json", sealed(manifest))
+
+
+def train(run: Run) -> Pixels:
+    data = run.data()
+    return np.asarray(data.train.images[pick(data).calibration])
+
+
+def rebuild(
+    run: Run, path: Path, *, module: Change = lambda c: None, pictures: Callable[[Run], Pixels] = train,
+    moved: Callable[[Ranges], Ranges] = lambda found: found, graph: Callable[[onnx.ModelProto], None] = lambda m: None,
+    scheme: str = "n8s8", quantised: bool = True,
+) -> None:  # fmt: skip
+    """The IR made anew with a fault on the way, under a manifest that says nothing of it."""
+    manifest = read(path).manifest
+    classifier = copy.deepcopy(run.classifier("peer0"))
+    module(classifier)
+    blob = to_onnx(in_precision(classifier, "fp32", 16), 16, PROFILE, lone_facts(manifest))
+    if quantised:
+        proto, shown = onnx.load_from_string(blob), pictures(run)
+        found = spreads(proto, activations(proto.graph), batches(shown, np.arange(len(shown))))
+        blob = with_ranges(blob, moved(ranges(found, manifest["calibration"]["calibrator"])), scheme)
+    proto = onnx.load_from_string(blob)
+    graph(proto)
+    source = path / "source.onnx"
+    source.write_bytes(proto.SerializeToString())
+    build = BACKENDS["openvino"].build
+    assert build is not None
+    build(Material(source, PROFILE, lambda: None, lone_facts(manifest)), path / "model.xml")
+    source.unlink()
+    seal(path)
+
+
+def tensor(part: str, change: Callable[[np.ndarray], object]) -> Callable[[onnx.ModelProto], None]:
+    """Change one initializer, by a part of its name, in place."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        found = next(t for t in model.graph.initializer if part in t.name)
+        array = numpy_helper.to_array(found).copy()
+        change(array)
+        found.CopyFrom(numpy_helper.from_array(array, found.name))
+
+    return edit
+
+
+def sign(array: np.ndarray) -> None:
+    array.flat[np.abs(array.astype(int)).argmax()] *= -1
+
+
+def first_channel(array: np.ndarray) -> None:
+    array.flat[0] *= 1.05
+
+
+def swapped(model: onnx.ModelProto) -> None:
+    for part in ("head.2.weight_quantized", "head.2.weight_scale", "head.2.bias_quantized"):
+        tensor(part, lambda a: a.__setitem__([1, 2], a[[2, 1]]))(model)
+
+
+def shrunk(classifier: Classifier) -> None:
+    head = [m for m in classifier.network.modules() if isinstance(m, torch.nn.Linear)][-1]
+    head.weight.data *= 0.93
+    head.bias.data *= 0.93
+
+
+def other_calibrator(run: Run, path: Path) -> None:
+    told = read(path).manifest["calibration"]
+    seal(path, calibration=told | {"calibrator": next(name for name in CALIBRATORS if name != told["calibrator"])})
+
+
+#: what is done to a copy, and the stages that may name it
+FAULTS: dict[str, tuple[str, Callable[[Run, Path], object]]] = {
+    "openvino int8: calibrated on 8 pictures": ("origin", lambda run, path: rebuild(run, path, pictures=lambda r: train(r)[:8])),
+    "openvino int8: calibrated on negatives": (
+        "origin or values", lambda run, path: rebuild(run, path, pictures=lambda r: 255 - train(r)),
+    ),
+    "openvino int8: ranges 3 % narrower": (
+        "origin", lambda run, path: rebuild(run, path, moved=lambda f: {n: (a * 0.97, b * 0.97) for n, (a, b) in f.items()}),
+    ),
+    "openvino int8: ranges forty times too wide": (
+        "values", lambda run, path: rebuild(run, path, moved=lambda f: {n: (a * 40, b * 40) for n, (a, b) in f.items()}),
+    ),
+    "openvino int8: another calibrator than told": ("origin", other_calibrator),
+    "openvino int8: the scheme of another runtime": ("origin", lambda run, path: rebuild(run, path, scheme="u8s8")),
+    "openvino int8: one channel's scale x1.05": (
+        "origin", lambda run, path: rebuild(run, path, graph=tensor("conv1.weight_scale", first_channel)),
+    ),
+    "openvino int8: sign of one weight": (
+        "origin or values", lambda run, path: rebuild(run, path, graph=tensor("conv2.weight_quantized", sign)),
+    ),
+    "openvino int8: bias dropped": (
+        "origin", lambda run, path: rebuild(run, path, graph=tensor("head.2.bias_quantized", lambda a: a.fill(0))),
+    ),
+    "openvino int8: two classes swapped": ("labels", lambda run, path: rebuild(run, path, graph=swapped)),
+    "openvino int8: one level darker": ("origin", lambda run, path: rebuild(run, path, module=lambda c: c.shift.sub_(c.scale))),
+    "openvino int8: head x0.93": ("origin", lambda run, path: rebuild(run, path, module=shrunk)),
+    "openvino int8: a float file": ("finite", lambda run, path: rebuild(run, path, quantised=False)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(FAULTS))
+def test_fault_is_caught(
+    name: str, tiny_run: Run, elsewhere: list[Path], copied: Callable[[str], Path], lf: Callable[..., Result],
+    record_property: Callable[[str, object], None],
+) -> None:  # fmt: skip
+    stages, mutate = FAULTS[name]
+    path = copied(NAME)
+    mutate(tiny_run, path)
+    result = lf("verify", path, "--run", tiny_run.path)
+    found = re.search(r"Error: .*?stage (\w+):", result.stderr)
+    got = found.group(1) if found and result.exit_code == 3 else f"exit {result.exit_code}"
+    record_property("fault", (name, stages, got))
+    assert got in stages.split(" or "), result.stderr
+
+
+def test_untouched_passes_and_made_again_is_the_same(
+    tiny_run: Run, elsewhere: list[Path], copied: Callable[[str], Path], lf: Callable[..., Result]
+) -> None:
+    path = copied(NAME)
+    assert lf("verify", path, "--run", tiny_run.path).exit_code == 0
+    rebuild(tiny_run, path)
+    for file in ("model.xml", "model.bin"):
+        assert (path / file).read_bytes() == (tiny_run.artifacts / NAME / file).read_bytes()
+    assert lf("verify", path, "--run", tiny_run.path).exit_code == 0
+
+
+def test_what_the_manifest_says(tiny_run: Run, elsewhere: list[Path]) -> None:
+    manifest = read(tiny_run.artifacts / NAME).manifest
+    assert manifest["calibration"]["scheme"] == "n8s8"
+    assert set(manifest["speedup_over_fp32"]) == {"1", "8"}
+    stages = [c["stage"] for c in manifest["parity"]["checks"]]
+    assert {"calibration", "values", "accuracy", "origin"} <= set(stages)
+    assert manifest["parity"]["subject"] == "openvino on the published file"
+    assert "OpenVINO on the CPU that exported it" in (tiny_run.artifacts / NAME / "README.md").read_text()
+
+
+def test_every_layer_multiplies_in_int8(tiny_run: Run, elsewhere: list[Path]) -> None:
+    """Read back from what OpenVINO compiled; an fp32 IR under an int8 manifest is refused when it is opened."""
+    path = tiny_run.artifacts / NAME
+    session = open_artifact(path).session
+    wanted = products_in_int8(read_ir(path / "model.xml"))
+    assert wanted == 10  # nine convolutions and the classifier of a resnet8
+    layers = layers_of(session.compiled.get_runtime_model())  # type: ignore[attr-defined]
+    assert layers.get("u8", 0) + layers.get("i8", 0) == wanted, layers
+    floats = tiny_run.artifacts / "peer0-openvino-fp32" / "model.xml"
+    with pytest.raises(LfdeployError, match="has int8 weights for 0"):
+        BACKENDS["openvino"].open(Source(floats, read(path).manifest), "cpu")
+
+
+def test_ir_difference_names_what_differs(tiny_run: Run, elsewhere: list[Path]) -> None:
+    int8, fp32 = (read_ir(tiny_run.artifacts / name / "model.xml") for name in (NAME, "peer0-openvino-fp32"))
+    assert ir_difference(int8, int8) == "the same"
+    assert "operations where" in ir_difference(int8, fp32)
