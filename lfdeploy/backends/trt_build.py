@@ -1,10 +1,14 @@
 """Parses an ONNX file and builds an engine, in a process of its own: a second build in one process gives other bytes.
 
+TensorRT-RTX numbers tensors in the order of its threads and of their addresses. So its process has one core, addresses that
+are not randomised, file names without a folder and next to no environment: the same installation then builds the same bytes.
+
 The engine is kept only when its convolutions and matrix products compute in the precision that was asked for.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -18,6 +22,8 @@ from lfdeploy.backends.trt import load, log_to
 from lfdeploy.devices import gpus
 from lfdeploy.errors import LfdeployError
 
+NO_RANDOM_ADDRESSES = 0x0040000  # ADDR_NO_RANDOMIZE of personality(2)
+KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")  # of the environment
 RTX_DEFAULT = ("8.0", "8.6", "8.9", "12.0")  # and later: NVIDIA's promise for an engine without named capabilities
 
 
@@ -33,6 +39,8 @@ def build_here(
     messages: list[str] = []
     logger = log_to(trt, messages)
     builder = trt.Builder(logger)
+    if package == "tensorrt-rtx":
+        builder.max_threads = 1
     flags = trt.NetworkDefinitionCreationFlag
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)
     parser = trt.OnnxParser(network, logger)
@@ -124,28 +132,36 @@ def keep(config: Any, file: Path) -> None:
 def build(package: str, onnx: Path, out: Path, profile: tuple[int, int, int], precision: str, portable: bool = False) -> dict[str, Any]:
     """`build_here` in a process of its own."""
     load(package)
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "lfdeploy.backends.trt_build",
-        json.dumps([package, str(onnx), str(out), profile, precision, portable]),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    folder = out.resolve().parent
+    order = json.dumps([package, os.path.relpath(onnx.resolve(), folder), out.name, profile, precision, portable])
+    command = [sys.executable, "-P", "-m", "lfdeploy.backends.trt_build", order]
+    env = {key: value for key, value in os.environ.items() if package != "tensorrt-rtx" or key in KEPT}
+    if "PYTHONPATH" in env:  # the process starts in another folder
+        env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, env["PYTHONPATH"].split(os.pathsep)))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=env)
     if done.returncode != 0:
         raise LfdeployError((done.stderr.strip().splitlines() or ["the engine builder died without a word"])[-1])
     told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return told
 
 
+def settle() -> None:
+    """Begin this program anew with one core and fixed addresses; its last argument then says whether both were granted."""
+    fixed = ctypes.CDLL(None).personality(NO_RANDOM_ADDRESSES) != -1  # containers may forbid it
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:], str(int(fixed))], os.environ | {"PYTHONHASHSEED": "0"})
+
+
 def main() -> None:
     """The process: arguments of `build_here` as JSON on the command line; its answer, or one line on standard error."""
     package, onnx, out, profile, precision, portable = json.loads(sys.argv[1])
+    if package == "tensorrt-rtx" and len(sys.argv) == 2:
+        settle()
     try:
         told = build_here(package, Path(onnx), Path(out), tuple(profile), precision, portable)
     except LfdeployError as problem:
         sys.exit(str(problem))
-    print(json.dumps(told))
+    print(json.dumps(told | {"repeatable": sys.argv[2:] == ["1"]}))
 
 
 if __name__ == "__main__":
