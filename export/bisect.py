@@ -127,7 +127,7 @@ def _file(artifact: Artifact) -> tuple[Path, str | None]:
             raise LfdeployError(f"{artifact.name} has no {file.name}. Export it again.")
         flag = flags_of(str(manifest["target"]))
         raise LfdeployError(
-            f"{artifact.name} is an engine without its source.onnx beside it; its layers cannot be looked into. Bisect the ONNX file "
+            f"{artifact.name} has no ONNX file beside its {artifact.file.name}; its layers cannot be looked into. Bisect the ONNX file "
             f"of the same weights: lfdeploy export {manifest['run']['name']} {flag} --format onnx --precision {manifest['precision']}"
         )
     return file, wanted

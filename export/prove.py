@@ -15,7 +15,7 @@ from pathlib import Path
 from export.members import combined, expanded
 from export.parity import Report, judge
 from export.probabilities import on_test
-from export.reference import Reference, reference
+from export.reference import Reference, reference, references
 from export.report import page
 from lfdeploy.artifact import Artifact, read, run_of
 from lfdeploy.backends import BACKENDS, chosen, executes
@@ -53,7 +53,11 @@ def prove(
     done: Callable[[Artifact, Report, Reference], None] = lambda artifact, report, reference: None,
     backend: str = "auto",
 ) -> list[Report]:
-    """Judge artifacts of one run, ``done`` with each; pictures are decoded once, reference logits computed once per target."""
+    """Judge artifacts of one run, ``done`` with each; pictures are decoded once, reference logits computed once per target.
+
+    Several targets share one pass, each backbone computed once. The file of all targets is made of that very module, so its
+    references are those of the separate ones.
+    """
     with decoding() as report:
         pictures = run.data(data, report)
     split = pictures.test
@@ -63,8 +67,9 @@ def prove(
         )  # the order is that of content: a fair sample
     targets = sorted({str(a.manifest["target"]) for a in artifacts})
     reports: dict[str, Report] = {}
-    needed = {name for target in targets for name in expanded(run, target)}
-    with Meter("Parity", len(split) * (len(needed) + len(artifacts)), "pictures") as meter:
+    together = len(targets) > 1 and ALL not in targets
+    passes = 1 if together else len({name for target in targets for name in expanded(run, target)})
+    with Meter("Parity", len(split) * (passes + len(artifacts)), "pictures") as meter:
         seen = 0
 
         def tick(count: int) -> None:
@@ -72,7 +77,8 @@ def prove(
             seen += count
             meter.at(seen)
 
-        refs = functools.cache(lambda target: reference(run, target, split, pictures, tick))
+        shared = references(run, split, pictures, tick) if together else {}
+        refs = functools.cache(lambda target: shared.get(target) or reference(run, target, split, pictures, tick))
         for target in targets:
             ref = combined(run, refs) if target == ALL else refs(target)
             for artifact in artifacts:

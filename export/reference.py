@@ -16,6 +16,7 @@ from lfdeploy.backends.base import Floats, in_chunks
 from lfdeploy.data import Data, Files, Split
 from lfdeploy.images import Pixels
 from lfdeploy.models.deploy import Classifier
+from lfdeploy.models.together import ALL, main_of, members_of
 from lfdeploy.run import Run
 
 Tick = Callable[[int], None]
@@ -73,6 +74,15 @@ def reference(run: Run, target: str, split: Split, data: Data, tick: Tick = lamb
     size, session = int(run.spec["image_size"]), module(run, target)
     probes = probe_pictures(size, np.ascontiguousarray(split.images[:8]))
     return Reference(run, target, split, logits_of(session, split, 256, tick), probes, in_chunks(session, probes, 256)[0], data)
+
+
+def references(run: Run, split: Split, data: Data, tick: Tick = lambda count: None) -> dict[str, Reference]:
+    """`reference` of every target of a run from one pass, in which each backbone is computed once."""
+    size, session = int(run.spec["image_size"]), module(run, ALL)
+    probes = probe_pictures(size, np.ascontiguousarray(split.images[:8]))
+    logits, probe_logits = answers_of(session, split, 256, tick), session.named(probes)
+    outputs = {main_of(run.spec): "logits"} | {name: f"logits_{name}" for name in members_of(run.spec)}
+    return {name: Reference(run, name, split, logits[out], probes, probe_logits[out], data) for name, out in outputs.items()}
 
 
 def module(run: Run, target: str) -> Session:

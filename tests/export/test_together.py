@@ -21,8 +21,10 @@ from click.testing import Result
 
 from export import export, prove
 from export.graph import in_precision
+from export.reference import reference, references
 from lfdeploy.artifact import read
 from lfdeploy.config import ExportConfig, TrainConfig
+from lfdeploy.data import Split
 from lfdeploy.errors import LfdeployError
 from lfdeploy.run import Run
 from serve.entries import find, open_all
@@ -253,3 +255,15 @@ def test_engine_holds_every_output(precision: str, tiny_run: Run, tmp_path: Path
     assert made.verdict in ("unverified", "pass")
     assert [o["name"] for o in made.manifest["outputs"]] == OUTPUTS
     assert list(made.manifest["accuracy"]["members"]) == ["peer0", "peer1", "ensemble"]
+
+
+def test_references_of_one_pass_are_those_of_the_separate_modules(tiny_run: Run) -> None:
+    data = tiny_run.data()
+    split = Split(data.test.images[:40], data.test.labels[:40], data.test.digest, data.test.digests[:40])
+    shared = references(tiny_run, split, data)
+    assert set(shared) == {"peer0", "peer1", "fused", "ensemble"}
+    for target, found in shared.items():
+        alone = reference(tiny_run, target, split, data)
+        assert (found.target, found.logits.shape) == (target, alone.logits.shape)
+        for ours, theirs in ((found.logits, alone.logits), (found.probe_logits, alone.probe_logits)):
+            assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max()
