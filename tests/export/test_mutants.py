@@ -64,6 +64,7 @@ def test_fault_in_fp16_is_caught(
     assert (result.exit_code, named_stage(result)) == (3, stage), result.stderr
 
 
+@pytest.mark.slow  # three seconds each: every one is made again for stage origin
 @pytest.mark.parametrize("name", list(int8_mutants.INT8_MUTANTS))
 def test_fault_in_int8_is_caught(
     name: str, tiny_run: Run, int8_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result], record_property: Note

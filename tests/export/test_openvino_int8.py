@@ -136,6 +136,7 @@ FAULTS: dict[str, tuple[str, Callable[[Run, Path], object]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow  # five seconds each: built, and made again for stage origin
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_fault_is_caught(
     name: str, tiny_run: Run, elsewhere: list[Path], copied: Callable[[str], Path], lf: Callable[..., Result],
