@@ -6,7 +6,7 @@ READY  := .venv/.ready
 LF     := .venv/bin/lfdeploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow healthy engines minors check lock clean
+.PHONY: help setup demo test slow healthy engines minors int8 check lock clean
 
 help:
 	@echo "make demo    train, export, prove and measure on the embedded data (about 2 minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make healthy every architecture in three precisions through the gate (an hour or two)"
 	@echo "make engines how long TensorRT-RTX takes to build resnet18 in every precision"
 	@echo "make minors OTHER=python3.12   the same ONNX bytes under another Python?"
+	@echo "make int8 DATA=cifar100.npz    how fast and how exact int8 is on this CPU (an hour; results in OUT, int8-results)"
 
 setup: $(READY)
 
@@ -54,6 +55,12 @@ engines: $(READY)
 # OTHER: one or more interpreters, for example OTHER=python3.12
 minors: $(READY) | $(UV)
 	.venv/bin/python tests/export/minors.py $(UV) $(OTHER)
+
+# Trained networks and tables go to OUT; a second call goes on from what is there.
+int8: OUT ?= int8-results
+int8: $(READY)
+	@test -f "$(DATA)" || { echo "Name CIFAR-100 as an .npz: make int8 DATA=cifar100.npz"; exit 2; }
+	.venv/bin/python tests/export/int8.py $(DATA) $(OUT)
 
 check: $(READY)
 	.venv/bin/ruff check .

@@ -34,12 +34,12 @@ def bench_artifacts(
 ) -> dict[str, Any]:  # fmt: skip
     """Rows of p50, p95 (ms), images/s, size, top-1 and speed against a reference, for every artifact and batch that runs here.
 
-    For every target the run's own module is timed too, as backend ``pytorch``, and with ``compiled`` as ``torch.compile``; a
-    .onnx file that is no artifact is a row of latency and size alone. ``ratio`` says how many times as fast a row is as the one
-    ``against`` names: by default the eager module of its target, else the first row; ``ratio_low`` and ``ratio_high`` bound it
-    (95 %, bootstrap over rounds). ``rounds`` are always made; ``seconds`` decides how many calls a round has. ``threads`` None is
-    PyTorch's own number. ``foreign_load`` is what else ran meanwhile, ``load`` the load average before. What cannot run is in
-    ``notes``.
+    For every target the run's own module is timed too, as backend ``pytorch``, with ``compiled`` also as ``torch.compile`` and, on a
+    GPU, as ``cuda graph``; a .onnx file that is no artifact is a row of latency and size alone. ``ratio`` says how many times as
+    fast a row is as the one ``against`` names: by default the eager module of its target, else the first row; ``ratio_low`` and
+    ``ratio_high`` bound it (95 %, bootstrap over rounds). ``rounds`` are always made; ``seconds`` decides how many calls a round
+    has. ``threads`` None is PyTorch's own number. ``foreign_load`` is what else ran meanwhile, ``load`` the load average before.
+    What cannot run is in ``notes``.
     """
     import torch
 

@@ -75,7 +75,7 @@ def open_subjects(
 def _add_modules(
     artifact: Artifact, key: tuple[str, str], device: str, runs: str, compiled: bool, found: list[Subject], notes: list[str]
 ) -> None:
-    """The eager module's row, and torch.compile's; or a note."""
+    """The eager module's row, and torch.compile's and on a GPU a CUDA graph's; or a note."""
     import torch
 
     from lfdeploy.backends.pytorch import TorchSession
@@ -96,6 +96,10 @@ def _add_modules(
         fast = TorchSession(Source(run.weights, manifest, run), device)
         fast.backend, fast.module = "torch.compile", torch.compile(fast.module)  # type: ignore[assignment]
         sessions.append(fast)
+    if compiled and sessions[0].device == "cuda":
+        from export.cuda_graph import GraphSession
+
+        sessions.append(GraphSession(Source(run.weights, manifest, run), device))
     found += [_subject(artifact, target, key, session, weights, "top1_reference") for session in sessions]
 
 

@@ -225,7 +225,7 @@ def predict(artifact: str, pictures: tuple[str, ...], csv_file: str | None, as_j
 @click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="about so long: calls per round follow")
 @click.option("--threads", type=click.IntRange(min=1), default=None, metavar="N", help="of every row (default: as many as PyTorch takes)")
 @click.option("--against", default="", metavar="NAME", help="the row that speed is relative to (default: its PyTorch module)")
-@click.option("--compile", "compiled", is_flag=True, help="also torch.compile; its first calls take half a minute")
+@click.option("--compile", "compiled", is_flag=True, help="also torch.compile, half a minute to warm up, and on a GPU a CUDA graph")
 @click.option("--markdown", default="", metavar="FILE|-", help="a table for a README")
 @click.option("--plot", default="", metavar="FILE.png", help="latency by batch size")
 @click.option("--arch", default="resnet32", show_default=True, metavar="A", help="(train) architecture of both peers")

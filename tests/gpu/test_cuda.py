@@ -20,6 +20,19 @@ def test_the_module_answers_alike_on_cuda(tiny_run: Run) -> None:
     assert np.abs(here - there).max() <= 2e-5 * np.abs(here).max()
 
 
+def test_the_module_in_a_cuda_graph_answers_as_eager(tiny_run: Run) -> None:
+    from export.cuda_graph import GraphSession
+
+    pixels = tiny_run.data().test.images[:64]
+    manifest = {"target": "fused", "input": {"height": 16, "width": 16}, "batch": {"max": 64}}
+    source = Source(tiny_run.weights, manifest, tiny_run)
+    eager, graph = BACKENDS["pytorch"].open(source, "cuda"), GraphSession(source, "cuda")
+    for batch in (pixels, pixels[::-1].copy(), pixels[:7], pixels):  # replayed on other pictures, and another size between
+        wanted = eager(batch)[0]
+        assert np.abs(graph(batch)[0] - wanted).max() <= 2e-5 * np.abs(wanted).max()
+    assert sorted(graph.recorded) == [7, 64]
+
+
 def test_onnx_on_cuda_really_runs_there(tiny_run: Run) -> None:
     from lfdeploy import open_artifact
 
