@@ -27,7 +27,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml requirements.lock | $(UV)
 	test -x .venv/bin/python || $(UV) venv -q --python $(PYTHON)
-	$(UV) pip sync -q --python .venv --require-hashes requirements.lock
+	$(UV) pip sync -q --python .venv --require-hashes --compile-bytecode requirements.lock
 	$(UV) pip install -q --python .venv --no-deps -e .
 	touch $@
 
