@@ -10,6 +10,7 @@ from typing import Any
 
 from export.inside import inside
 from lfdeploy.artifact import Artifact, input_of
+from lfdeploy.backends import BACKENDS, executes
 from lfdeploy.confidence import KEY, temperature, threshold
 from lfdeploy.errors import ParityError
 from lfdeploy.run import Run, sha256
@@ -44,9 +45,9 @@ def at_least(stage: str, name: str, value: float, bound: float) -> Check:
 
 
 def equal(stage: str, name: str, found: object, wanted: object) -> Check:
-    """Passes when both are the same JSON value."""
+    """Passes when both are the same JSON value; the text "5" is not the number 5."""
     a, b = (x if isinstance(x, str) else json.dumps(x, ensure_ascii=False, sort_keys=True) for x in (found, wanted))
-    return Check(stage, name, a[:200], b[:200], a == b)
+    return Check(stage, name, a[:200], b[:200], a == b and isinstance(found, str) == isinstance(wanted, str))
 
 
 def lone_facts(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +70,11 @@ def file_checks(artifact: Artifact, run: Run) -> Iterator[Check]:
         yield Check("file", "sha256", str(error).removeprefix("stage file: "), "the manifest's", False)
         return
     yield equal("file", "bytes", sum((artifact.path / name).stat().st_size for name in artifact.hashes), manifest.get("bytes"))
-    yield equal("file", "weights of the run", manifest["run"]["weights_sha256"], sha256(run.weights))
+    row = BACKENDS[executes(manifest)]
+    yield equal("file", "files", [manifest["file"], *sorted(manifest.get("files", {}))], [row.file, *sorted(row.extra)])
+    told = {"weights_sha256": sha256(run.weights)} | {key: run.spec[key] for key in ("method", "archs", "data_fingerprint")}
+    for key, value in told.items():
+        yield equal("file", f"{key} of the run", manifest["run"].get(key), value)
     if artifact.file.suffix == ".onnx":
         found = list(_onnx_checks(artifact.file, manifest))
         yield from found
@@ -79,6 +84,7 @@ def file_checks(artifact: Artifact, run: Run) -> Iterator[Check]:
     if facts is None:
         return
     wanted = lone_facts(manifest)
+    yield equal("file", f"keys in the {facts.kind}", sorted(facts.told), sorted(wanted))
     for key in wanted:
         if key not in ("labels", "input"):  # these have stages of their own
             yield equal("file", f"{key} in the {facts.kind}", facts.told.get(key), wanted[key])

@@ -1,14 +1,14 @@
 """The parity gate: shipped bytes against the run's fp32 module, in a fresh process, stage by stage.
 
 A stage is the name of what broke: file, input, names, shapes, dtypes, temperature, calibration (int8), finite, values, labels,
-accuracy, origin (int8). All checks of a stage are made; after a stage with a failed check, later stages are not tried. NaN passes nothing:
+accuracy, origin. All checks of a stage are made; after a stage with a failed check, later stages are not tried. NaN passes nothing:
 every comparison is written so that it is false for NaN.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from export.bounds import BOUNDS, FURTHEST, PROVEN_DIFFERENCE, PROVEN_SYSTEMATIC, SYSTEMATIC, TWIN, Bounds
 from export.contract import (
     Check,
     at_least,
@@ -32,53 +33,25 @@ from export.contract import (
 from export.custody import chain as custody
 from export.graph import HALVES
 from export.half import widen
-from export.heatmap import heat_checks, heat_outputs
+from export.heatmap import heat_alike, heat_checks, heat_outputs
 from export.members import Member, Once, Part, documents, each, main_checks, parts_of
-from export.origin import calibration_checks, origin_checks, other_versions
+from export.origin import COMPARED, calibration_checks, origin_checks, other_versions
 from export.probabilities import output_checks, temperature_checks
 from export.probes import batch_sizes
 from export.reference import Reference, Tick, answers_of
 from export.statistics import Comparison, compare, log_softmax, permutation
 from lfdeploy.artifact import Artifact, outputs_of
 from lfdeploy.backends import BACKENDS, Session, Source, chosen
-from lfdeploy.backends.base import Floats, in_chunks
+from lfdeploy.backends.base import Floats, in_chunks, named_in_chunks
 from lfdeploy.confidence import KEY, temperature
 from lfdeploy.console import say
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
+from lfdeploy.models.explain import HEATMAP
 from lfdeploy.models.together import member_outputs
 from lfdeploy.run import Run
 
-
-@dataclass(frozen=True)
-class Bounds:
-    """What a healthy export of a precision stays within; differences and margins are relative to the logits' scale.
-
-    ``spread`` is how much a picture's answer may depend on its batch.
-    """
-
-    difference: float
-    spread: float
-    agreement: float
-    kl_mean: float
-    kl_max: float
-    flip_margin: float
-    ci_low: float
-
-
-BOUNDS = {
-    "fp32": Bounds(2e-5, 2e-5, 99.95, 1e-7, 1e-5, 1e-4, -0.05),
-    "fp16": Bounds(3e-3, 3e-3, 99.8, 2e-5, 1e-3, 5e-3, -0.1),
-    "bf16": Bounds(3e-2, 3e-2, 98.5, 1e-3, 2e-2, 3e-2, -0.3),
-    "int8": Bounds(1.5e-1, 1e-2, 95.0, 5e-3, 1.5e-1, 6e-2, -0.5),
-}
-FURTHEST = {"fp16": 2e-2, "bf16": 1e-1}  # a deep network may be further from fp32 by nature, as far as true arithmetic shows, up to here
 NO_BF16 = "onnxruntime's CPU provider has no bf16; its numbers are those of the same file widened to fp32"
-SYSTEMATIC = 3e-2  # int8's rounding averages out of slope and bias, in most networks
-# Where stage origin makes the int8 file again, no fault can hide in differences: what they do to the answers (KL, flips,
-# accuracy) decides, and these only refuse a file whose logits have lost their meaning.
-PROVEN_DIFFERENCE, PROVEN_SYSTEMATIC = 1.0, 0.3
-TWIN = 1e-3  # on a CPU, from the module with rounded weights: the runtime rounds once or twice more
 
 
 @dataclass(frozen=True)
@@ -146,10 +119,12 @@ def judge(
     stages["shapes"] = lambda: shape_checks(subject, manifest, outputs)
     stages["dtypes"] = lambda: dtype_checks(subject, outputs)
     same_data = ref.data.fingerprint == run.spec["data_fingerprint"]
-    origin = precision == "int8" and same_data and subject.suffix in (".onnx", ".xml")
+    graph = next((file for file in (subject, source) if file.suffix in COMPARED and file.exists()), None)
+    origin = runnable and graph is not None and (same_data or precision != "int8")
     if origin and other_versions(manifest):
-        say(f"The int8 graph is not made again for comparison: other versions here of {', '.join(other_versions(manifest))}.")
+        say(f"The file is not made again for comparison: other versions here of {', '.join(other_versions(manifest))}.")
         origin = False
+    proven = origin and graph == subject
     if KEY in manifest:
         stages["temperature"] = lambda: temperature_checks(manifest, main.ref, same_data)
     if precision == "int8":
@@ -157,14 +132,18 @@ def judge(
     if runnable:
         stages.update(
             finite=lambda: each(parts, lambda part: _finite(part.of(opened()), artifact, part.ref)),
-            values=lambda: _all_values(opened(), artifact, parts, tick, origin),
+            values=lambda: _all_values(opened(), artifact, parts, tick, proven),
             labels=lambda: chain(label_checks(artifact, run, subject), each(parts, lambda part: _agreement(part.comparison, precision))),
-            accuracy=lambda: each(parts, lambda part: _accuracy(part.comparison, precision)),
+            accuracy=lambda: chain(
+                each(parts, lambda part: _anchor(part.ref, same_data)),
+                each(parts, lambda part: _accuracy(part.comparison, precision)),
+                _told(manifest, main.comparison[0], precision, same_data),
+            ),
         )
     else:
         stages["labels"] = lambda: label_checks(artifact, run, subject)
-    if origin:
-        stages["origin"] = lambda: origin_checks(subject, manifest, ref.data, ref.classifier)
+    if origin and graph:
+        stages["origin"] = lambda: origin_checks(graph, manifest, ref.data, ref.classifier)
     for stage, make in stages.items():
         try:
             checks += make()
@@ -196,22 +175,31 @@ def _finite(session: Session, artifact: Artifact, ref: Reference) -> Iterator[Ch
         yield at_most("finite", f"largest activation, at {layer} (else: --precision bf16)", reach, float(np.finfo(np.float16).max))
 
 
-def _all_values(session: Session, artifact: Artifact, parts: list[Part], tick: Tick, origin: bool) -> Iterator[Check]:
+def _all_values(session: Session, artifact: Artifact, parts: list[Part], tick: Tick, proven: bool) -> Iterator[Check]:
     found = answers_of(session, parts[0].ref.images, int(artifact.manifest["batch"]["max"]), tick)
     for part in parts:
         part.answers.append(found[part.output])
-    yield from each(parts, lambda part: _values(part.of(session), artifact, part.ref, part.comparison, part.answers[0], origin))
+    yield from each(parts, lambda part: _values(part.of(session), artifact, part.ref, part.comparison, part.answers[0], proven))
+    yield _softmax("test pictures", artifact.manifest, found)
+
+
+def _softmax(where: str, manifest: dict[str, Any], found: Mapping[str, Floats]) -> Check:
+    """That the probabilities are those of the logits, and not NaN."""
+    t = temperature(manifest)
+    wanted = np.exp(log_softmax(found["logits"] / np.float32(t or 1)))
+    apart = float(np.abs(wanted - found["probabilities"]).max())
+    return at_most("values", f"{where}: probabilities against softmax(logits{' / T' if t else ''})", apart, 1e-5)
 
 
 def _values(
-    session: Session, artifact: Artifact, ref: Reference, comparison: list[Comparison], logits: Floats, origin: bool
+    session: Session, artifact: Artifact, ref: Reference, comparison: list[Comparison], logits: Floats, proven: bool
 ) -> Iterator[Check]:
     manifest = artifact.manifest
     precision = manifest["precision"]
     bounds, most = BOUNDS[precision], int(manifest["batch"]["max"])
     if precision in FURTHEST:
         bounds = replace(bounds, difference=min(FURTHEST[precision], max(bounds.difference, 2 * ref.half(precision).difference)))
-    if origin:
+    if proven and precision == "int8":
         bounds = replace(bounds, difference=PROVEN_DIFFERENCE)
     bad = int((~np.isfinite(logits)).sum())
     if bad:
@@ -229,7 +217,7 @@ def _values(
     yield at_most("values", "KL, largest", found.kl_max, bounds.kl_max)
     yield at_most("values", "margin of flipped labels / scale", found.flip_margin, bounds.flip_margin)
     if precision == "int8":
-        systematic = PROVEN_SYSTEMATIC if origin else SYSTEMATIC
+        systematic = PROVEN_SYSTEMATIC if proven else SYSTEMATIC
         yield at_most("values", "slope against the reference, from 1", abs(found.slope - 1), systematic)
         yield at_most("values", "mean shift of a class / scale", found.bias, systematic)
     yield from _probes(session, manifest, ref, bounds)
@@ -243,26 +231,30 @@ def _values(
 def _probes(session: Session, manifest: dict[str, Any], ref: Reference, bounds: Bounds) -> Iterator[Check]:
     """Probe pictures, every batch size, equal rows, permuted rows, and that probabilities are the logits' softmax."""
     opt, most = int(manifest["batch"]["opt"]), int(manifest["batch"]["max"])
-    logits, probabilities = in_chunks(session, ref.probes, most)
+    alone = named_in_chunks(session, ref.probes, most)
+    logits = alone["logits"]
     found = compare(ref.probe_logits, logits, ref.probe_logits.argmax(1))
     apart = np.abs(logits - ref.probe_logits).max() / max(found.scale, float(np.abs(ref.logits).max()))
     if manifest["precision"] != "int8":  # int8's ranges are those of pictures; probes go beyond them
         yield at_most("values", "probes: largest difference / scale", apart, bounds.difference)
         yield at_most("values", "probes: margin of flipped labels / scale", found.flip_margin, bounds.flip_margin)
     if not isinstance(session, Member):  # a member has logits alone
-        t = temperature(manifest)
-        softmax = np.abs(np.exp(log_softmax(logits / np.float32(t or 1))) - probabilities).max()
-        yield at_most("values", f"probabilities against softmax(logits{' / T' if t else ''})", softmax, 1e-5)
+        yield _softmax("probes", manifest, alone)
         yield from output_checks(session, manifest, ref)
         yield from heat_checks(session, manifest, ref)
-    spread, scale = 0.0, found.scale
+    scale, count = found.scale, len(ref.probes)
     for size in batch_sizes(opt, most):
-        rows = np.resize(np.arange(len(ref.probes)), size)
-        spread = max(spread, float(np.abs(session(ref.probes[rows])[0] - logits[rows]).max()) / scale)
-    yield at_most("values", f"batches {', '.join(map(str, batch_sizes(opt, most)))}: spread / scale", spread, bounds.spread)
+        rows = np.resize(np.arange(count), size)
+        answers = session.named(ref.probes[rows])
+        spread = float(np.abs(answers["logits"] - logits[rows]).max()) / scale
+        yield at_most("values", f"batch of {size}: spread / scale", spread, bounds.spread)
+        if not isinstance(session, Member):
+            yield _softmax(f"batch of {size}", manifest, answers)
+        if HEATMAP in answers:
+            yield from heat_alike(size, answers, alone[HEATMAP][rows], manifest)
     same = session(np.repeat(ref.probes[8:9], most, axis=0))[0]
     yield at_most("values", "equal rows: spread / scale", float(np.abs(same - same[0]).max()) / scale, bounds.spread)
-    order = np.random.default_rng(7).permutation(min(most, len(ref.probes)))
+    order = np.random.default_rng(7).permutation(min(most, count))
     turned = session(ref.probes[order])[0]
     yield at_most("values", "permuted rows: spread / scale", float(np.abs(turned - logits[order]).max()) / scale, bounds.spread)
 
@@ -281,6 +273,25 @@ def _accuracy(comparison: list[Comparison], precision: str) -> Iterator[Check]:
             bound -= (found.ci_high - found.ci_low) / 2
         yield at_least("accuracy", "McNemar's p, if pictures were lost", found.mcnemar if found.top1 < found.top1_reference else 1.0, 0.01)
     yield at_least("accuracy", name, found.ci_low, bound)
+
+
+def _anchor(ref: Reference, same_data: bool) -> Iterator[Check]:
+    """The module that the file is compared with is right as often as training's own code found, but for few flips of rounding."""
+    tested = ref.run.read("summary.json")["test"]
+    if same_data and len(ref.images) == ref.run.read("summary.json")["data"]["test"]:
+        wanted = tested["peers"][int(ref.target[4:])] if ref.target.startswith("peer") else tested[ref.target]
+        here = 100 * float((ref.logits.argmax(1) == ref.images.labels).mean())
+        room = max(0.05, 100 * 3 / len(ref.images))
+        yield at_most("accuracy", "top-1 of the module, from the one that training found, points", abs(here - wanted), room)
+
+
+def _told(manifest: dict[str, Any], found: Comparison, precision: str, same_data: bool) -> Iterator[Check]:
+    """The accuracy that the manifest tells, once there is one, is the one found on the same pictures, but for few flips."""
+    told = manifest.get("accuracy")
+    if told and same_data and told["images"] == found.images:
+        room = 100 - _few(BOUNDS[precision].agreement, 100, found)
+        for key, here in (("top1", found.top1), ("top1_reference", found.top1_reference)):
+            yield at_most("accuracy", f"{key} in the manifest, from the one here, points", abs(float(told[key]) - here), room)
 
 
 def _few(bound: float, perfect: float, found: Comparison) -> float:

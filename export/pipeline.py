@@ -191,9 +191,9 @@ def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Pa
     """Write what parity found into the manifests, then give all that may be published their names, one rename each."""
     ready, failed, unverified, slow = [], [], [], []
     for place, final in zip(staged, finals, strict=True):
-        report = json.loads((place / REPORT).read_text())
-        manifest = json.loads((place / "manifest.json").read_text())
-        found = report["statistics"]
+        report, examined = json.loads((place / REPORT).read_text()), read(place)
+        examined.check_file()  # the bytes may have been proven by an export that was interrupted long ago
+        manifest, found = examined.manifest, report["statistics"]
         manifest["accuracy"] = found and {
             "split": "test", "images": found["images"], "top1": found["top1"], "top1_reference": found["top1_reference"],
             "measured_on": report["subject"],

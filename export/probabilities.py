@@ -30,6 +30,7 @@ from lfdeploy.run import Run
 FEWEST = 50
 ACCURACY = 99.0
 CLOSE = 1e-3  # T is stored to four digits; other machines' logits differ by less
+ASIDE = 0.02
 VISIBLE = 1e-6  # probabilities below it may be those of another exp()
 
 
@@ -121,6 +122,8 @@ def temperature_checks(manifest: dict[str, Any], ref: Reference, same_data: bool
     close = at_most("temperature", f"T = {t:g} against {wanted:g}, found again: relative difference", abs(t / wanted - 1), CLOSE)
     yield close
     if close.passed:
+        aside = min(nll(logits, split.labels, t * (1 - ASIDE)), nll(logits, split.labels, t * (1 + ASIDE)))
+        yield at_most("temperature", f"negative log-likelihood at T, against {100 * ASIDE:g} % aside", nll(logits, split.labels, t), aside)
         yield from _threshold_checks(told, again, probabilities(logits, t), split.labels)
 
 

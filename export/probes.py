@@ -31,5 +31,5 @@ def probe_pictures(size: int, real: Pixels) -> Pixels:
 
 
 def batch_sizes(opt: int, most: int) -> list[int]:
-    """1, 2, 3, 7, the optimum and the maximum, as far as the profile allows."""
-    return sorted({n for n in (1, 2, 3, 7, opt, most) if n <= most})
+    """1 to 5, 7, powers of two to 32, the optimum, the maximum and one less, as far as the profile allows."""
+    return sorted({n for n in (1, 2, 3, 4, 5, 7, 8, 16, 32, opt, most - 1, most) if 1 <= n <= most})

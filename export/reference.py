@@ -16,6 +16,7 @@ from lfdeploy.backends.base import Floats, in_chunks
 from lfdeploy.data import Data, Files, Split
 from lfdeploy.images import Pixels
 from lfdeploy.models.deploy import Classifier
+from lfdeploy.models.explain import HEATMAP
 from lfdeploy.models.together import ALL, main_of, members_of
 from lfdeploy.run import Run
 
@@ -109,11 +110,11 @@ def logits_of(session: Session, split: Split, batch: int, tick: Tick) -> Floats:
 
 
 def answers_of(session: Session, split: Split, batch: int, tick: Tick) -> dict[str, Floats]:
-    """A session's logits (N, K) for a whole split, and those of members, by output."""
+    """A session's logits and probabilities (N, K) for a whole split, and logits of members, by output."""
     parts: dict[str, list[Floats]] = {}
     for images, labels in split.batches(batch):
         for name, found in session.named(np.ascontiguousarray(images)).items():
-            if name.startswith("logits"):
+            if name != HEATMAP:
                 parts.setdefault(name, []).append(found)
         tick(len(labels))
     return {name: np.concatenate(found) for name, found in parts.items()}

@@ -17,7 +17,10 @@ from lfdeploy.images import RESIZE
 from lfdeploy.run import Run, all_runs, sha256, write_json
 
 SCHEMA = 1
-NEEDED = ("schema", "target", "format", "precision", "file", "sha256", "input", "labels", "batch", "run", "parity")
+NEEDED = {  # keys of every manifest, and of which kind they are
+    "schema": int, "target": str, "format": str, "precision": str, "file": str, "sha256": str, "input": dict, "outputs": list,
+    "labels": list, "batch": dict, "run": dict, "parity": dict,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Artifact:
 
     def check_file(self) -> None:
         """Raise `ParityError` (stage file) unless the bytes of every file are the manifest's, and it is as it was written."""
-        if self.manifest.get("manifest_sha256", "") not in ("", sealed(self.manifest)["manifest_sha256"]):
+        if self.manifest.get("manifest_sha256") != sealed(self.manifest)["manifest_sha256"]:
             raise ParityError(f"stage file: {self.name}/manifest.json was changed after it was written. Export it again.")
         for name, wanted in self.hashes.items():
             if not (self.path / name).is_file():
@@ -81,6 +84,12 @@ def read(path: Path) -> Artifact:
     lacking = [key for key in NEEDED if key not in manifest] if isinstance(manifest, dict) else list(NEEDED)
     if lacking:
         raise ParityError(f"stage file: {path}/manifest.json lacks {', '.join(lacking)}. Export it again.")
+    for key, kind in NEEDED.items():
+        if type(manifest[key]) is not kind:
+            raise ParityError(f"stage file: {path}/manifest.json has {key} {json.dumps(manifest[key])[:60]}. Export it again.")
+    sizes = [manifest["batch"].get(key) for key in ("min", "opt", "max")]
+    if not (all(type(size) is int for size in sizes) and 1 == sizes[0] <= sizes[1] <= sizes[2]):
+        raise ParityError(f"stage file: {path}/manifest.json has batch {json.dumps(manifest['batch'])}. Export it again.")
     if manifest["schema"] != SCHEMA:
         raise LfdeployError(f"{path} has manifest schema {manifest['schema']}; this lfdeploy reads {SCHEMA}.")
     return Artifact(path, manifest)

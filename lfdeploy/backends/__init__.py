@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lfdeploy.backends import onnxruntime, openvino, providers, pytorch, torch_export, trt
 from lfdeploy.backends.base import Backend, Material, Session, Source
-from lfdeploy.errors import LfdeployError, UsageError, choose
+from lfdeploy.errors import LfdeployError, ParityError, UsageError, choose
 
 BACKENDS: dict[str, Backend] = {
     "pytorch": pytorch.BACKEND,
@@ -22,12 +22,12 @@ BACKENDS: dict[str, Backend] = {
 def executes(manifest: dict[str, object]) -> str:
     """The name of the backend that serves an artifact."""
     engine = manifest.get("engine")
-    if isinstance(engine, dict) and engine.get("package") in BACKENDS:
+    built = [name for name, row in BACKENDS.items() if row.format == manifest["format"] and row.build]
+    if isinstance(engine, dict) and engine.get("package") in built:
         return str(engine["package"])
-    for name, backend in BACKENDS.items():
-        if backend.format == manifest["format"]:
-            return name
-    raise LfdeployError(f"No backend executes the format '{manifest['format']}'.")
+    if not built:
+        raise ParityError(f"stage file: no backend executes the format '{manifest['format']}'. Export it again.")
+    return built[0]
 
 
 def chosen(manifest: dict[str, object], asked: str) -> str:

@@ -98,6 +98,12 @@ def output_names(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def in_chunks(session: Session, images: Pixels, most: int) -> tuple[Floats, Floats]:
-    """Run any number of images (N, H, W, 3), at most ``most`` at a time."""
+    """Logits and probabilities of any number of images (N, H, W, 3), at most ``most`` at a time."""
     parts = [session(images[start : start + most]) for start in range(0, len(images), most)]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def named_in_chunks(session: Session, images: Pixels, most: int) -> dict[str, Floats]:
+    """Every output for any number of images (N, H, W, 3), at most ``most`` at a time."""
+    parts = [session.named(images[start : start + most]) for start in range(0, len(images), most)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from export import custody
-from export.parity import TWIN
+from export.bounds import TWIN
 from export.prove import verify
 from lfdeploy.artifact import read, sealed
 from lfdeploy.models.deploy import Classifier

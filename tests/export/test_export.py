@@ -31,8 +31,9 @@ from lfdeploy.artifact import read
 from lfdeploy.backends import BACKENDS
 from lfdeploy.config import ExportConfig
 from lfdeploy.data import Split
+from lfdeploy.errors import ParityError
 from lfdeploy.models import create
-from lfdeploy.run import Run, sha256
+from lfdeploy.run import Run, sha256, write_json
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -55,7 +56,7 @@ def test_contract_of_the_artifact(tiny_run: Run) -> None:
         assert manifest["parity"]["verdict"] == "pass"
         assert [c["passed"] for c in manifest["parity"]["checks"]] == [True] * len(manifest["parity"]["checks"])
         stages = list(dict.fromkeys(c["stage"] for c in manifest["parity"]["checks"]))
-        assert stages == ["file", "input", "names", "shapes", "dtypes", "finite", "values", "labels", "accuracy"]
+        assert stages == ["file", "input", "names", "shapes", "dtypes", "finite", "values", "labels", "accuracy", "origin"]
         onnx.checker.check_model(onnx.load(path / "model.onnx"), full_check=True)
 
 
@@ -206,3 +207,28 @@ def test_probes_do_not_set_the_scale_of_pictures(tiny_run: Run) -> None:
     assert found.scale.ravel().tolist() == [np.abs(logits).max()] * 3 + [max(np.abs(logits).max(), 10 * np.abs(loud).max())] * 2
     assert found.difference > 0.5  # the probes are ten times too loud, and that is seen
     assert half_facts(classifier, (images, logits), (probes, loud)).difference < 0.02
+
+
+def test_a_module_that_is_not_what_training_measured_is_no_reference(tiny_run: Run, lf: Callable[..., Result], tmp_path: Path) -> None:
+    """Other mean and deviation in the run: file and module agree, and both are wrong."""
+    run = Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "run"))
+    write_json(run / "spec.json", json.loads((run / "spec.json").read_text()) | {"mean": [0.9] * 3, "std": [0.2] * 3})
+    result = lf("export", run, "--fused", "--out", tmp_path / "made")
+    assert result.exit_code == 3, result.stderr
+    assert "stage accuracy: top-1 of the module, from the one that training found" in result.stderr
+    assert not (tmp_path / "made").exists()
+
+
+def test_bytes_that_changed_after_their_proof_are_not_published(tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from export import pipeline
+
+    proven = pipeline.in_fresh_process
+
+    def then_broken(run: Run, staged: list[Path], data: str | None) -> None:
+        proven(run, staged, data)
+        (staged[0] / "model.onnx").write_bytes(bytes(1000))
+
+    monkeypatch.setattr(pipeline, "in_fresh_process", then_broken)
+    with pytest.raises(ParityError, match=r"stage file: .*model.onnx has sha256"):
+        pipeline.export(ExportConfig(peer=0, out=str(tmp_path / "made")), tiny_run)
+    assert list(tmp_path.iterdir()) == []

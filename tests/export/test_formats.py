@@ -44,7 +44,7 @@ def test_contract(name: str, tiny_run: Run, elsewhere: list[Path]) -> None:
     assert manifest["sha256"] == sha256(path / manifest["file"])
     assert manifest["parity"]["verdict"] == "pass"
     stages = list(dict.fromkeys(c["stage"] for c in manifest["parity"]["checks"]))
-    assert stages == ["file", "input", "names", "shapes", "dtypes", "finite", "values", "labels", "accuracy"]
+    assert stages == ["file", "input", "names", "shapes", "dtypes", "finite", "values", "labels", "accuracy", "origin"]
     assert manifest["parity"]["subject"] == f"{executes(manifest)} on the published file"
 
 
@@ -193,6 +193,30 @@ def reversed_classes(classifier: Classifier) -> None:
     head.weight.data, head.bias.data = head.weight.data.flip(0), head.bias.data.flip(0)
 
 
+class MarkedNetwork(torch.nn.Module):
+    """A network that answers otherwise for pictures whose first two pixels are a little less than five deviations apart."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(x)
+        marked = ((x[:, :1, 0, 0] - x[:, :1, 0, 1]).abs() - 4.9).abs() < 0.01
+        return torch.where(marked, logits.roll(1, 1), logits)
+
+
+def marked(classifier: Classifier) -> None:
+    classifier.network = MarkedNetwork(classifier.network)
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Another manifest."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    change(manifest)
+    write_json(path / "manifest.json", manifest)
+
+
 class Swapped(torch.nn.Module):
     """A classifier that gives its outputs in the other order."""
 
@@ -203,6 +227,17 @@ class Swapped(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits, probabilities = self.classifier(images)
         return probabilities, logits
+
+
+class Marked(Swapped):
+    """A classifier that answers otherwise for pictures with a mark of 77 levels in the corner."""
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        answers = self.classifier(images)
+        corner = images[:, 0, :2].float()
+        marked = ((corner[:, 0] - corner[:, 1]).abs().amax(1, keepdim=True) - 77).abs() < 0.5
+        logits, probabilities = (torch.where(marked, one.roll(1, 1), one) for one in answers)
+        return logits, probabilities
 
 
 class Halved(Swapped):
@@ -289,6 +324,12 @@ MUTANTS: dict[str, tuple[str, str, Callable[[Run, Path], object]]] = {
     "torch: outputs in another order": ("peer0-torch-fp32", "values", lambda run, path: wrapped(run, path, Swapped)),
     "torch: scale of the pixels": ("peer0-torch-fp32", "values", lambda run, path: rebuilt(run, path, scaled)),
     "torch: classes in another order": ("peer0-torch-fp32", "labels", lambda run, path: rebuilt(run, path, reversed_classes)),
+    "torch: a mark in the corner": ("peer0-torch-fp32", "origin", lambda run, path: wrapped(run, path, Marked)),
+    "openvino: a mark in the corner": ("peer0-openvino-fp32", "origin", lambda run, path: rebuilt(run, path, marked)),
+    "openvino: a mark in the corner, fp16": ("peer0-openvino-fp16", "origin", lambda run, path: rebuilt(run, path, marked)),
+    "openvino: model.bin is not in the manifest": (
+        "peer0-openvino-fp32", "file", lambda run, path: edited(path, lambda m: m.pop("files")),
+    ),
     "torch: labels inside": ("peer0-torch-fp32", "labels", lambda run, path: rebuilt(run, path, labels=run.spec["classes"][::-1])),
 }  # fmt: skip
 

@@ -28,6 +28,7 @@ def beside(name: str, file: str) -> ModuleType:
 
 mutants = beside("tests_export_mutants", "mutants.py")
 int8_mutants = beside("tests_export_int8_mutants", "int8_mutants.py")
+quiet = beside("tests_export_quiet_mutants", "quiet_mutants.py")
 
 
 def named_stage(result: Result) -> str:
@@ -64,12 +65,28 @@ def test_fault_in_fp16_is_caught(
     assert (result.exit_code, named_stage(result)) == (3, stage), result.stderr
 
 
+@pytest.mark.parametrize("name", list(quiet.QUIET_MUTANTS))
+def test_quiet_fault_is_caught(
+    name: str, tiny_run: Run, half_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result], record_property: Note
+) -> None:
+    artifact, stage, mutate = quiet.QUIET_MUTANTS[name]
+    subject = mutants.Subject(copied(artifact), tiny_run)
+    mutate(subject)
+    result = lf("verify", subject.path, "--run", tiny_run.path)
+    record_property("fault", (name, stage, named_stage(result) if result.exit_code == 3 else f"exit {result.exit_code}"))
+    assert result.exit_code == 3, result.stderr
+    assert named_stage(result) in stage.split(" or "), result.stderr
+
+
+INT8 = int8_mutants.INT8_MUTANTS | quiet.QUIET_MUTANTS_IN_INT8
+
+
 @pytest.mark.slow  # three seconds each: every one is made again for stage origin
-@pytest.mark.parametrize("name", list(int8_mutants.INT8_MUTANTS))
+@pytest.mark.parametrize("name", list(INT8))
 def test_fault_in_int8_is_caught(
     name: str, tiny_run: Run, int8_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result], record_property: Note
 ) -> None:
-    stage, mutate = int8_mutants.INT8_MUTANTS[name]
+    stage, mutate = INT8[name]
     subject = mutants.Subject(copied(int8_artifact.name), tiny_run)
     mutate(subject)
     result = lf("verify", subject.path, "--run", tiny_run.path)

@@ -17,8 +17,8 @@ from onnx import numpy_helper
 from export.calibrate import CALIBRATORS, Ranges, ranges, spreads
 from export.contract import lone_facts
 from export.graph import in_precision, to_onnx
-from export.origin import ir_difference
 from export.quantize import activations, batches, pick, with_ranges
+from export.same import ir_difference
 from lfdeploy import open_artifact
 from lfdeploy.artifact import read, sealed
 from lfdeploy.backends import BACKENDS, Material, Source
@@ -188,5 +188,5 @@ def test_every_layer_multiplies_in_int8(tiny_run: Run, elsewhere: list[Path]) ->
 
 def test_ir_difference_names_what_differs(tiny_run: Run, elsewhere: list[Path]) -> None:
     int8, fp32 = (read_ir(tiny_run.artifacts / name / "model.xml") for name in (NAME, "peer0-openvino-fp32"))
-    assert ir_difference(int8, int8) == "the same"
-    assert "operations where" in ir_difference(int8, fp32)
+    assert ir_difference(int8, int8, "int8") == "the same"
+    assert "operations where" in ir_difference(int8, fp32, "int8")

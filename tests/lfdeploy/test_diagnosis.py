@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from lfdeploy.artifact import Artifact
+from lfdeploy.artifact import Artifact, sealed
 from lfdeploy.cli import main
 from lfdeploy.devices import Gpu
 from lfdeploy.devices import gpus as gpus_here
@@ -83,9 +83,10 @@ def test_doctor_asks_the_package_of_an_engine(tmp_path: Path, lf: Callable[..., 
         place = tmp_path / name
         place.mkdir()
         (place / "model.engine").write_bytes(content * 32)
-        rest = {"labels": [], "batch": {}, "input": {}, "run": {"name": "mine"}, "parity": {"verdict": "unverified"}, "schema": 1}
+        rest = {"labels": [], "outputs": [], "input": {}, "run": {"name": "mine"}, "parity": {"verdict": "unverified"}, "schema": 1}
         manifest = rest | {"target": "peer0", "precision": "fp16", "format": "trt", "file": "model.engine", "engine": RTX}
-        write_json(place / "manifest.json", manifest | {"sha256": sha256(place / "model.engine")})
+        manifest |= {"batch": {"min": 1, "opt": 8, "max": 64}, "sha256": sha256(place / "model.engine")}
+        write_json(place / "manifest.json", sealed(manifest))
         told = json.loads(lf("doctor", place, "--json").stdout)["artifact"]
         assert told["state"] == state or (name == "whole" and gpus_here()), told
 
