@@ -12,7 +12,7 @@ from typing import Any
 from export.bench import bench_artifacts
 from lfdeploy.console import say, table, width
 from lfdeploy.errors import UsageError
-from lfdeploy.run import write_bytes
+from lfdeploy.run import may_write, write_bytes
 
 COLUMNS = ["artifact", "backend", "batch", "p50 ms", "p95 ms", "images/s", "speed [95 %]", "MB", "top-1 %"]
 INK, GRID = "#333a44", "#e3e6ea"
@@ -28,8 +28,8 @@ def check_places(markdown: str, plot: str, as_json: bool) -> None:
     if plot and Path(plot).suffix != ".png":
         raise UsageError(f"--plot is '{plot}'; write a name that ends in .png.")
     for flag, name in (("--markdown", markdown), ("--plot", plot)):
-        if name not in ("", "-") and not Path(name).absolute().parent.is_dir():
-            raise UsageError(f"{flag} {name}: there is no directory {Path(name).parent}; make it first.")
+        if name not in ("", "-"):
+            may_write(flag, name)
 
 
 def report(names: Sequence[str], batches: Sequence[int], rounds: int, to_markdown: str, to_plot: str, as_json: bool, **how: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -67,7 +68,11 @@ def open_subjects(
         if hindrance:
             notes.append(f"{one.name} ({one.manifest['bytes'] / 1e6:.2f} MB) is not in the table: {hindrance}.")
             continue
-        session = BACKENDS[opener].open(Source(one.file, one.manifest, None, threads), device)
+        try:
+            session = BACKENDS[opener].open(Source(one.file, one.manifest, None, threads), device)
+        except LfdeployError as error:
+            notes.append(f"{one.name} is not in the table: {error}")
+            continue
         found.append(_subject(one, one.name, key, session, int(one.manifest["bytes"]), "top1"))
     return _distinct(found), notes
 
@@ -93,6 +98,7 @@ def _add_modules(
     if hindrance:
         notes.append(f"No torch.compile row for {target}: {hindrance}")
     elif compiled:
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime", where none is wanted
         fast = TorchSession(Source(run.weights, manifest, run), device)
         fast.backend, fast.module = "torch.compile", torch.compile(fast.module)  # type: ignore[assignment]
         sessions.append(fast)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -56,10 +56,10 @@ def heat_checks(session: Session, manifest: dict[str, Any], ref: Reference) -> I
         yield at_least("values", "heat map: correlation with the module's", _correlation(heat[same], wanted[same]), SAME)
 
 
-def heat_alike(size: int, found: Mapping[str, Floats], wanted: Floats, manifest: dict[str, Any]) -> Iterator[Check]:
-    """Stage values: in a batch of this size the pictures have the maps (B, S, S) that they have in another."""
-    apart = np.abs(found[HEATMAP] - wanted).max() / (float(np.abs(wanted).max()) or 1.0)
-    yield at_most("values", f"batch of {size}: heat maps' spread / scale", float(apart), BOUNDS[manifest["precision"]][0])
+def heat_alike(found: Floats, wanted: Floats, manifest: dict[str, Any]) -> Iterator[Check]:
+    """Stage values: in one batch the pictures have the maps (B, S, S) that they have in another."""
+    apart = np.abs(found - wanted).max() / (float(np.abs(wanted).max()) or 1.0)
+    yield at_most("values", "heat maps' spread / scale", float(apart), BOUNDS[manifest["precision"]][0])
 
 
 def _correlation(found: Floats, wanted: Floats) -> float:

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from export.accuracy import accuracy, agreement, anchor, told
 from export.bounds import BOUNDS, FURTHEST, PROVEN_DIFFERENCE, PROVEN_SYSTEMATIC, SYSTEMATIC, TWIN, Bounds
 from export.contract import (
     Check,
-    at_least,
     at_most,
     dtype_checks,
     equal,
@@ -133,11 +133,11 @@ def judge(
         stages.update(
             finite=lambda: each(parts, lambda part: _finite(part.of(opened()), artifact, part.ref)),
             values=lambda: _all_values(opened(), artifact, parts, tick, proven),
-            labels=lambda: chain(label_checks(artifact, run, subject), each(parts, lambda part: _agreement(part.comparison, precision))),
+            labels=lambda: chain(label_checks(artifact, run, subject), each(parts, lambda part: agreement(part.comparison, precision))),
             accuracy=lambda: chain(
-                each(parts, lambda part: _anchor(part.ref, same_data)),
-                each(parts, lambda part: _accuracy(part.comparison, precision)),
-                _told(manifest, main.comparison[0], precision, same_data),
+                each(parts, lambda part: anchor(part.ref, same_data)),
+                each(parts, lambda part: accuracy(part.comparison, precision)),
+                told(manifest, main.comparison[0], precision, same_data),
             ),
         )
     else:
@@ -180,15 +180,15 @@ def _all_values(session: Session, artifact: Artifact, parts: list[Part], tick: T
     for part in parts:
         part.answers.append(found[part.output])
     yield from each(parts, lambda part: _values(part.of(session), artifact, part.ref, part.comparison, part.answers[0], proven))
-    yield _softmax("test pictures", artifact.manifest, found)
+    yield _softmax("test pictures: probabilities", artifact.manifest, found)
 
 
-def _softmax(where: str, manifest: dict[str, Any], found: Mapping[str, Floats]) -> Check:
+def _softmax(what: str, manifest: dict[str, Any], found: Mapping[str, Floats]) -> Check:
     """That the probabilities are those of the logits, and not NaN."""
     t = temperature(manifest)
     wanted = np.exp(log_softmax(found["logits"] / np.float32(t or 1)))
     apart = float(np.abs(wanted - found["probabilities"]).max())
-    return at_most("values", f"{where}: probabilities against softmax(logits{' / T' if t else ''})", apart, 1e-5)
+    return at_most("values", f"{what} against softmax(logits{' / T' if t else ''})", apart, 1e-5)
 
 
 def _values(
@@ -239,61 +239,26 @@ def _probes(session: Session, manifest: dict[str, Any], ref: Reference, bounds: 
         yield at_most("values", "probes: largest difference / scale", apart, bounds.difference)
         yield at_most("values", "probes: margin of flipped labels / scale", found.flip_margin, bounds.flip_margin)
     if not isinstance(session, Member):  # a member has logits alone
-        yield _softmax("probes", manifest, alone)
+        yield _softmax("probes: probabilities", manifest, alone)
         yield from output_checks(session, manifest, ref)
         yield from heat_checks(session, manifest, ref)
     scale, count = found.scale, len(ref.probes)
+    by_size: list[list[Check]] = []
     for size in batch_sizes(opt, most):
         rows = np.resize(np.arange(count), size)
         answers = session.named(ref.probes[rows])
         spread = float(np.abs(answers["logits"] - logits[rows]).max()) / scale
-        yield at_most("values", f"batch of {size}: spread / scale", spread, bounds.spread)
+        by_size.append([at_most("values", "spread / scale", spread, bounds.spread)])
         if not isinstance(session, Member):
-            yield _softmax(f"batch of {size}", manifest, answers)
+            by_size[-1] += [_softmax("probabilities", manifest, answers)]
         if HEATMAP in answers:
-            yield from heat_alike(size, answers, alone[HEATMAP][rows], manifest)
+            by_size[-1] += heat_alike(answers[HEATMAP], alone[HEATMAP][rows], manifest)
+    for checks in zip(*by_size, strict=True):  # of all sizes the worst
+        worst = int(np.argmax([check.value for check in checks]))
+        name = f"{len(checks)} batch sizes, worst {batch_sizes(opt, most)[worst]}: {checks[worst].name}"
+        yield replace(checks[worst], name=name)
     same = session(np.repeat(ref.probes[8:9], most, axis=0))[0]
     yield at_most("values", "equal rows: spread / scale", float(np.abs(same - same[0]).max()) / scale, bounds.spread)
     order = np.random.default_rng(7).permutation(min(most, count))
     turned = session(ref.probes[order])[0]
     yield at_most("values", "permuted rows: spread / scale", float(np.abs(turned - logits[order]).max()) / scale, bounds.spread)
-
-
-def _agreement(comparison: list[Comparison], precision: str) -> Iterator[Check]:
-    found = comparison[0]
-    yield at_least("labels", "agreement, %", found.agreement, _few(BOUNDS[precision].agreement, 100, found))
-
-
-def _accuracy(comparison: list[Comparison], precision: str) -> Iterator[Check]:
-    found = comparison[0]
-    name = "change of top-1 in points, lower end of the paired 95 % interval"
-    bound = _few(BOUNDS[precision].ci_low, 0, found)
-    if precision in ("bf16", "int8"):
-        if found.images < 5000:  # the interval is wide: the change itself must stay within
-            bound -= (found.ci_high - found.ci_low) / 2
-        yield at_least("accuracy", "McNemar's p, if pictures were lost", found.mcnemar if found.top1 < found.top1_reference else 1.0, 0.01)
-    yield at_least("accuracy", name, found.ci_low, bound)
-
-
-def _anchor(ref: Reference, same_data: bool) -> Iterator[Check]:
-    """The module that the file is compared with is right as often as training's own code found, but for few flips of rounding."""
-    tested = ref.run.read("summary.json")["test"]
-    if same_data and len(ref.images) == ref.run.read("summary.json")["data"]["test"]:
-        wanted = tested["peers"][int(ref.target[4:])] if ref.target.startswith("peer") else tested[ref.target]
-        here = 100 * float((ref.logits.argmax(1) == ref.images.labels).mean())
-        room = max(0.05, 100 * 3 / len(ref.images))
-        yield at_most("accuracy", "top-1 of the module, from the one that training found, points", abs(here - wanted), room)
-
-
-def _told(manifest: dict[str, Any], found: Comparison, precision: str, same_data: bool) -> Iterator[Check]:
-    """The accuracy that the manifest tells, once there is one, is the one found on the same pictures, but for few flips."""
-    told = manifest.get("accuracy")
-    if told and same_data and told["images"] == found.images:
-        room = 100 - _few(BOUNDS[precision].agreement, 100, found)
-        for key, here in (("top1", found.top1), ("top1_reference", found.top1_reference)):
-            yield at_most("accuracy", f"{key} in the manifest, from the one here, points", abs(float(told[key]) - here), room)
-
-
-def _few(bound: float, perfect: float, found: Comparison) -> float:
-    """The bound, or what three flips of so few pictures make: their margin was bounded before."""
-    return min(bound, perfect - 100 * 3 / found.images)

@@ -222,10 +222,11 @@ def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Pa
         for extra in ("source.onnx", FLOAT, REPORT):
             (place / extra).unlink(missing_ok=True)
         publish(place, final)
+    published = f". Published: {', '.join(final.name for _, final in ready)}." if ready else "."
     if failed:
-        raise ParityError(". ".join(failed) + ".")
+        raise ParityError(". ".join(failed) + published)
     if slow:
-        raise LfdeployError(". ".join(slow) + ".")
+        raise LfdeployError(". ".join(slow) + published)
     if unverified and config.require_verified:
         raise UnverifiedError(". ".join(unverified) + f". Complete it on a machine with the GPU: lfdeploy verify {shown(finals[0])}")
     return [read(final) for _, final in ready]

@@ -41,6 +41,11 @@ class Commands(click.Group):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        except OSError as error:  # a full disk, a place that may not be written, a file where a directory belongs
+            if not error.strerror:
+                raise
+            click.echo(f"Error: {error.strerror}{f': {error.filename}' if error.filename else ''}. Free or name another place.", err=True)
+            sys.exit(1)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """The named command, or an error with the nearest name."""

@@ -17,8 +17,8 @@ def setting(default: Any, help: str, *, choices: Sequence[str] = (), metavar: st
 def _positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be greater than 0.")
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be a number greater than 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class TrainConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _positive(self, "peers", "epochs", "batch_size", "lr")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < float("inf"):
             raise UsageError(f"--weight-decay is {self.weight_decay}; it must be 0 or greater.")
         if not 0 <= self.warmup < 1:
             raise UsageError(f"--warmup is {self.warmup}; it is a share of the epochs, from 0 to below 1.")

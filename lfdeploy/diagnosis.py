@@ -22,7 +22,7 @@ from lfdeploy.run import shown
 RUNTIMES = {
     "onnx": (("onnxruntime", "onnxruntime-gpu"), "pip install onnxruntime-gpu", "both"),
     "torch": (("torch",), "pip install torch", "both"),
-    "openvino": (("openvino",), "pip install 'lfdeploy[openvino]'", "cpu"),
+    "openvino": (("openvino",), "pip install openvino", "cpu"),
 }
 REFUSALS = {"UNSUPPORTED_CC": "wrong GPU", "VERSION_MISMATCH": "wrong version"}
 AMPERE = (8, 0)

@@ -198,7 +198,10 @@ def predict(
     """Answer and print: lines, a JSON document, or a CSV file. Exit code 1 when no picture at all could be read."""
     from lfdeploy.overlay import Overlays
     from lfdeploy.predict import Prediction, Predictor
+    from lfdeploy.run import may_write
 
+    if csv_file:
+        may_write("--csv", csv_file)
     predictor = Predictor.open(artifact, device=device, backend=backend, run=run, runs=runs)
     files = pictures_below(given)
     maps = Overlays.into(explain, predictor) if explain else None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from errno import EEXIST, ENOTDIR, ENOTEMPTY
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfdeploy.config import DataConfig
-from lfdeploy.errors import LfdeployError
+from lfdeploy.errors import LfdeployError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +32,29 @@ def write_json(path: Path, value: object) -> None:
 def write_bytes(path: Path, blob: bytes) -> None:
     """Write under a temporary name, then rename."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(blob)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(blob)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def check_name(name: str | None) -> None:
+    """Raise `UsageError` for what cannot be a run's name."""
+    if name is not None and (name.startswith(".") or name in ("", "latest") or Path(name).name != name):
+        raise UsageError(f"--name is '{name}'; it must be the plain name of a directory in --runs.")
+
+
+def may_write(flag: str, name: str) -> None:
+    """Raise `UsageError` before any work where the file that a flag names could not be written."""
+    folder = Path(name).absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"{flag} {name}: there is no directory {Path(name).parent}; make it first.")
+    if Path(name).is_dir():
+        raise UsageError(f"{flag} {name}: that is a directory; name a file in it.")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{flag} {name}: {Path(name).parent} may not be written; name another place.")
 
 
 def sha256(path: Path) -> str:
@@ -136,6 +160,32 @@ def config_json(config: object) -> dict[str, Any]:
         if values.get(key) and Path(values[key]).exists():
             values[key] = str(Path(values[key]).resolve())
     return dict(values)
+
+
+def new_run(runs: Path, name: str | None, stem: str, documents: Mapping[str, object]) -> Run:
+    """A new run's directory with its first documents, whole from the first moment: named, or by ``stem`` and the next free number."""
+    runs.mkdir(parents=True, exist_ok=True)
+    staged = runs / f".new.{os.getpid()}"
+    staged.mkdir()
+    number = 1
+    try:
+        for file, document in documents.items():
+            write_json(staged / file, document)
+        while True:
+            path = runs / (name or f"{stem}-{number}")
+            try:
+                if path.exists():
+                    raise FileExistsError
+                os.rename(staged, path)
+                return Run(path)
+            except OSError as error:
+                if error.errno not in (None, EEXIST, ENOTDIR, ENOTEMPTY):
+                    raise
+                if name is not None:
+                    raise LfdeployError(f"There is a run '{name}' in {runs}/ already. Choose another --name, or --resume {name}.") from None
+                number += 1
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def resolve(run: str | Path | None, runs: str | Path = "runs") -> Run:

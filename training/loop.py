@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from lfdeploy.devices import pick
 from lfdeploy.errors import Interrupted, LfdeployError, choose
 from lfdeploy.images import RESIZE
 from lfdeploy.models import ARCHITECTURES, create
-from lfdeploy.run import SCHEMA, Run, config_json, point_latest, shown, versions, write_bytes, write_json
+from lfdeploy.run import SCHEMA, Run, check_name, config_json, new_run, point_latest, shown, versions, write_bytes, write_json
 from training import checkpoint, plots
 from training.augment import normalise
 from training.batches import Augment, Batches, pixel_statistics
@@ -85,6 +84,7 @@ def _config_of(run: Run) -> TrainConfig:
 
 
 def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | None) -> Setup:
+    check_name(name)
     method = METHODS[config.method]
     options = parse_options(method.options, config.option, config.method)
     device = pick(config.device)
@@ -117,7 +117,8 @@ def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | No
         "data_fingerprint": data.fingerprint,
     }  # fmt: skip
     if resume is None:
-        run = _create(config, name, runs, data, archs, spec)
+        stem = "-".join((data.name, config.method, *dict.fromkeys(archs)))
+        run = new_run(runs, name, stem, {"config.json": config_json(config), "spec.json": spec})
     else:
         run = resume
         if run.spec["data_fingerprint"] != data.fingerprint:
@@ -140,31 +141,6 @@ def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | No
 def _on_cpu(archs: tuple[str, ...], data: Data) -> list[Any]:
     with torch.random.fork_rng(devices=[]):
         return [create(arch, len(data.classes)) for arch in archs]
-
-
-def _create(config: TrainConfig, name: str | None, runs: Path, data: Data, archs: tuple[str, ...], spec: dict[str, Any]) -> Run:
-    """A new run directory, whole from the first moment: written aside, then renamed."""
-    stem = "-".join(dict.fromkeys(archs))
-    runs.mkdir(parents=True, exist_ok=True)
-    staged = runs / f".new.{os.getpid()}"
-    staged.mkdir()
-    write_json(staged / "config.json", config_json(config))
-    write_json(staged / "spec.json", spec)
-    number = 1
-    while True:
-        path = runs / (name or f"{data.name}-{config.method}-{stem}-{number}")
-        try:
-            if path.exists():
-                raise FileExistsError
-            os.rename(staged, path)
-            return Run(path)
-        except OSError:
-            if name is not None:
-                for file in staged.iterdir():
-                    file.unlink()
-                staged.rmdir()
-                raise LfdeployError(f"There is a run '{name}' in {runs}/ already. Choose another --name, or --resume {name}.") from None
-            number += 1
 
 
 @contextmanager

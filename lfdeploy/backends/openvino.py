@@ -137,7 +137,7 @@ def _require_int8(name: str, layers: dict[str, int], wanted: int) -> None:
 def _missing() -> str:
     from importlib.util import find_spec
 
-    return "" if find_spec("openvino") else "openvino is not installed. Run: pip install 'lfdeploy[openvino]'"
+    return "" if find_spec("openvino") else "openvino is not installed. Run: pip install openvino"
 
 
 def _open(source: Source, device: str) -> Session:

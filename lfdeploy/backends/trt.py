@@ -24,8 +24,8 @@ def load(package: str) -> Any:
         module = importlib.import_module(MODULES[package])
         version = tuple(int(part) for part in module.__version__.split(".")[:2])
     except (ImportError, OSError, RuntimeError, AttributeError):
-        extra = "lfdeploy[tensorrt]" if package == "tensorrt" else "tensorrt-rtx"
-        raise LfdeployError(f"{package} is not installed. Run: pip install '{extra}'") from None
+        wanted = "'tensorrt>=10.12'" if package == "tensorrt" else "tensorrt-rtx"
+        raise LfdeployError(f"{package} is not installed. Run: pip install {wanted}") from None
     if not hasattr(module, "Builder"):
         raise LfdeployError(f"{package} {module.__version__} has no Builder; reinstall it.")
     if package == "tensorrt" and version < OLDEST:

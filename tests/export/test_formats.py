@@ -384,7 +384,7 @@ def test_without_the_package_every_command_says_what_to_type(
     for words in asked:
         result = lf(*words)
         assert (result.exit_code, result.stderr.splitlines()[-1]) == (
-            1, "Error: openvino is not installed. Run: pip install 'lfdeploy[openvino]'",
+            1, "Error: openvino is not installed. Run: pip install openvino",
         )  # fmt: skip
     assert "is not in the table: openvino is not installed" in lf("bench", path, "--rounds", 3, "--batch", 1).stderr
     verified = lf("verify", path)

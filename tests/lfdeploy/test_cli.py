@@ -186,6 +186,12 @@ MISTAKES = {
     "resume and flags": (["train", "--resume", "{run}", "--epochs", "3"], 2, "drop --epochs"),
     "resume of a finished run": (["train", "--resume", "{run}"], 1, "has finished already"),
     "bench of nothing": (["bench", "{run}/artifacts/peer0-onnx-fp32", "--batch", "one"], 2, "write sizes like 1,8,32"),
+    "a run outside": (["train", "--name", "../evil"], 2, "must be the plain name of a directory"),
+    "a run without a name": (["train", "--name", ""], 2, "must be the plain name of a directory"),
+    "a rate that is no number": (["train", "--lr", "nan"], 2, "--lr is nan"),
+    "runs in a file": (["train", "--runs", "{run}/summary.json"], 1, "File exists"),
+    "csv nowhere": (["predict", "{run}/artifacts/peer0-onnx-fp32", "x", "--csv", "no/y"], 2, "there is no directory no"),
+    "csv over a directory": (["predict", "{run}/artifacts/peer0-onnx-fp32", "x", "--csv", "{run}"], 2, "that is a directory"),
     "no such command": (["exprot"], 2, "Did you mean 'export'"),
 }
 

@@ -39,7 +39,7 @@ CASES = {
     "onnx on a CPU": (None, [], ORT, "runs here", "lfdeploy predict x"),
     "onnx without its runtime": (None, [], {}, "package missing", "pip install onnxruntime-gpu"),
     "openvino on a CPU": (None, [], {"openvino": "2026.4.1"}, "runs here", "lfdeploy predict x"),
-    "openvino without its package": (None, [H100], ORT, "package missing", "pip install 'lfdeploy[openvino]'"),
+    "openvino without its package": (None, [H100], ORT, "package missing", "pip install openvino"),
     "torch on a CPU": (None, [], {"torch": "2.15.0"}, "runs here", "lfdeploy predict x"),
     "engine without a GPU": (RTX, [], HAS_RTX, "no GPU", "export mine --peer 0 --format onnx --precision fp16"),
     "engine without its package": (TRT, [H100], {}, "package missing", "pip install tensorrt==10.14.1"),
