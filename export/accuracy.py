@@ -10,7 +10,6 @@ from export.contract import Check, at_least, at_most
 from export.reference import Reference
 from export.statistics import Comparison
 
-
 ANCHOR = 0.3  # points; training may have measured on a GPU, in its arithmetic
 
 
