@@ -75,6 +75,9 @@ def file_checks(artifact: Artifact, run: Run) -> Iterator[Check]:
     told = {"weights_sha256": sha256(run.weights)} | {key: run.spec[key] for key in ("method", "archs", "data_fingerprint")}
     for key, value in told.items():
         yield equal("file", f"{key} of the run", manifest["run"].get(key), value)
+    source = artifact.path / "source.onnx"
+    if source.exists() and "engine" in manifest:
+        yield equal("file", "sha256 of the ONNX file it was built from", sha256(source), manifest["engine"]["source_sha256"])
     if artifact.file.suffix == ".onnx":
         found = list(_onnx_checks(artifact.file, manifest))
         yield from found

@@ -18,7 +18,7 @@ from lfdeploy.run import Run
 FEW = 64
 # by precision: of the largest place from the module's, and of the mean from the top logit, both / the map's scale
 BOUNDS = {"fp32": (1e-4, 1e-5), "fp16": (3e-2, 3e-3), "bf16": (2e-1, 3e-2), "int8": (5e-1, 3e-2)}
-SAME = 0.9  # int8's map must be the module's in shape: correlation, the worst picture
+SAME = 0.9  # int8's map must be the module's in shape: correlation over all pictures
 
 
 def heat_outputs(run: Run, manifest: dict[str, Any]) -> list[dict[str, Any]]:

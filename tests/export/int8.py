@@ -71,9 +71,11 @@ def main() -> None:
         run = out / name
         if not run.exists():
             print(lf("train", *words, "--runs", out, "--name", name))
-        for format, precision in KINDS:
-            lf("export", run, "--peer", "0", "--format", format, "--precision", precision)
         files = [run / "artifacts" / f"peer0-{format}-{precision}" for format, precision in KINDS]
+        if not all(file.exists() for file in files[:2]):
+            lf("export", run, "--peer", "0", "--precision", "fp32,int8")
+        if not files[2].exists():
+            lf("export", run, "--peer", "0", "--format", "openvino", "--precision", "int8")
         found = json.loads(lf("bench", *files, "--batch", BATCHES, "--rounds", str(rounds), "--markdown", out / f"{name}.md", "--json"))
         print(f"\n{name}\n\n{(out / f'{name}.md').read_text()}\n{ratios(found['rows'])}\n{accuracies(run / 'artifacts')}", flush=True)
 
