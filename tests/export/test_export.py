@@ -83,6 +83,7 @@ def test_no_path_user_or_host_in_any_artifact(tiny_run: Run, elsewhere: list[Pat
             assert secret.encode() not in blob, (name, secret)
 
 
+@pytest.mark.slow
 def test_the_card_loads_the_model_in_five_lines(tiny_run: Run, elsewhere: list[Path], tmp_path: Path) -> None:
     """In a folder of its own with nothing but the model's files, and where lfdeploy cannot be imported."""
     for path in (tiny_run.artifacts / "fused-onnx-fp32", tiny_run.artifacts / "peer0-onnx-fp32", *elsewhere):

@@ -104,6 +104,7 @@ def test_int8_and_bf16_through_the_command(tiny_run: Run, int8_artifact: Path, l
     assert (wrong.exit_code, "bf16" in wrong.stderr) == (1, True), wrong.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_engines_of_both(tiny_run: Run, precision: str, lf: Callable[..., Result]) -> None:
     result = lf("export", tiny_run.path, "--peer", 1, "--format", "trt", "--engine", "tensorrt-rtx", "--precision", precision)
