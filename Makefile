@@ -10,7 +10,7 @@ LF     := .venv/bin/lfdeploy
 
 help:
 	@echo "make demo    train, export, prove and measure on the embedded data (about 2 minutes)"
-	@echo "make test    the fast tests (under 5 minutes)      make slow   the others"
+	@echo "make test    the fast tests (about 5 minutes)      make slow   the others"
 	@echo "make check   ruff and mypy                         make setup  only install into .venv"
 	@echo "make healthy every architecture in three precisions through the gate (an hour or two)"
 	@echo "make engines how long TensorRT-RTX takes to build resnet18 in every precision"
