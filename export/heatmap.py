@@ -59,7 +59,7 @@ def heat_checks(session: Session, manifest: dict[str, Any], ref: Reference) -> I
 def heat_alike(found: Floats, wanted: Floats, manifest: dict[str, Any]) -> Iterator[Check]:
     """Stage values: in one batch the pictures have the maps (B, S, S) that they have in another."""
     apart = np.abs(found - wanted).max() / (float(np.abs(wanted).max()) or 1.0)
-    yield at_most("values", "heat maps' spread / scale", float(apart), BOUNDS[manifest["precision"]][0])
+    yield at_most("values", "heat maps' spread / scale", float(apart), BOUNDS[manifest["precision"]][0] / 10)
 
 
 def _correlation(found: Floats, wanted: Floats) -> float:
