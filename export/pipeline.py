@@ -90,6 +90,9 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
         for place in staged:
             shutil.rmtree(place, ignore_errors=True)
         raise
+    except KeyboardInterrupt:
+        say("What is finished is kept: the same command goes on from there.")
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     for artifact in made if config.calibrate else ():
