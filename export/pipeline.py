@@ -14,7 +14,7 @@ from typing import Any
 import lfdeploy
 from export import card, triton
 from export.contract import lone_facts
-from export.graph import OPSET, OPSETS, in_precision, to_onnx, trace
+from export.graph import in_precision, opset_for, to_onnx, trace
 from export.probabilities import calibration, in_one_line
 from export.prove import REPORT, in_fresh_process
 from export.quantize import SCHEMES, quantize
@@ -155,7 +155,6 @@ def _stage(
         "input": input_of(size),
         "outputs": outputs_of(len(spec["classes"])) + member_outputs(target, spec) + heat, "labels": spec["classes"],
         "batch": dict(zip(("min", "opt", "max"), profile, strict=True)),
-        "opset": OPSETS.get(precision, OPSET),
         "run": {
             "name": run.name, "method": spec["method"], "archs": spec["archs"], "epochs": summary["epochs"],
             "data": summary["data"]["name"], "data_fingerprint": spec["data_fingerprint"], "weights_sha256": sha256(run.weights),
@@ -168,6 +167,7 @@ def _stage(
     classifier = in_precision(run.classifier(target), precision, size, temperature(manifest))
     if config.explain:
         classifier = explained(classifier, target, spec["archs"])
+    manifest["opset"] = opset_for(classifier)
     blob = to_onnx(classifier, size, profile, lone_facts(manifest))
     if pictures and precision == "int8":
         (place / FLOAT).write_bytes(blob)
