@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from export.bounds import BOUNDS
-from export.contract import Check, at_least, at_most
+from export.bounds import BOUNDS, Bounds
+from export.check import Check, at_least, at_most
 from export.reference import Reference
 from export.statistics import Comparison
 
 ANCHOR = 0.3  # points; training may have measured on a GPU, in its arithmetic
 
 
-def agreement(comparison: list[Comparison], precision: str) -> Iterator[Check]:
+def agreement(comparison: list[Comparison], bounds: list[Bounds]) -> Iterator[Check]:
     """How many labels are the module's."""
     found = comparison[0]
-    yield at_least("labels", "agreement, %", found.agreement, _few(BOUNDS[precision].agreement, 100, found))
+    yield at_least("labels", "agreement, %", found.agreement, _few(bounds[0].agreement, 100, found))
 
 
 def accuracy(comparison: list[Comparison], precision: str) -> Iterator[Check]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from export.halves import UNIT
+from export.statistics import Comparison
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,35 @@ BOUNDS = {
     "fp32": Bounds(2e-5, 2e-5, 99.95, 1e-7, 1e-5, 1e-4, -0.05),
     "fp16": Bounds(3e-3, 3e-3, 99.8, 2e-5, 1e-3, 5e-3, -0.1),
     "bf16": Bounds(3e-2, 3e-2, 98.5, 1e-3, 2e-2, 3e-2, -0.3),
-    "int8": Bounds(1.5e-1, 1e-2, 95.0, 5e-3, 1.5e-1, 6e-2, -0.5),
+    "int8": Bounds(1.5e-1, 1e-2, 95.0, 5e-3, 1.5e-1, 6e-2, -0.5),  # `int8_bounds` are those of a file
 }
-FURTHEST = {"fp16": 2e-2, "bf16": 1e-1}  # a deep network may be further from fp32 by nature, as far as true arithmetic shows, up to here
-SYSTEMATIC = 3e-2  # int8's rounding averages out of slope and bias, in most networks
-# Where stage origin makes the int8 file again, no fault can hide in differences: what they do to the answers (KL, flips,
-# accuracy) decides, and these only refuse a file whose logits have lost their meaning.
-PROVEN_DIFFERENCE, PROVEN_SYSTEMATIC = 1.0, 0.3
-TWIN = 1e-3  # on a CPU, from the module with rounded weights: the runtime rounds once or twice more
+FURTHEST = {"fp16": 2e-2, "bf16": 1e-1}  # a deep network may be further from fp32 by nature, up to here
+TWIN = 1e-3  # on a CPU, from the file's own graph with rounded weights: the runtime rounds once or twice more
+
+
+def half_bounds(precision: str, by_nature: float) -> Bounds:
+    """Those of fp16 or bf16 for a network that the format itself moves so far: twice that, or six roundings."""
+    least = 6 * UNIT[precision]
+    return replace(BOUNDS[precision], difference=min(FURTHEST[precision], max(least, 2 * by_nature)))
+
+
+def int8_bounds(predicted: Comparison) -> Bounds:
+    """Those of an int8 file whose own graph, rounded anew with other ranges, is so far from the module.
+
+    The prediction is made on few pictures and the file judged on all, so what grows with their number has more room.
+    """
+    flips = 100 - predicted.agreement
+    return Bounds(
+        difference=4 * predicted.max_difference + 1e-3,
+        spread=BOUNDS["int8"].spread,
+        agreement=max(BOUNDS["int8"].agreement, 100 - 3 * flips - 100 * 2 / predicted.images),
+        kl_mean=3 * predicted.kl_mean + 1e-7,
+        kl_max=8 * predicted.kl_max + 1e-5,
+        flip_margin=2.5 * predicted.max_difference + 1e-3,
+        ci_low=BOUNDS["int8"].ci_low,
+    )
+
+
+def systematic(predicted: Comparison) -> tuple[float, float]:
+    """How far an int8 file's slope may be from 1, and a class's mean from its place / scale: rounding averages out of both."""
+    return 3 * abs(predicted.slope - 1) + 1e-2, 3 * predicted.bias + 5e-3

@@ -6,6 +6,7 @@ from typing import Any
 
 from export.members import table
 from export.reliability import card_section
+from lfdeploy.chance import SENTENCE
 from lfdeploy.models.explain import HEATMAP
 from lfdeploy.models.together import ALL
 
@@ -67,6 +68,8 @@ def model_card(manifest: dict[str, Any]) -> str:
         slower = max(one["ratio"] for one in manifest["speedup_over_fp32"].values()) < 1
         remark = "; **slower than fp32 there**: int8 sums in hardware need VNNI or AMX" if slower else ""
         lines.append(f"| speed against its fp32 sibling | {', '.join(times)}; {runtime}, one thread of {cpu}, 95 % intervals{remark} |")
+    if accuracy and not accuracy.get("chance", {}).get("above", True):
+        lines.append(f"| **warning** | this network is {SENTENCE} ({accuracy['chance']['majority']:.2f} %) |")
     lines += [f"| parity | **{parity['verdict']}**{': ' + parity['reason'] if parity['reason'] else ''} |", ""]
     if "engine" in manifest:
         engine = manifest["engine"]
@@ -77,8 +80,8 @@ def model_card(manifest: dict[str, Any]) -> str:
         ]
     lines += ["## Load it", "", "```python", *_five_lines(manifest), "```", ""]
     lines += [
-        "Pictures of other sizes: turn upright (EXIF), convert to RGB (alpha on white), crop the largest centred square, "
-        "resize with antialiasing (Pillow, bilinear). `lfdeploy predict` does just that.",
+        "Pictures are turned upright (EXIF), converted to RGB, cropped to the largest centred square and resized with "
+        "antialiasing (Pillow, bilinear), as in training. `lfdeploy predict` does just that, and lays transparent ones on white.",
         "",
         *card_section(manifest),
         "## Parity",
@@ -91,6 +94,8 @@ def model_card(manifest: dict[str, Any]) -> str:
     for check in parity["checks"]:
         cells = [check["stage"], check["name"], _cell(check["value"]), _cell(check["bound"]), "ok" if check["passed"] else "FAILED"]
         lines.append(f"| {' | '.join(cells)} |")
+    for one in parity.get("not_examined", ()):
+        lines.append(f"| {one['stage']} | not examined: {one['reason']} | | | |")
     return "\n".join(lines) + "\n"
 
 
@@ -101,19 +106,24 @@ def _cell(value: float | str) -> str:
 
 
 def _five_lines(manifest: dict[str, Any]) -> list[str]:
-    size = manifest["input"]["height"]
-    picture = f'PIL.Image.open("picture.png").convert("RGB").resize(({size}, {size}), PIL.Image.BILINEAR)'
+    size, int8 = manifest["input"]["height"], manifest["precision"] == "int8"
+    upright = 'ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")'
+    picture = f"ImageOps.fit({upright}, ({size}, {size}), Image.Resampling.BILINEAR)"
+    exact = 'options.add_session_config_entry("session.x64quantprecision", "1")  # CPUs without VNNI add int8 up in 16 bits'
     if manifest["format"] == "onnx":
         return [
-            "import json, numpy as np, onnxruntime, PIL.Image",
-            'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])',
+            "import json, numpy as np, onnxruntime",
+            "from PIL import Image, ImageOps",
+            *(["options = onnxruntime.SessionOptions()", exact] if int8 else []),
+            f'session = onnxruntime.InferenceSession("model.onnx"{", options" * int8}, providers=["CPUExecutionProvider"])',
             'labels = json.loads(session.get_modelmeta().custom_metadata_map["lfdeploy"])["labels"]',
             f"pixels = np.asarray({picture})[None]",
             'print(labels[session.run(["probabilities"], {"images": pixels})[0].argmax()])',
         ]
     if manifest["format"] == "openvino":
         return [
-            "import json, numpy as np, openvino, PIL.Image",
+            "import json, numpy as np, openvino",
+            "from PIL import Image, ImageOps",
             'model = openvino.Core().read_model("model.xml")',
             'labels = json.loads(model.get_rt_info(["framework", "lfdeploy"]).value)["labels"]',
             f"pixels = np.asarray({picture})[None]",
@@ -121,7 +131,8 @@ def _five_lines(manifest: dict[str, Any]) -> list[str]:
         ]
     if manifest["format"] == "torch":
         return [
-            "import json, numpy as np, PIL.Image, torch",
+            "import json, numpy as np, torch",
+            "from PIL import Image, ImageOps",
             'told = {"lfdeploy": ""}',
             'model = torch.export.load("model.pt2", extra_files=told).module()',
             f"pixels = torch.from_numpy(np.array({picture}))[None]",

@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.inside import inside
+from export.check import Check, Unexamined, equal
 from lfdeploy.artifact import Artifact, input_of
 from lfdeploy.backends import BACKENDS, executes
+from lfdeploy.backends.facts import Facts
 from lfdeploy.confidence import KEY, temperature, threshold
 from lfdeploy.errors import ParityError
 from lfdeploy.run import Run, sha256
 
 Outputs = list[dict[str, Any]]  # as in a manifest
-
-
-@dataclass(frozen=True)
-class Check:
-    """One number against one bound."""
-
-    stage: str
-    name: str
-    value: float | str
-    bound: float | str
-    passed: bool
-
-
-def shown(value: float | str) -> str:
-    """A value as it stands in a sentence."""
-    return value if isinstance(value, str) else f"{value:.3g}"
-
-
-def at_most(stage: str, name: str, value: float, bound: float) -> Check:
-    """Passes when value <= bound, so never for NaN."""
-    return Check(stage, name, float(value), float(bound), bool(value <= bound))
-
-
-def at_least(stage: str, name: str, value: float, bound: float) -> Check:
-    """Passes when value >= bound, so never for NaN."""
-    return Check(stage, name, float(value), float(bound), bool(value >= bound))
-
-
-def equal(stage: str, name: str, found: object, wanted: object) -> Check:
-    """Passes when both are the same JSON value; the text "5" is not the number 5."""
-    a, b = (x if isinstance(x, str) else json.dumps(x, ensure_ascii=False, sort_keys=True) for x in (found, wanted))
-    return Check(stage, name, a[:200], b[:200], a == b and isinstance(found, str) == isinstance(wanted, str))
 
 
 def lone_facts(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +28,7 @@ def lone_facts(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def file_checks(artifact: Artifact, run: Run) -> Iterator[Check]:
-    """Stage file: the bytes are the manifest's, valid, whole, and say of themselves what the manifest says."""
+    """Stage file: the bytes are the manifest's, valid and whole."""
     manifest = artifact.manifest
     try:
         artifact.check_file()
@@ -79,18 +46,19 @@ def file_checks(artifact: Artifact, run: Run) -> Iterator[Check]:
     if source.exists() and "engine" in manifest:
         yield equal("file", "sha256 of the ONNX file it was built from", sha256(source), manifest["engine"]["source_sha256"])
     if artifact.file.suffix == ".onnx":
-        found = list(_onnx_checks(artifact.file, manifest))
-        yield from found
-        if not all(check.passed for check in found):
-            return
-    facts = inside(artifact.file)
-    if facts is None:
+        yield from _onnx_checks(artifact.file, manifest)
+
+
+def word_checks(manifest: dict[str, Any], facts: Facts) -> Iterator[Check | Unexamined]:
+    """Stage file: a lone file says of itself what the manifest says."""
+    if facts.told is None:
+        yield Unexamined("file", f"an {facts.kind} has no words of its own for target, labels and input")
         return
-    wanted = lone_facts(manifest)
-    yield equal("file", f"keys in the {facts.kind}", sorted(facts.told), sorted(wanted))
-    for key in wanted:
+    words = lone_facts(manifest)
+    yield equal("file", f"keys in the {facts.kind}", sorted(facts.told), sorted(words))
+    for key, value in words.items():
         if key not in ("labels", "input"):  # these have stages of their own
-            yield equal("file", f"{key} in the {facts.kind}", facts.told.get(key), wanted[key])
+            yield equal("file", f"{key} in the {facts.kind}", facts.told.get(key), value)
 
 
 def _onnx_checks(path: Path, manifest: dict[str, Any]) -> Iterator[Check]:
@@ -108,49 +76,40 @@ def _onnx_checks(path: Path, manifest: dict[str, Any]) -> Iterator[Check]:
     yield equal("file", "opset", {e.domain: e.version for e in model.opset_import}.get(""), manifest.get("opset"))
 
 
-def input_checks(artifact: Artifact, run: Run) -> Iterator[Check]:
+def input_checks(artifact: Artifact, run: Run, facts: Facts | None) -> Iterator[Check]:
     """Stage input: the contract for pixels is that of the run and of this code."""
-    wanted = input_of(int(run.spec["image_size"]))
-    for key, value in wanted.items():
+    contract = input_of(int(run.spec["image_size"]))
+    for key, value in contract.items():
         yield equal("input", key, artifact.manifest["input"].get(key), value)
-    yield equal("input", "resize rule of the run", run.spec["resize"], wanted["resize"])
-    facts = inside(artifact.file)
-    if facts:
+    yield equal("input", "resize rule of the run", run.spec["resize"], contract["resize"])
+    if facts is not None and facts.told is not None:
         yield equal("input", f"contract in the {facts.kind}", facts.told.get("input"), artifact.manifest["input"])
 
 
-def name_checks(path: Path, outputs: Outputs) -> Iterator[Check]:
+def name_checks(facts: Facts, outputs: Outputs) -> Iterator[Check]:
     """Stage names: inputs and outputs of the graph."""
-    facts = inside(path)
-    if facts is None:
-        return
     yield equal("names", "inputs", [v.name for v in facts.inputs], ["images"])
     yield equal("names", "outputs", [v.name for v in facts.outputs], [o["name"] for o in outputs])
 
 
-def shape_checks(path: Path, manifest: dict[str, Any], outputs: Outputs) -> Iterator[Check]:
+def shape_checks(facts: Facts, manifest: dict[str, Any], outputs: Outputs) -> Iterator[Check]:
     """Stage shapes: a free batch, fixed sizes."""
-    facts = inside(path)
-    if facts is None:
-        return
     pixels = [manifest["input"]["height"], manifest["input"]["width"], 3]
-    for value, wanted in zip((*facts.inputs, *facts.outputs), (pixels, *(o["shape"][1:] for o in outputs)), strict=True):
+    sizes = (pixels, *(o["shape"][1:] for o in outputs))
+    for value, size in zip((*facts.inputs, *facts.outputs), sizes, strict=True):
         yield equal("shapes", f"{value.name}, batch", "free" if value.free_batch else "fixed", "free")
-        yield equal("shapes", f"{value.name}, rest", list(value.rest), wanted)
+        yield equal("shapes", f"{value.name}, rest", list(value.rest), size)
 
 
-def dtype_checks(path: Path, outputs: Outputs) -> Iterator[Check]:
+def dtype_checks(facts: Facts, outputs: Outputs) -> Iterator[Check]:
     """Stage dtypes: uint8 in, fp32 out."""
-    facts = inside(path)
-    if facts is None:
-        return
-    for value, wanted in zip((*facts.inputs, *facts.outputs), ("uint8", *(o["dtype"] for o in outputs)), strict=True):
-        yield equal("dtypes", value.name, value.dtype, wanted)
+    dtypes = ("uint8", *(o["dtype"] for o in outputs))
+    for value, dtype in zip((*facts.inputs, *facts.outputs), dtypes, strict=True):
+        yield equal("dtypes", value.name, value.dtype, dtype)
 
 
-def label_checks(artifact: Artifact, run: Run, subject: Path) -> Iterator[Check]:
+def label_checks(artifact: Artifact, run: Run, facts: Facts | None) -> Iterator[Check]:
     """Stage labels: class names and their order, in the manifest and in the file."""
     yield equal("labels", "class names", artifact.manifest["labels"], run.spec["classes"])
-    facts = inside(subject)
-    if facts:
+    if facts is not None and facts.told is not None:
         yield equal("labels", f"class names in the {facts.kind}", facts.told.get("labels"), run.spec["classes"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.contract import Check, at_least, at_most, equal
+from export.check import Check, at_least, at_most, equal
 from export.reference import Reference
 from lfdeploy.backends import Session
 from lfdeploy.backends.base import Floats

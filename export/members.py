@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from export.contract import Check, equal
+from export.bounds import Bounds
+from export.check import Check, Unexamined, equal
 from export.reference import Reference
 from export.statistics import Comparison, log_softmax
 from lfdeploy.backends import Session
@@ -21,6 +22,8 @@ from lfdeploy.backends.base import Floats
 from lfdeploy.images import Pixels
 from lfdeploy.models.together import ALL, main_of, members_of
 from lfdeploy.run import Run
+
+C = TypeVar("C", Check, Check | Unexamined)
 
 
 def expanded(run: Run, target: str) -> list[str]:
@@ -49,6 +52,7 @@ class Part:
     ref: Reference
     answers: list[Floats] = field(default_factory=list)
     comparison: list[Comparison] = field(default_factory=list)
+    bounds: list[Bounds] = field(default_factory=list)
 
     def of(self, session: Session) -> Session:
         """The session as if this output were its only one."""
@@ -61,11 +65,11 @@ def parts_of(ref: Reference) -> list[Part]:
     return [Part("", "logits", main[1])] + [Part(name, f"logits_{name}", own) for name, own in members]
 
 
-def each(parts: Iterable[Part], checks: Callable[[Part], Iterable[Check]]) -> Iterator[Check]:
+def each(parts: Iterable[Part], checks: Callable[[Part], Iterable[C]]) -> Iterator[C]:
     """The checks of every part, a member's under its name."""
     for part in parts:
         for check in checks(part):
-            yield replace(check, name=f"{part.name}: {check.name}") if part.name else check
+            yield replace(check, name=f"{part.name}: {check.name}") if part.name and isinstance(check, Check) else check
 
 
 def documents(parts: Iterable[Part]) -> dict[str, dict[str, Any]]:

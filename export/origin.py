@@ -12,19 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from export.bounds import BOUNDS
 from export.calibrate import CALIBRATORS, ranges, spreads
-from export.contract import Check, at_least, at_most, equal, lone_facts
+from export.check import Check, Unexamined, at_least, equal
+from export.contract import lone_facts
 from export.graph import in_precision, to_onnx, trace
-from export.quantize import SCHEMES, activations, batches, logits_of, pick, with_ranges
-from export.same import SAME, ir_difference, onnx_difference, program_difference
+from export.quantize import SCHEMES, activations, batches, pick, with_ranges
 from lfdeploy.backends import BACKENDS, Material, executes
-from lfdeploy.backends.openvino import read_ir
-from lfdeploy.backends.torch_export import read_program
+from lfdeploy.backends.alike import SAME
 from lfdeploy.confidence import temperature
-from lfdeploy.console import say
 from lfdeploy.models.explain import explained, explains
 from lfdeploy.run import versions
 
@@ -32,13 +28,12 @@ if TYPE_CHECKING:
     from lfdeploy.data import Data
     from lfdeploy.models.deploy import Classifier
 
-FEWEST, FEW = 128, 64  # pictures that calibrate at least; on which the graph before it is quantised is examined
+FEWEST = 128  # pictures that calibrate at least
 MAKERS = ("torch", "onnx", "onnxscript")
 MORE = {"int8": ("onnxruntime-gpu", "onnxruntime"), "openvino": ("openvino",)}  # by precision and by format
-COMPARED = (".onnx", ".xml", ".pt2")  # an engine tells nothing; the ONNX file it is built from does
 
 
-def calibration_checks(manifest: dict[str, Any], data: Data, same_data: bool) -> Iterator[Check]:
+def calibration_checks(manifest: dict[str, Any], data: Data, same_data: bool) -> Iterator[Check | Unexamined]:
     """Stage calibration: enough pictures, all of the training split, none of the test split."""
     told = manifest["calibration"]
     digests = set(told["digests"])
@@ -52,7 +47,7 @@ def calibration_checks(manifest: dict[str, Any], data: Data, same_data: bool) ->
         wanted = _names(data.train.digests[pick(data).calibration])
         yield equal("calibration", "pictures that the rule does not choose", len(digests ^ wanted), 0)
     else:
-        say("Where the calibration came from is not examined: these are other pictures than the run's.")
+        yield Unexamined("calibration", "which pictures calibrated it: these are other pictures than the run's")
 
 
 def other_versions(manifest: dict[str, Any]) -> list[str]:
@@ -60,6 +55,12 @@ def other_versions(manifest: dict[str, Any]) -> list[str]:
     here, there = versions(), manifest.get("versions") or {}
     makers = (*MAKERS, *MORE.get(str(manifest["precision"]), ()), *MORE.get(str(manifest["format"]), ()))
     return [name for name in makers if here.get(name) != there.get(name)]
+
+
+def format_of(file: Path, manifest: dict[str, Any]) -> str:
+    """The backend whose format a file has: the manifest's, or that of the ONNX file which an engine was built from."""
+    name = executes(manifest)
+    return name if file.name == BACKENDS[name].file else "onnxruntime"
 
 
 def origin_checks(file: Path, manifest: dict[str, Any], data: Data, classifier: Classifier) -> Iterator[Check]:
@@ -72,26 +73,17 @@ def origin_checks(file: Path, manifest: dict[str, Any], data: Data, classifier: 
     facts = lone_facts(manifest)
     wanted = b"" if file.suffix == ".pt2" else to_onnx(made, size, profile, facts)
     if precision == "int8":
-        yield _before(wanted, classifier, data)
         wanted = _quantised(wanted, manifest["calibration"], data)
+    row = BACKENDS[format_of(file, manifest)]
+    assert row.difference is not None
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder) / f"source{file.suffix}"
         onnx = again.with_name("source.onnx")
         onnx.write_bytes(wanted)
         if again != onnx:
-            build = BACKENDS[executes(manifest)].build
-            assert build is not None
-            build(Material(onnx, profile, lambda: trace(made, size, profile), facts), again)
-        yield equal("origin", "made again from the run", _difference(file, again, precision), SAME)
-
-
-def _before(blob: bytes, classifier: Classifier, data: Data) -> Check:
-    """int8's bounds are wide: what was quantised must be as near to the module as any fp32 file."""
-    pixels = np.ascontiguousarray(data.test.images[: min(FEW, len(data.test))])
-    with torch.inference_mode():
-        reference = classifier(torch.from_numpy(pixels))[0].numpy()
-    apart = float(np.abs(logits_of(blob, pixels) - reference).max() / (np.abs(reference).max() or 1.0))
-    return at_most("origin", "the graph before it is quantised: largest difference / scale", apart, BOUNDS["fp32"].difference)
+            assert row.build is not None
+            row.build(Material(onnx, profile, lambda: trace(made, size, profile), facts), again)
+        yield equal("origin", "made again from the run", row.difference(file, again, precision), SAME)
 
 
 def _quantised(blob: bytes, told: dict[str, Any], data: Data) -> bytes:
@@ -103,16 +95,6 @@ def _quantised(blob: bytes, told: dict[str, Any], data: Data) -> bytes:
     _, first = np.unique(data.train.digests[chosen], return_index=True)
     found = spreads(model, activations(model.graph), batches(data.train.images, chosen[np.sort(first)]))
     return with_ranges(blob, ranges(found, told["calibrator"]), told["scheme"])
-
-
-def _difference(file: Path, again: Path, precision: str) -> str:
-    if file.suffix == ".onnx":
-        import onnx
-
-        return onnx_difference(onnx.load(file), onnx.load(again), precision)
-    if file.suffix == ".xml":
-        return ir_difference(read_ir(file), read_ir(again), precision)
-    return program_difference(read_program(file)[0], read_program(again)[0], precision)
 
 
 def _names(digests: Any) -> set[str]:

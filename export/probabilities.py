@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.contract import Check, at_least, at_most, equal
+from export.check import Check, Unexamined, at_least, at_most, equal
 from export.reference import Reference, validation
 from export.statistics import Floats
 from export.temperature import ROOM, find_threshold, fit, lower_bound, needed, nll, probabilities, reliability
 from lfdeploy.backends import Session
 from lfdeploy.confidence import KEY, temperature
 from lfdeploy.config import ExportConfig
-from lfdeploy.console import say
 from lfdeploy.data import Data, Split
 from lfdeploy.run import Run
 
@@ -104,12 +103,12 @@ def on_test(manifest: dict[str, Any], logits: Floats | None, labels: NDArray[np.
     return told
 
 
-def temperature_checks(manifest: dict[str, Any], ref: Reference, same_data: bool) -> Iterator[Check]:
+def temperature_checks(manifest: dict[str, Any], ref: Reference, same_data: bool) -> Iterator[Check | Unexamined]:
     """Stage temperature: T, and how many validation pictures are answered and right, are found again from the run."""
     told = manifest[KEY]
     yield equal("temperature", "split", told["split"], "val")
     if told["digest"] != ref.data.val.digest and not same_data:
-        say("Where the temperature came from is not examined: these are other pictures than the run's.")
+        yield Unexamined("temperature", "where T comes from: these are other pictures than the run's")
         return
     yield equal("temperature", "validation pictures", told["digest"], ref.data.val.digest)
     split, logits = ref.validation

@@ -20,9 +20,10 @@ from export.reference import Reference, reference, references
 from export.report import page
 from lfdeploy.artifact import Artifact, read, run_of
 from lfdeploy.backends import BACKENDS, chosen, executes
+from lfdeploy.chance import against_chance
 from lfdeploy.console import Meter, decoding
 from lfdeploy.data import Split
-from lfdeploy.errors import LfdeployError, ParityError, sentence
+from lfdeploy.errors import LfdeployError, ParityError
 from lfdeploy.locks import Lock
 from lfdeploy.models.together import ALL
 from lfdeploy.run import Run, write_json
@@ -121,24 +122,26 @@ def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None, locks: 
 def main() -> None:
     """The fresh process: an order on standard input, reports beside the artifacts, an expected fault on standard output."""
     order = json.load(sys.stdin)
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        write_reports(Run(Path(order["run"])), [Path(place) for place in order["staged"]], order["data"])
+    except LfdeployError as error:
+        print(error)
+
+
+def write_reports(run: Run, staged: Sequence[Path], data: str | None) -> None:
+    """Judge staged artifacts, and lay parity.json and report.html beside each."""
 
     def done(artifact: Artifact, report: Report, ref: Reference) -> None:
         tested = on_test(artifact.manifest, report.logits, ref.images.labels)
         document = report.document() | ({"probabilities": tested} if tested else {})
+        if report.comparison:
+            right = round(report.comparison["top1"] * report.comparison["images"] / 100)
+            document["chance"] = against_chance(right, ref.images.labels)
         shown = page(artifact.manifest, document, ref.images, ref.logits, report.logits)
         (artifact.path / "report.html").write_text(shown, encoding="utf-8")
         write_json(artifact.path / REPORT, document)
 
-    try:
-        with Meter("Parity"):
-            prove(Run(Path(order["run"])), [read(Path(p)) for p in order["staged"]], order["data"], done=done)
-    except LfdeployError as error:
-        print(error)
-    except OSError as error:
-        if not error.strerror:
-            raise
-        print(sentence(error))
+    prove(run, [read(place) for place in staged], data, done=done)
 
 
 def require_verified(artifact: Artifact, report: Report) -> None:

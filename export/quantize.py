@@ -64,6 +64,27 @@ def aside(graph: Any) -> list[str]:
     return names
 
 
+def own_weights(graph: Any) -> None:
+    """Give the heat map weights of its own, which stay fp32.
+
+    A quantised weight that two nodes read is converted twice by onnxruntime on CPUs without VNNI, and refused.
+    """
+    from onnx import TensorProto
+
+    alone = set(aside(graph))
+    others = {name for node in graph.node if node.name not in alone for name in node.input}
+    tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.name in others}
+    copies: dict[str, Any] = {}
+    for node in graph.node:
+        for index, name in enumerate(node.input if node.name in alone else ()):
+            if name in tensors and tensors[name].data_type == TensorProto.FLOAT:
+                copies[name] = f"{name}/heatmap"
+                node.input[index] = copies[name]
+    for name, copy in copies.items():
+        graph.initializer.add().CopyFrom(tensors[name])
+        graph.initializer[-1].name = copy
+
+
 def activations(graph: Any) -> list[str]:
     """Every float tensor between the prologue's output and the logits."""
     before = {*prologue(graph), *aside(graph)}
@@ -82,6 +103,7 @@ def with_ranges(float_blob: bytes, chosen: Ranges, scheme: str) -> bytes:
 
     model = onnx.load_from_string(float_blob)
     props = {entry.key: entry.value for entry in model.metadata_props}
+    own_weights(model.graph)
     unsigned = scheme != "s8s8"
     data = TensorsData(CalibrationMethod.MinMax, {k: (np.float32(low), np.float32(high)) for k, (low, high) in chosen.items()})
     options = {

@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from export.half import Half, half_facts, largest_activation
+from export.evidence import NOISE_PICTURES, RANGE_PICTURES, Truth, truth_of
+from export.halves import Rounded, largest_activation, nature
 from export.probes import probe_pictures
 from lfdeploy.artifact import input_of
 from lfdeploy.backends import BACKENDS, Session, Source
@@ -16,10 +17,11 @@ from lfdeploy.backends.base import Floats, in_chunks
 from lfdeploy.data import Data, Files, Split
 from lfdeploy.images import Pixels
 from lfdeploy.models.deploy import Classifier
-from lfdeploy.models.explain import HEATMAP
+from lfdeploy.models.explain import HEATMAP, explained
 from lfdeploy.models.together import ALL, main_of, members_of
 from lfdeploy.run import Run
 
+HALF_PICTURES = 32
 Tick = Callable[[int], None]
 
 
@@ -50,24 +52,63 @@ class Reference:
         return validation(self.run, self.target, self.data)
 
     @cached_property
-    def halves(self) -> dict[str, Half]:
-        """What is known by now of half precisions; `half` fills it."""
+    def _natures(self) -> dict[str, Rounded]:
         return {}
 
-    def half(self, precision: str) -> Half:
-        """What a half precision does to this module, on some of the pictures and all probes."""
-        if precision not in self.halves:
-            some = min(512, len(self.images))
-            pictures = np.asarray(self.images.images[:some])
-            probes = self.probes, self.probe_logits
-            self.halves[precision] = half_facts(self.classifier, (pictures, self.logits[:some]), probes, precision)
-        return self.halves[precision]
+    def scale_of(self, pictures: int) -> Floats:
+        """(N + P, 1): what the differences of so many pictures and all probes are divided by, each by its own kind's scale."""
+        loudest = float(np.abs(self.logits).max())
+        scales = [loudest, max(loudest, float(np.abs(self.probe_logits).max()))]
+        return np.repeat(np.array(scales, np.float32), [pictures, len(self.probes)])[:, None].clip(1e-12)
+
+    def nature(self, precision: str) -> Rounded:
+        """What a half precision does to this module by itself, on some pictures and all probes."""
+        if precision not in self._natures:
+            some = min(HALF_PICTURES, len(self.images))
+            pictures = np.concatenate([np.asarray(self.images.images[:some]), self.probes])
+            logits = np.concatenate([self.logits[:some], self.probe_logits])
+            self._natures[precision] = nature(self.classifier, precision, pictures, logits, self.scale_of(some))
+        return self._natures[precision]
 
     @cached_property
     def largest_activation(self) -> tuple[str, float]:
         """The layer that reaches furthest on real pictures and probes, and how far."""
-        some = np.asarray(self.images.images[:64])
+        some = np.asarray(self.images.images[:HALF_PICTURES])
         return largest_activation(self.classifier, np.concatenate([some, self.probes]))
+
+    @cached_property
+    def _truths(self) -> dict[bool, Truth]:
+        return {}
+
+    def truth(self, heat: bool) -> Truth:
+        """What a file of this target is held to, with the names of a file with a heat map or of one without."""
+        if heat not in self._truths:
+            count = min(NOISE_PICTURES, len(self.images))
+            outputs = outputs_of(self)
+            named = explained(self.classifier, self.target, self.run.spec["archs"]) if heat else self.classifier
+            self._truths[heat] = truth_of(
+                self.classifier, named, self.run.spec,
+                pictures=np.ascontiguousarray(self.images.images[:count]), labels=self.images.labels[:count],
+                logits={name: ref.logits[:count] for name, ref in outputs.items()},
+                probes=self.probes, probe_logits={name: ref.probe_logits for name, ref in outputs.items()},
+            )  # fmt: skip
+        return self._truths[heat]
+
+
+def outputs_of(ref: Reference) -> dict[str, Reference]:
+    """The outputs with logits that a file of the reference's target has, each with its own reference."""
+    if not ref.members:
+        return {"logits": ref}
+    main, *members = ref.members.items()
+    return {"logits": main[1]} | {f"logits_{name}": own for name, own in members}
+
+
+def training_pictures(data: Data, named: set[str]) -> Pixels:
+    """Up to 64 pictures of train, evenly over it, without those whose digests are named while there are others."""
+    digests = [digest.decode() for digest in data.train.digests.tolist()]
+    free = [i for i, digest in enumerate(digests) if digest not in named] or list(range(len(data.train)))
+    indices = np.array(free, np.int64)[np.unique(np.linspace(0, len(free) - 1, min(RANGE_PICTURES, len(free))).astype(int))]
+    return np.ascontiguousarray(data.train.images[indices])
 
 
 def reference(run: Run, target: str, split: Split, data: Data, tick: Tick = lambda count: None) -> Reference:

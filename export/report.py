@@ -188,6 +188,8 @@ def _checks(report: dict[str, Any]) -> str:
         word = "ok" if check["passed"] else "<span class=no>failed</span>"
         numbers = f"<td class=n>{_short(value)}<td class=n>{_short(bound)}"
         rows.append(f"<tr><td>{_text(check['stage'])}<td>{_text(check['name'])}{numbers}<td>{word}")
+    for one in report.get("not_examined", ()):
+        rows.append(f"<tr><td>{_text(one['stage'])}<td colspan=3 class=soft>not examined: {_text(one['reason'])}<td>")
     return (
         "<h2>Every check</h2><div class=scroll><table><tr><th>stage<th>check<th class=n>value<th class=n>bound<th></tr>"
         f"{''.join(rows)}</table></div>"

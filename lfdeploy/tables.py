@@ -54,8 +54,12 @@ def exported(artifacts: Sequence[Artifact]) -> None:
     for a, speed in zip(artifacts, speeds, strict=True):
         if speed and max(one["ratio"] for one in speed.values()) < 1:
             say(f"{a.name}: slower than fp32 on this CPU ({a.manifest['cpu']}); published for its size and for other CPUs.")
+        for one in a.manifest["parity"].get("not_examined", ()):
+            say(f"{a.name}: stage {one['stage']}: not examined: {one['reason']}.")
         if a.verdict == "unverified":
-            say(f"{a.name}: the ONNX file it was built from passed every check. On a machine with the GPU: lfdeploy verify {shown(a.path)}")
+            if "engine" in a.manifest or a.manifest["precision"] == "bf16":
+                done = "the ONNX file it was built from passed every check. On a machine with the GPU"
+                say(f"{a.name}: {done}: lfdeploy verify {shown(a.path)}")
             say(f"{a.name}: built, UNVERIFIED: {a.manifest['parity']['reason']}.")
         else:
             say(f"{a.name}: parity PASSED on {a.manifest['accuracy']['images']:,} test pictures: {shown(a.path)}")
@@ -64,6 +68,7 @@ def exported(artifacts: Sequence[Artifact]) -> None:
 def verified(name: str, report: Any) -> None:
     """Every check with its number and bound."""
     cells = [[c.stage, c.name, _cell(c.value), _cell(c.bound), "ok" if c.passed else "FAILED"] for c in report.checks]
+    cells += [[one.stage, f"not examined: {one.reason}", "", "", ""] for one in report.not_examined]
     table(f"{name}: {report.subject}", ["stage", "check", "value", "bound", ""], cells, left=2)
     said = {"pass": "parity PASSED.", "unverified": f"UNVERIFIED: {report.reason}.", "fail": "parity FAILED."}
     say(f"{name}: {said[report.verdict]}")

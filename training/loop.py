@@ -31,6 +31,7 @@ from training.evaluate import evaluate_cohort
 from training.guards import check_batch_of_one, interruptible, lock_to_resume, what_is_kept
 from training.methods import METHODS
 from training.schedule import learning_rate, ramp_up
+from training.testimony import testify
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,7 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
         cohort.load_state_dict(run.tensors())
         kept = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
         val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, tick).document() if len(s.data.val) else None
+    testify(run, s.engine, s.data, s.mean, s.std)
     images = s.batches.steps * s.batches.batch_size * len(rows)
     summary = {
         "method": config.method, "archs": run.spec["archs"], "epochs": s.epochs, "kept_epoch": progress["kept_epoch"],

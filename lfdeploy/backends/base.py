@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lfdeploy.backends.facts import Facts
 from lfdeploy.images import Pixels
 from lfdeploy.run import Run
 
@@ -64,6 +65,10 @@ class Material:
 class Backend:
     """A row of the table.
 
+    ``facts(path)`` reads what a file says of itself without executing it, ``difference(path, other, precision)`` how two
+    files differ (`alike.SAME` where they do not); a row that cannot do one of them says in ``opaque`` why, and what
+    nobody can read is never called verified.
+
     ``format`` and ``file`` say what it executes; ``build(material, out)`` makes that file, and the ``extra`` ones beside
     it, and returns what the manifest should say of an engine. ``missing()`` gives the reason why it cannot be used here,
     or an empty string; ``cannot_run()`` why a built file could not be executed here. Only ``precisions`` can be built.
@@ -76,6 +81,9 @@ class Backend:
     cannot_run: Callable[[], str]
     build: Callable[[Material, Path], dict[str, Any]] | None
     open: Callable[[Source, str], Session]
+    facts: Callable[[Path], Facts] | None = None
+    difference: Callable[[Path, Path, str], str] | None = None
+    opaque: str = ""
     extra: tuple[str, ...] = ()
     precisions: tuple[str, ...] = PRECISIONS
 

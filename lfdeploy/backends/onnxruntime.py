@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from lfdeploy.backends import alike, facts
 from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked, output_names
 from lfdeploy.devices import int8_saturates, pick
 from lfdeploy.errors import LfdeployError
@@ -93,4 +94,14 @@ def _open(source: Source, device: str) -> Session:
     return OnnxSession(source, device)
 
 
-BACKEND = Backend("ONNX Runtime on CPU or CUDA", "onnx", "model.onnx", _missing, lambda: "", _build, _open)
+BACKEND = Backend(
+    about="ONNX Runtime on CPU or CUDA",
+    format="onnx",
+    file="model.onnx",
+    missing=_missing,
+    cannot_run=lambda: "",
+    build=_build,
+    open=_open,
+    facts=facts.of_onnx,
+    difference=alike.of_onnx,
+)

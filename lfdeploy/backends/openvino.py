@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from lfdeploy.backends import alike, facts
 from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked, output_names
 from lfdeploy.console import say
 from lfdeploy.devices import instruction_set, int8_saturates
@@ -177,6 +178,8 @@ BACKEND = Backend(
     cannot_run=_missing,
     build=_build,
     open=_open,
+    facts=facts.of_ir,
+    difference=alike.of_ir,
     extra=("model.bin",),
     precisions=("fp32", "fp16", "int8"),
 )

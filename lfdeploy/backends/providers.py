@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lfdeploy.backends import alike, facts
 from lfdeploy.backends.base import Backend, Floats, Session, Source, checked, output_names
 from lfdeploy.backends.onnxruntime import session_options
 from lfdeploy.devices import gpus
@@ -198,4 +199,6 @@ def backend(name: str) -> Backend:
         cannot_run=lambda: cannot_run(name),
         build=None,
         open=open_,
+        facts=facts.of_onnx,
+        difference=alike.of_onnx,
     )

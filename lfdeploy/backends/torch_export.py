@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lfdeploy.backends import alike, facts
 from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked, output_names
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
@@ -90,5 +91,7 @@ BACKEND = Backend(
     cannot_run=lambda: "",
     build=_build,
     open=_open,
+    facts=facts.of_program,
+    difference=alike.of_program,
     precisions=("fp32",),
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lfdeploy.backends.base import Backend, Material, Session, Source
+from lfdeploy.backends.facts import Facts, Value
 from lfdeploy.devices import gpus
 from lfdeploy.errors import LfdeployError
 
@@ -116,6 +117,23 @@ def _open(package: str, source: Source, device: str) -> Session:
     return TrtSession(package, source)
 
 
+def engine_facts(package: str, file: Path) -> Facts:
+    """What an engine says of its inputs and outputs, on a machine with the GPU; of labels or a target it knows nothing."""
+    trt = load(package)
+    engine = trt.Runtime(log_to(trt, [])).deserialize_cuda_engine(file.read_bytes())
+    if engine is None:
+        raise LfdeployError(f"{package} cannot open {file.name} on this machine.")
+    values: dict[bool, list[Value]] = {True: [], False: []}
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        batch, *rest = (int(side) for side in engine.get_tensor_shape(name))
+        dtype = engine.get_tensor_dtype(name).name.lower()
+        dtype = {"float": "float32", "half": "float16"}.get(dtype, dtype)
+        is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        values[is_input].append(Value(name, batch == -1, tuple(rest), dtype))
+    return Facts("engine", tuple(values[True]), tuple(values[False]), None)
+
+
 def backend(package: str) -> Backend:
     """The table's row for one package."""
     return Backend(
@@ -126,4 +144,6 @@ def backend(package: str) -> Backend:
         cannot_run=lambda: cannot_run(package),
         build=lambda material, out: _build(package, material, out),
         open=lambda source, device: _open(package, source, device),
+        facts=lambda path: engine_facts(package, path),
+        opaque="an engine is a compiled program, whose numbers nobody can read; the ONNX file it was built from is examined",
     )

@@ -11,7 +11,6 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export import custody
 from export.bounds import TWIN
 from export.prove import verify
 from lfdeploy.artifact import read, sealed
@@ -60,18 +59,19 @@ def test_a_broken_file_is_seen_at_its_step(tiny_run: Run, copied: Callable[[str]
     assert found["P1"]["difference"] < 5e-6 < 1e-2 < found["P3"]["difference"]
 
 
-def test_a_broken_fold_is_seen_at_its_step(tiny_run: Run, copied: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    real = custody.in_precision
+def test_a_broken_module_is_seen_at_its_step(tiny_run: Run, copied: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module, not the file, has another shift: the first step away from it shows that."""
+    real = Run.classifier
 
-    def wrong(classifier: Classifier, precision: str, size: int) -> Classifier:
-        made = real(classifier, precision, size)
-        made.shift = made.shift + 0.1
-        return made
+    def wrong(self: Run, target: str) -> Classifier:
+        classifier = real(self, target)
+        classifier.shift = classifier.shift + 0.1
+        return classifier
 
-    monkeypatch.setattr(custody, "in_precision", wrong)
-    found = {link["step"]: link for link in verify(read(copied("peer0-onnx-fp32")), run=str(tiny_run.path)).chain}
-    assert found["P1"]["difference"] > 1e-3
-    assert found["P3"]["difference"] > 1e-3  # the file is not made from the broken module
+    monkeypatch.setattr(Run, "classifier", wrong)
+    report = verify(read(copied("peer0-onnx-fp32")), run=str(tiny_run.path))
+    assert report.verdict == "fail"
+    assert report.reason.startswith("stage reference")
 
 
 @pytest.mark.slow

@@ -19,10 +19,10 @@ from export.calibrate import CALIBRATORS, Ranges, ranges, spreads
 from export.contract import lone_facts
 from export.graph import in_precision, to_onnx
 from export.quantize import activations, batches, pick, with_ranges
-from export.same import ir_difference
 from lfdeploy import open_artifact
 from lfdeploy.artifact import read, sealed
 from lfdeploy.backends import BACKENDS, Material, Source, openvino
+from lfdeploy.backends.alike import ir_difference
 from lfdeploy.backends.openvino import layers_of, products_in_int8, read_ir
 from lfdeploy.devices import int8_saturates
 from lfdeploy.errors import LfdeployError

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from export.same import SAME, close, onnx_difference
+from lfdeploy.backends.alike import SAME, close, onnx_difference
 from lfdeploy.run import Run
 
 

@@ -6,6 +6,7 @@ differs, in words, or `SAME`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,3 +123,24 @@ def program_difference(found: Any, wanted: Any, precision: str) -> str:
         return "the sizes that the program takes"
     tensors = [{name: t.detach().cpu().numpy() for name, t in {**side.state_dict, **side.constants}.items()} for side in sides]
     return _tensors(tensors[0], tensors[1], precision) or SAME
+
+
+def of_onnx(file: Path, again: Path, precision: str) -> str:
+    """`onnx_difference` of two files."""
+    import onnx
+
+    return onnx_difference(onnx.load(file), onnx.load(again), precision)
+
+
+def of_ir(file: Path, again: Path, precision: str) -> str:
+    """`ir_difference` of two files."""
+    from lfdeploy.backends.openvino import read_ir
+
+    return ir_difference(read_ir(file), read_ir(again), precision)
+
+
+def of_program(file: Path, again: Path, precision: str) -> str:
+    """`program_difference` of two files."""
+    from lfdeploy.backends.torch_export import read_program
+
+    return program_difference(read_program(file)[0], read_program(again)[0], precision)

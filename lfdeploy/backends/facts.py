@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lfdeploy.backends import openvino, torch_export
-
 
 @dataclass(frozen=True)
 class Value:
@@ -22,26 +20,19 @@ class Value:
 
 @dataclass(frozen=True)
 class Facts:
-    """A file's signature, and ``told``: what `lone_facts` put into it; empty where it says nothing readable."""
+    """A file's signature, and ``told``: what `lone_facts` put into it; empty where it says nothing readable.
+
+    ``told`` is None for a format that cannot hold words of its own.
+    """
 
     kind: str
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
-    told: dict[str, Any]
+    told: dict[str, Any] | None
 
 
-def inside(path: Path) -> Facts | None:
-    """The facts of a .onnx, .xml (OpenVINO IR) or .pt2 file; None for an engine, and for an IR where openvino is missing.
-
-    Raises `LfdeployError` or ValueError for a file that is damaged.
-    """
-    read = {".onnx": _onnx, ".xml": _ir, ".pt2": _program}.get(path.suffix)
-    if read is None or (read is _ir and openvino.BACKEND.missing()):
-        return None
-    return read(path)
-
-
-def _onnx(path: Path) -> Facts:
+def of_onnx(path: Path) -> Facts:
+    """Of an ONNX file. Raises ValueError or protobuf's errors for a damaged one."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -57,7 +48,10 @@ def _onnx(path: Path) -> Facts:
     return Facts("ONNX file", tuple(map(value, model.graph.input)), tuple(map(value, model.graph.output)), told)
 
 
-def _ir(path: Path) -> Facts:
+def of_ir(path: Path) -> Facts:
+    """Of an OpenVINO IR. Raises `LfdeployError` for a damaged one, or without openvino."""
+    from lfdeploy.backends import openvino
+
     model = openvino.read_ir(path)
 
     def value(of: Any) -> Value:
@@ -70,8 +64,11 @@ def _ir(path: Path) -> Facts:
     return Facts("IR", tuple(map(value, model.inputs)), tuple(map(value, model.outputs)), openvino.told(model))
 
 
-def _program(path: Path) -> Facts:
+def of_program(path: Path) -> Facts:
+    """Of a torch.export program. Raises `LfdeployError` for a damaged one."""
     from torch import SymInt
+
+    from lfdeploy.backends import torch_export
 
     program, told = torch_export.read_program(path)
     signature, nodes = program.graph_signature, {node.name: node for node in program.graph.nodes}

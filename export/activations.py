@@ -1,0 +1,97 @@
+"""Does an int8 file round activations as the run's pictures need it? And what does int8, by its nature, do to this network?
+
+Activations come from the file's own graph without rounding, which answers as the module does, on training pictures that
+did not calibrate it. Nothing of the exporter is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.arithmetic import STAGE, Match
+from export.check import Check, at_most
+from export.exact import Array
+from export.float_onnx import Answers, Range
+
+WIDE, WIDE_MEDIAN = 2.5, 1.35  # a step against the one that the pictures need: of one tensor, and of most
+CUT, CUT_MEDIAN = 30.0, 3.0  # the error of cutting off, against that of rounding
+
+
+@dataclass
+class Reach:
+    """How far one tensor goes on pictures, and what a file's range cuts off: the sum of squares, over ``count`` values."""
+
+    low: float = np.inf
+    high: float = -np.inf
+    count: int = 0
+    cut: float = 0.0
+
+    def add(self, values: NDArray[np.float32], limits: Range) -> None:
+        """Take in one batch."""
+        low, high = float(values.min()), float(values.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.count += values.size
+        if low < limits.low or high > limits.high:
+            outside = values - values.clip(limits.low, limits.high)
+            self.cut += float((outside.astype(np.float64) ** 2).sum())
+
+    @property
+    def step(self) -> float:
+        """The distance of 256 levels from the lowest to the highest value, zero among them."""
+        return max(max(self.high, 0.0) - min(self.low, 0.0), 1e-12) / 255
+
+
+def reaches(answers: Answers, ranges: Mapping[str, Range], batches: Sequence[NDArray[np.uint8]]) -> dict[str, Reach]:
+    """Every rounded tensor's reach over pictures, a few at a time."""
+    known = {tensor: Reach() for tensor in ranges}
+    for pictures in batches:
+        values = answers(pictures)
+        for tensor, reach in known.items():
+            reach.add(values[tensor], ranges[tensor])
+    return known
+
+
+def range_checks(ranges: Mapping[str, Range], known: Mapping[str, Reach]) -> Iterator[Check]:
+    """Each range neither wider than the pictures need nor so narrow that cutting off costs more than rounding."""
+    wide = {tensor: ranges[tensor].step / reach.step for tensor, reach in known.items()}
+    cut = {tensor: _cutting(ranges[tensor], reach) for tensor, reach in known.items()}
+    for ratios, what, one, most in (
+        (wide, "step of an activation / what pictures need", WIDE, WIDE_MEDIAN),
+        (cut, "error of cutting off / of rounding", CUT, CUT_MEDIAN),
+    ):
+        worst = max(ratios, key=lambda tensor: ratios[tensor])
+        yield at_most(STAGE, f"{what}, worst at {worst}", ratios[worst], one)
+        yield at_most(STAGE, f"{what}, median", float(np.median(list(ratios.values()))), most)
+
+
+def _cutting(limits: Range, reach: Reach) -> float:
+    return reach.cut / max(reach.count, 1) / (max(limits.step, reach.step) ** 2 / 12)
+
+
+def own_ranges(ranges: Mapping[str, Range], known: Mapping[str, Reach]) -> dict[str, Range]:
+    """The ranges that these pictures give: from the lowest to the highest value, with zero as one of the levels."""
+    own = {}
+    for tensor, reach in known.items():
+        low = 0.0 if ranges[tensor].low == 0 else min(reach.low, 0.0)
+        step = max((max(reach.high, 0.0) - low) / 255, 1e-12)
+        low = -round(-low / step) * step
+        own[tensor] = Range(low, low + 255 * step, step)
+    return own
+
+
+def own_numbers(matches: Mapping[str, Match]) -> dict[str, Array]:
+    """The run's numbers, weights that are int8 in the file rounded to 255 levels of their channel; biases as they are."""
+    numbers = {}
+    for name, match in matches.items():
+        exact, constant = match.exact.value, match.constant
+        if constant.step is None or constant.kind != "int8":
+            numbers[name] = exact
+            continue
+        axes = tuple(i for i, count in enumerate(constant.step.shape) if count == 1)
+        step = np.maximum(np.abs(exact).max(axis=axes, keepdims=True) / 127, 1e-12)
+        numbers[name] = np.round(exact / step) * step
+    return numbers

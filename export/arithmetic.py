@@ -1,0 +1,122 @@
+"""Are a file's numbers the run's, but for the rounding of its own format? Weights, biases and steps, one by one.
+
+What a file holds is compared with `export.exact`, which comes from the run's weights alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.check import Check, at_most, equal
+from export.exact import Array, Exact
+from export.float_onnx import Constant
+
+STAGE = "arithmetic"
+SINGLE = 2.0**-21  # of the terms: four roundings in fp32, as folding makes
+MANTISSA = {"fp16": (10, -14), "bf16": (7, -126)}  # bits behind the point, and the smallest normal exponent
+ROOM = 1.001  # of half a step: a level may be chosen by fp32 arithmetic
+STEPS = 1.01  # of the step that a channel's largest weight needs
+SMALL = 16  # numbers in a tensor that may be no weight of the run: an epsilon, a sixth, an axis
+ALIKE = 0.3  # a tensor under another name belongs to the weight that is this near, as a part of its largest number
+
+
+@dataclass(frozen=True)
+class Match:
+    """A constant of the file and the run's numbers in the file's layout."""
+
+    constant: Constant
+    exact: Exact
+
+
+def matched(constants: Mapping[str, Constant], exact: Mapping[str, Exact]) -> tuple[dict[str, Match], list[str]]:
+    """Which of the run's tensors each constant is, and the names of those that are none of them.
+
+    A constant is found by its name; one that the exporter has renamed or turned by the nearest numbers. A wrong choice
+    hides nothing: the graph with the chosen numbers in it is compared with the module afterwards.
+    """
+    matches: dict[str, Match] = {}
+    strangers = []
+    for name, constant in constants.items():
+        own = exact.get(name.removesuffix("_quantized").removesuffix("/heatmap"))
+        nearest = _nearest(constant, list(exact.values()) if own is None else [own], ALIKE if own is None else np.inf)
+        if nearest is not None:
+            matches[name] = Match(constant, nearest)
+        elif constant.value.size > SMALL:
+            strangers.append(name)
+    return matches, strangers
+
+
+def _nearest(constant: Constant, candidates: list[Exact], most: float) -> Exact | None:
+    best: tuple[float, Exact] | None = None
+    scale = float(np.abs(constant.value).max(initial=0.0)) or 1.0
+    for candidate in candidates:
+        for exact in (candidate, candidate.transposed) if candidate.value.ndim == 2 else (candidate,):
+            if exact.value.shape != constant.value.shape:
+                continue
+            distance = float(np.abs(exact.value - constant.value).max(initial=0.0)) / scale
+            if best is None or distance < best[0]:
+                best = distance, exact
+    return best[1] if best is not None and not best[0] > most else None
+
+
+def numbers(matches: Mapping[str, Match], strangers: list[str], precision: str) -> Iterator[Check]:
+    """Every weight and bias against the run's, the steps of int8 against what they need, and the kinds of number."""
+    yield equal(STAGE, "tensors that are none of the run's", strangers[:3], [])
+    worst = max(matches.items(), key=lambda item: _nan_last(excess(item[1])))
+    name = "error of a number / what rounding alone explains, worst at"
+    yield at_most(STAGE, f"{name} {worst[0]}", excess(worst[1]), 1.0)
+    steps = {name: wide for name, match in matches.items() if (wide := width(match)) is not None}
+    if steps:
+        widest = max(steps, key=lambda name: _nan_last(steps[name]))
+        yield at_most(STAGE, f"step of int8 weights / what their channel needs, worst at {widest}", steps[widest], STEPS)
+    yield equal(STAGE, f"weights in {precision}", _other_kinds(matches, precision), [])
+
+
+def _nan_last(value: float) -> float:
+    return value if value == value else np.inf
+
+
+def excess(match: Match) -> float:
+    """The largest error of a constant, as a part of what rounding alone explains."""
+    apart = np.abs(match.constant.value - match.exact.value)
+    return float((apart / _explained(match)).max(initial=0.0))
+
+
+def _explained(match: Match) -> Array:
+    """How far rounding may move each number: half a step, or half the distance of the format's neighbours."""
+    constant, exact = match.constant, match.exact
+    single = SINGLE * exact.terms + 1e-30
+    if constant.kind in MANTISSA:
+        bits, smallest = MANTISSA[constant.kind]
+        exponent = np.maximum(np.floor(np.log2(np.abs(exact.value) + 1e-300)), smallest)
+        return np.asarray(2.0 ** (exponent - bits - 1) * (1 + 2.0**-8) + single)
+    if constant.step is not None:
+        whole = 1.0 if constant.kind == "int32" else 0.5
+        return np.asarray(np.broadcast_to(whole * ROOM * constant.step, exact.value.shape) + single)
+    return single
+
+
+def width(match: Match) -> float | None:
+    """The widest step of an int8 weight as a part of what its channel's largest number needs; None for anything else."""
+    constant = match.constant
+    if constant.step is None or constant.kind != "int8":
+        return None
+    axes = tuple(i for i, count in enumerate(constant.step.shape) if count == 1)
+    largest = np.abs(match.exact.value).max(axis=axes, keepdims=True)
+    needed = np.maximum(largest / 127, 1e-9)
+    used = largest > 1e-6 * largest.max(initial=0.0)
+    return float(np.where(used, np.broadcast_to(constant.step, largest.shape) / needed, 0.0).max(initial=0.0))
+
+
+def _other_kinds(matches: Mapping[str, Match], precision: str) -> list[str]:
+    """Layers' weights that are not in the precision; the prologue is fp32 in each, and a heat map's own weights are."""
+    wrong = []
+    for name, match in matches.items():
+        kind, prologue = match.constant.kind, name in ("scale", "shift")
+        layer = match.constant.value.ndim >= 2 and ".weight" in name and not name.endswith("/heatmap")
+        if (prologue and kind != "fp32") or (layer and kind != precision):
+            wrong.append(f"{name} in {kind}")
+    return wrong[:3]

@@ -1,0 +1,39 @@
+"""What a training notes of its networks when it ends, for whoever rebuilds them later."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lfdeploy.data import Data
+from lfdeploy.images import Pixels
+from lfdeploy.recorded import Floats, Recorded, chosen, facts_here, picture_digest, probe_pixels, write
+from lfdeploy.run import Run, sha256
+from training.augment import normalise
+from training.engine import Engine
+
+
+def testify(run: Run, engine: Engine, data: Data, mean: Tensor, std: Tensor) -> None:
+    """Write the logits of every target on up to 64 test pictures and a few probes, in eval mode and fp32.
+
+    The engine must hold the weights that the run keeps; they are on disk already.
+    """
+    pictures = np.ascontiguousarray(data.test.images[chosen(len(data.test))])
+    probes = probe_pixels(data.image_size)
+    logits, probe_logits = (_logits(engine, pixels, mean, std) for pixels in (pictures, probes))
+    facts = facts_here(engine.device) | {"classes": list(data.classes), "weights_sha256": sha256(run.weights)}
+    write(run, Recorded(tuple(map(picture_digest, pictures)), logits, probes, probe_logits, facts))
+
+
+def _logits(engine: Engine, pixels: Pixels, mean: Tensor, std: Tensor) -> dict[str, Floats]:
+    """Of every node that can be exported, (N, K) by name."""
+    cohort = engine.cohort
+    cohort.eval()
+    batches = []
+    for start in range(0, len(pixels), 32):
+        images = torch.from_numpy(pixels[start : start + 32]).to(mean.device)
+        batches.append(engine.forward(normalise(images, mean, std)).logits)
+    cohort.train()
+    shipped = [name for name in cohort.names if not name.startswith("aux")]
+    return {name: torch.cat([nodes[name] for nodes in batches]).float().cpu().numpy() for name in shipped}
