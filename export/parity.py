@@ -94,7 +94,7 @@ def judge(
     if hindrance and source.exists():
         subject, name = source, "onnxruntime"
     said = f"{name} on the published file" if subject == artifact.file else "onnxruntime on the ONNX file it was built from"
-    widened = precision == "bf16" and name == "onnxruntime" and pick(device) == "cpu"
+    widened = precision == "bf16" and name == "onnxruntime" and pick(device, name) == "cpu"
     if widened:
         hindrance = hindrance or NO_BF16
         said = f"onnxruntime on a copy of the {'published' if subject == artifact.file else 'source'} file, widened from bf16 to fp32"

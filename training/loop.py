@@ -27,7 +27,7 @@ from lfdeploy.run import SCHEMA, Run, check_name, config_json, new_run, point_la
 from training import checkpoint, plots
 from training.augment import normalise
 from training.batches import Augment, Batches, pixel_statistics
-from training.engine import Engine, pick_precision, threads_for
+from training.engine import Engine, exact_fp32, pick_precision, settle, threads_for
 from training.evaluate import evaluate_cohort
 from training.methods import METHODS
 from training.schedule import learning_rate, ramp_up
@@ -88,6 +88,7 @@ def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | No
     method = METHODS[config.method]
     options = parse_options(method.options, config.option, config.method)
     device = pick(config.device)
+    exact_fp32(device)
     names = [choose("architecture", a, list(ARCHITECTURES)) for a in (config.arch or "").split(",") if a]
     with decoding() as report:
         data = load(config, report, min([ARCHITECTURES[a].largest for a in names], default=64))
@@ -190,10 +191,12 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
                     sums[name] = sums[name] + part.double() if name in sums else part.double()
                 meter.at((done + 1) * size, f"epoch {epoch + 1}/{s.epochs}")
                 if interrupted:
+                    settle(engine.device)
                     seconds = progress["seconds"] + time.perf_counter() - began
                     progress.update(epoch=epoch, step=step + 1, sums={n: float(v) for n, v in sums.items()}, seconds=seconds)
                     checkpoint.save(run, cohort, s.optimizer, progress)
                     raise Interrupted(f"Interrupted; the state is saved. Go on with: lfdeploy train --resume {shown(run.path)}")
+            settle(engine.device)
             row = _close_epoch(s, epoch, sums, progress, time.perf_counter() - began, (s.batches.steps - start) * size)
             checkpoint.save(run, cohort, s.optimizer, progress)
             say(_line(row, s.epochs, meter.left()))
@@ -224,8 +227,8 @@ def _close_epoch(s: Setup, epoch: int, sums: dict[str, Tensor], progress: dict[s
 def _keep(s: Setup) -> None:
     from safetensors.torch import save
 
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in s.engine.cohort.state_dict().items()}
-    write_bytes(s.run.weights, save(tensors))
+    tensors = checkpoint.on_cpu(s.engine.cohort.state_dict())
+    write_bytes(s.run.weights, save({name: value.contiguous().clone() for name, value in tensors.items()}))
 
 
 def _trim_metrics(run: Run, epochs: int) -> None:
