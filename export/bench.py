@@ -87,7 +87,8 @@ def _bench(
         rows.append(row)
     foreign = busy.summary(readings) if readings else None
     notes += [text for text in [busy.note(foreign, load, os.cpu_count() or 1)] if text]
-    machine = gpus()[0].name if gpus() and device != "cpu" else f"{os.cpu_count()} CPU cores"
+    on_gpu = any(subject.device.startswith("cuda") for subject in subjects)
+    machine = gpus()[0].name if on_gpu and gpus() else f"{os.cpu_count()} CPU cores"
     return {
         "machine": machine, "processor": _processor(), "threads": threads, "rounds": rounds, "load": load, "foreign_load": foreign,
         "versions": versions(), "rows": rows, "notes": notes,

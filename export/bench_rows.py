@@ -48,10 +48,15 @@ def open_subjects(
     names: Sequence[str], device: str, runs: str, threads: int, compiled: bool, backend: str = "auto"
 ) -> tuple[list[Subject], list[str]]:
     """Everything that runs here, every module right before its first artifact, and a note for what does not run."""
-    given = [name if is_foreign(name) else resolve(name, runs) for name in dict.fromkeys(names)]
+    notes: list[str] = []
+    given: list[str | Artifact] = []
+    for name in dict.fromkeys(names):
+        try:
+            given.append(name if is_foreign(name) else resolve(name, runs))
+        except LfdeployError as error:  # the others are measured all the same
+            notes.append(f"{name} is not in the table: {error}")
     sides = [int(a.manifest["input"]["height"]) for a in given if isinstance(a, Artifact)]
     found: list[Subject] = []
-    notes: list[str] = []
     for one in given:
         if isinstance(one, str):
             file = open_foreign(one, device, threads, sides[0] if sides else None)

@@ -88,7 +88,7 @@ class Gate:
     @cached_property
     def widened(self) -> bool:
         """Whether a bf16 file is run as a copy in fp32."""
-        return self.precision == "bf16" and self.executor == "onnxruntime" and pick(self.device) == "cpu"
+        return self.precision == "bf16" and self.executor == "onnxruntime" and pick(self.device, self.executor) == "cpu"
 
     @property
     def hindrance(self) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError
 
 #: names of x86 instruction sets, the best first, and the flags of /proc/cpuinfo that together make them
@@ -54,13 +56,78 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(found)
 
 
-def pick(asked: str) -> str:
-    """``cpu`` or ``cuda`` for ``auto``, ``cpu``, ``cuda``. CUDA asked for and absent is an error."""
-    if asked == "auto":
-        return "cuda" if gpus() else "cpu"
-    if asked == "cuda" and not gpus():
+def pick(asked: str, library: str = "torch") -> str:
+    """``cpu`` or ``cuda`` for ``auto``, ``cpu``, ``cuda``: where the library (a key of `PROBES`) really computes.
+
+    ``auto`` takes the CPU where the library cannot use the GPU, and says so once. CUDA asked for and not usable is an
+    `LfdeployError`.
+    """
+    if asked == "cpu" or (asked == "auto" and not gpus()):
+        return "cpu"
+    if not gpus():
         raise LfdeployError("--device cuda: this machine shows no NVIDIA GPU. Use --device cpu, or check nvidia-smi.")
-    return asked
+    reason = unusable(library)
+    if not reason:
+        return "cuda"
+    if asked == "cuda":
+        raise LfdeployError(f"--device cuda: {reason}. Use --device cpu.")
+    _say_cpu(reason)
+    return "cpu"
+
+
+@lru_cache(maxsize=1)
+def _say_cpu(reason: str) -> None:
+    """Say once in a process that ``auto`` means the CPU, and why."""
+    say(f"Note: the CPU is used: {reason}.")
+
+
+@lru_cache
+def unusable(library: str) -> str:
+    """Why a library cannot use the first GPU that the driver shows, after trying; empty where it can, or there is none."""
+    if not gpus():
+        return ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say becomes the reason below
+            PROBES[library]()
+    except Exception as error:  # libraries raise many kinds
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = (lines or [type(error).__name__])[0][:200].rstrip(".")
+        return f"{library} cannot use the GPU that the driver shows ({gpus()[0].name}): {reason}"
+    return ""
+
+
+def _probe_torch() -> None:
+    import torch
+
+    if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
+        raise RuntimeError(f"torch {torch.__version__} is built for the CPU alone")
+    (torch.ones(2, device="cuda") + 1).sum().item()
+
+
+def _probe_onnxruntime() -> None:
+    import onnx
+    import onnxruntime as ort
+    from onnx import helper
+
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise RuntimeError(f"onnxruntime {ort.__version__} is built without the CUDA provider")
+    import torch  # noqa: F401  (brings the CUDA libraries that the provider links)
+
+    ort.preload_dlls()
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CUDAExecutionProvider"])
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise RuntimeError("its CUDA provider does not load; the driver or CUDA's libraries do not suit it")
+    session.run(None, {"x": [1.0]})
+
+
+#: how to find out whether a library can use the GPU: a function that raises if it cannot
+PROBES = {"torch": _probe_torch, "onnxruntime": _probe_onnxruntime}
 
 
 @lru_cache(maxsize=1)

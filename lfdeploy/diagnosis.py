@@ -38,11 +38,16 @@ class Diagnosis:
 
 
 def diagnose(
-    artifact: Artifact, gpus: Sequence[Gpu], installed: Mapping[str, str], faults: Mapping[str, str] = MappingProxyType({})
+    artifact: Artifact,
+    gpus: Sequence[Gpu],
+    installed: Mapping[str, str],
+    faults: Mapping[str, str] = MappingProxyType({}),
+    unusable: str = "",
 ) -> Diagnosis:
     """Judge an artifact for a machine with these GPUs and installed distributions (name to version).
 
     ``faults`` is what the engine's package finds wrong with its header: names of its diagnostics with a sentence for each.
+    ``unusable`` says why the library that runs it cannot use the GPUs, where that was tried.
 
     The artifact's bytes are not looked at; `Artifact.check_file` does that. Raises `ParityError` (stage file) for an
     engine's manifest that does not say what built it.
@@ -52,7 +57,8 @@ def diagnose(
         packages, install, where = RUNTIMES[manifest["format"]]
         if not set(packages) & set(installed):
             return Diagnosis("package missing", f"{packages[0]} is not installed", install)
-        reason = f"{packages[0]} on {'the GPU or ' if gpus and where == 'both' else ''}the CPU"
+        reason = f"{packages[0]} on {'the GPU or ' if gpus and where == 'both' and not unusable else ''}the CPU"
+        reason += f"; {unusable}" if unusable and where == "both" else ""
         return Diagnosis("runs here", reason, f"lfdeploy predict {_path(artifact)} PICTURE")
     try:
         engine = manifest["engine"]
@@ -64,6 +70,8 @@ def diagnose(
     if not gpus:
         onnx = _export(manifest, "onnx")
         return Diagnosis("no GPU", f"{package} engines run on an NVIDIA GPU only, and this machine shows none", onnx)
+    if unusable:
+        return Diagnosis("no GPU", f"{package} engines run on an NVIDIA GPU only, and {unusable}", _export(manifest, "onnx"))
     if package not in installed:
         return Diagnosis("package missing", f"{package} is not installed", f"pip install {package}=={built}")
     gpu, rebuild = gpus[0], _export(manifest, "trt")

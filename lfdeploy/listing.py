@@ -148,7 +148,7 @@ def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
 
 def _doctor_of(name: str, runs: str, as_json: bool) -> None:
     from lfdeploy.artifact import resolve
-    from lfdeploy.devices import gpus
+    from lfdeploy.devices import gpus, unusable
     from lfdeploy.diagnosis import diagnose
     from lfdeploy.run import versions
 
@@ -160,7 +160,8 @@ def _doctor_of(name: str, runs: str, as_json: bool) -> None:
 
         package = str(artifact.manifest.get("engine", {}).get("package"))
         faults = {name: INVALID.get(name, name) for name in header_faults(package, artifact.file)} if package in MODULES else {}
-    found = diagnose(artifact, gpus(), versions(), faults)
+    library = {"onnx": "onnxruntime", "openvino": ""}.get(str(artifact.manifest["format"]), "torch")
+    found = diagnose(artifact, gpus(), versions(), faults, unusable(library) if library else "")
     told = {"name": artifact.name, "whole": True, "runs_here": found.state == "runs here", "state": found.state,
             "reason": found.reason, "command": found.command, "verdict": artifact.verdict}  # fmt: skip
     if as_json:

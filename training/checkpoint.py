@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lfdeploy.errors import LfdeployError
 from lfdeploy.run import Run, write_bytes
@@ -17,10 +19,10 @@ FILE = "checkpoint/last.pt"
 def save(run: Run, cohort: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
     """Weights, optimiser, random state and progress (plain numbers, strings, lists and dicts)."""
     state = {
-        "model": cohort.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "model": on_cpu(cohort.state_dict()),
+        "optimizer": on_cpu(optimizer.state_dict()),
         "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda_rng": random_states(cohort),
         "progress": progress,
     }
     blob = io.BytesIO()
@@ -37,8 +39,8 @@ def load(run: Run, cohort: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     cohort.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
-    if state["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    for device, rng in zip(_gpus_of(cohort), state["cuda_rng"], strict=False):  # none where it goes on on the CPU
+        torch.cuda.set_rng_state(rng, device)
     progress: dict[str, Any] = state["progress"]
     return progress
 
@@ -57,4 +59,64 @@ def _state(run: Run) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip and pickle errors of many kinds
         raise LfdeployError(f"{path} is damaged: {error}. Train again.") from None
+    return state
+
+
+def random_states(cohort: nn.Module) -> list[Tensor]:
+    """The random state of the GPU that a cohort lives on; none on the CPU."""
+    return [torch.cuda.get_rng_state(device) for device in _gpus_of(cohort)]
+
+
+def _gpus_of(cohort: nn.Module) -> list[torch.device]:
+    """The GPU that a cohort lives on, as a list; empty on the CPU. Other GPUs of the machine are not touched."""
+    devices = {parameter.device for parameter in cohort.parameters() if parameter.is_cuda}
+    return sorted(devices, key=lambda device: device.index)
+
+
+def on_cpu(state: Any) -> Any:
+    """A nest of dicts and lists with all its tensors on the CPU: a GPU's come in one copy per dtype, the CPU's stay as they are.
+
+    A checkpoint has a thousand small tensors, and each copy by itself would make the host wait for the GPU.
+    """
+    tensors = list(_tensors(state))
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return state
+    return _with(state, iter(_copied(tensors)))
+
+
+def _copied(tensors: list[Tensor]) -> list[Tensor]:
+    """Copies on the CPU, each in memory of its own and laid out as the original."""
+    flat: dict[torch.dtype, Tensor] = {}
+    for dtype in {tensor.dtype for tensor in tensors}:
+        flat[dtype] = torch.cat([tensor.detach().reshape(-1) for tensor in tensors if tensor.dtype == dtype]).cpu()
+    start = dict.fromkeys(flat, 0)
+    copies = []
+    for tensor in tensors:
+        end = start[tensor.dtype] + tensor.numel()
+        values = flat[tensor.dtype][start[tensor.dtype] : end]
+        copies.append(torch.empty_like(tensor, device="cpu", requires_grad=False).copy_(values.view(tensor.shape)))
+        start[tensor.dtype] = end
+    return copies
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """Every tensor of a nest, in order."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, (dict, list, tuple)):
+        for value in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(value)
+
+
+def _with(state: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same nest with other tensors, in the order of `_tensors`."""
+    if isinstance(state, Tensor):
+        return next(tensors)
+    if isinstance(state, dict):
+        changed = copy.copy(state)  # keeps what a state_dict carries beside its items
+        for key, value in state.items():
+            changed[key] = _with(value, tensors)
+        return changed
+    if isinstance(state, (list, tuple)):
+        return type(state)([_with(value, tensors) for value in state])
     return state

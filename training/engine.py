@@ -144,11 +144,31 @@ def _backward(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
         torch.autograd.backward([x for x, _ in used], [g for _, g in used])
 
 
+def has_bf16(device: str) -> bool:
+    """Whether the device multiplies bf16 in hardware; CUDA emulates it elsewhere, slower than fp32."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def exact_fp32(device: str) -> None:
+    """Make fp32 mean fp32 on CUDA too: by default convolutions round their inputs to TF32's ten bits."""
+    if device == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def settle(device: str) -> None:
+    """Wait until the device has done what was asked of it, so that a clock read afterwards tells the truth."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def pick_precision(asked: str, cohort: nn.Module, device: str, sample: Tensor) -> tuple[torch.dtype, str]:
     """The forward pass's dtype, and why. bf16 is taken where the device has it and a batch agrees with fp32."""
-    has = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    has = has_bf16(device)
     if asked == "fp32" or (asked == "auto" and not has):
-        return torch.float32, "fp32"
+        return torch.float32, "fp32" if device == "cpu" else "fp32 (TF32 is off)"
     was = cohort.training
     cohort.train()
     with torch.no_grad():

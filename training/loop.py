@@ -26,7 +26,7 @@ from lfdeploy.runs import may_begin, new_run, point_latest
 from training import checkpoint, plots
 from training.augment import normalise
 from training.batches import Augment, Batches, pixel_statistics
-from training.engine import Engine, pick_precision, threads_for
+from training.engine import Engine, exact_fp32, pick_precision, settle, threads_for
 from training.evaluate import evaluate_cohort
 from training.guards import check_batch_of_one, interruptible, lock_to_resume, what_is_kept
 from training.methods import METHODS
@@ -103,6 +103,7 @@ def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | No
     method = METHODS[config.method]
     options = parse_options(method.options, config.option, config.method)
     device = pick(config.device)
+    exact_fp32(device)
     names = [choose("architecture", a, list(ARCHITECTURES)) for a in (config.arch or "").split(",") if a]
     with decoding() as report:
         data = load(config, report, min([ARCHITECTURES[a].largest for a in names], default=64))
@@ -186,11 +187,13 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
                     sums[name] = sums[name] + part.double() if name in sums else part.double()
                 meter.at((done + 1) * size, f"epoch {epoch + 1}/{s.epochs}")
                 if interrupted:
+                    settle(engine.device)
                     spent = time.perf_counter() - began
                     progress.update(epoch=epoch, step=step + 1, sums={n: float(v) for n, v in sums.items()})
                     progress.update(seconds=progress["seconds"] + spent, part=progress.get("part", 0.0) + spent)
                     checkpoint.save(run, cohort, s.optimizer, progress)
                     raise Interrupted(f"Interrupted; the state is saved. Go on with: lfdeploy train --resume {shown(run.path)}")
+            settle(engine.device)
             row = _close_epoch(s, epoch, sums, progress, time.perf_counter() - began)
             checkpoint.save(run, cohort, s.optimizer, progress)
             say(_line(row, s.epochs, meter.left()))
@@ -226,8 +229,8 @@ def _close_epoch(s: Setup, epoch: int, sums: dict[str, Tensor], progress: dict[s
 def _keep(s: Setup) -> None:
     from safetensors.torch import save
 
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in s.engine.cohort.state_dict().items()}
-    write_bytes(s.run.weights, save(tensors))
+    tensors = checkpoint.on_cpu(s.engine.cohort.state_dict())
+    write_bytes(s.run.weights, save({name: value.contiguous().clone() for name, value in tensors.items()}))
 
 
 def _trim_metrics(run: Run, epochs: int) -> None:

@@ -45,7 +45,7 @@ class OnnxSession:
         import onnxruntime as ort
 
         self.manifest = source.manifest
-        where = pick(device)
+        where = pick(device, "onnxruntime")
         if where == "cpu" and source.manifest.get("precision") == "bf16":
             raise LfdeployError(f"{source.file.name} is bf16, which onnxruntime's CPU provider has not. Use --device cuda, or export fp16.")
         if where == "cuda":

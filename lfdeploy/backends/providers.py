@@ -21,7 +21,7 @@ import numpy as np
 from lfdeploy.backends import alike, facts
 from lfdeploy.backends.base import Backend, Floats, Session, Source, checked, output_names
 from lfdeploy.backends.onnxruntime import session_options
-from lfdeploy.devices import gpus
+from lfdeploy.devices import gpus, unusable
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
 
@@ -182,7 +182,7 @@ def cannot_run(backend: str) -> str:
     """Why nothing runs on the provider here, or an empty string."""
     if not gpus():
         return f"this machine has no NVIDIA GPU, and {PROVIDERS[backend].name} runs on nothing else"
-    return missing(backend)
+    return missing(backend) or (unusable("onnxruntime") if backend == "onnxruntime-cuda" else "")
 
 
 def backend(name: str) -> Backend:

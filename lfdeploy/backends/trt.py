@@ -12,7 +12,7 @@ from typing import Any
 
 from lfdeploy.backends.base import Backend, Material, Session, Source
 from lfdeploy.backends.facts import Facts, Value
-from lfdeploy.devices import gpus
+from lfdeploy.devices import gpus, unusable
 from lfdeploy.errors import LfdeployError
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -99,7 +99,23 @@ def cannot_run(package: str) -> str:
     """Why engines of the package cannot run here, or an empty string."""
     if not gpus():
         return f"this machine has no NVIDIA GPU, and {package} engines run on nothing else"
-    return missing(package)
+    return missing(package) or no_kernels(package, gpus()[0].name, gpus()[0].capability) or unusable("torch")
+
+
+def no_kernels(package: str, name: str, capability: str) -> str:
+    """Why a package runs no engine at all on a GPU of this compute capability, or an empty string.
+
+    TensorRT-RTX lists what it has kernels for, which leaves out data-centre GPUs; what is newer than all of it may run.
+    """
+    members = getattr(load(package), "ComputeCapability", None)
+    if package != "tensorrt-rtx" or members is None:
+        return ""
+    known = sorted(int(member.removeprefix("SM")) for member in members.__members__ if member[2:].isdigit())
+    number = int(capability.replace(".", ""))
+    if not known or number in known or number > known[-1]:
+        return ""
+    able = ", ".join(f"{code // 10}.{code % 10}" for code in known)
+    return f"{package} has no kernels for {name} (compute capability {capability}), only for {able} and later"
 
 
 def _build(package: str, material: Material, out: Path) -> dict[str, Any]:

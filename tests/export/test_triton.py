@@ -16,12 +16,13 @@ import torch
 from click.testing import Result
 from google.protobuf import text_format
 from safetensors.torch import load_file, save_file
-from tritonclient.grpc import model_config_pb2 as triton_config
 
 from export import triton
 from lfdeploy.artifact import Artifact, read
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.run import Run, sha256
+
+triton_config: Any = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="tritonclient is not installed")
 
 TYPES = {"UINT8": onnx.TensorProto.UINT8, "FP32": onnx.TensorProto.FLOAT}
 
