@@ -106,6 +106,7 @@ def mount(page: gr.Blocks, root_path: str = "", closing: threading.Event | None 
         css=(HERE / "page.css").read_text(encoding="utf-8"), footer_links=[], run_history=False, enable_monitoring=False,
         max_file_size=MAX_MEGABYTES * 1_000_000, show_error=False, ssr_mode=False, pwa=False, mcp_server=False,
     )  # fmt: skip
+    page.custom_mount_path = None  # Gradio would put it in the place of the path that `Below` tells
     app.add_middleware(Guard, page=page, closing=closing or threading.Event())
     app.add_middleware(Below, root_path=root_path)
     return app

@@ -60,22 +60,25 @@ def running(*words: object) -> Iterator[tuple[str, subprocess.Popen[str], list[s
         except subprocess.TimeoutExpired:
             process.kill()
         reader.join(30)
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 class Visitor:
-    """One connection to the page's API."""
+    """Somebody at the page's API, with a connection a request."""
 
     def __init__(self, url: str) -> None:
-        self.connection = HTTPConnection(urlsplit(url).netloc, timeout=120)
+        self.host = urlsplit(url).netloc
 
     def request(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> tuple[int, bytes]:
         """Status and body."""
-        self.connection.request(method, path, body or None, {"Content-Type": kind} if body else {})
-        reply = self.connection.getresponse()
-        answer = reply.status, reply.read()
-        if reply.will_close:
-            self.connection.close()
-        return answer
+        connection = HTTPConnection(self.host, timeout=120)
+        try:
+            connection.request(method, path, body or None, {"Content-Type": kind} if body else {})
+            with connection.getresponse() as reply:
+                return reply.status, reply.read()
+        finally:
+            connection.close()
 
     def upload(self, name: str, blob: bytes) -> tuple[int, bytes]:
         """The path of the uploaded file in a list, or why it was refused."""
