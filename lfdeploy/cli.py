@@ -240,13 +240,14 @@ def bench(
 @click.argument("artifacts", nargs=-1, metavar="[ARTIFACT...]")
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="HOST", help="address to listen on")
 @click.option("--port", default=7860, show_default=True, metavar="PORT", type=click.IntRange(0, 65535), help="0 takes a free one")
+@click.option("--root-path", default="", metavar="PATH", help="where a reverse proxy shows the page: /demo, or a whole address")
 @DEVICE
 @RUNS
-def serve(artifacts: tuple[str, ...], host: str, port: int, device: str, runs: str) -> None:
+def serve(artifacts: tuple[str, ...], host: str, port: int, root_path: str, device: str, runs: str) -> None:
     """Open a web page that classifies with ARTIFACTs (default: those of the newest run). Nothing leaves the machine."""
     from serve import serve as run_page
 
-    run_page(artifacts, host=host, port=port, device=device, runs=runs)
+    run_page(artifacts, host=host, port=port, root_path=root_path, device=device, runs=runs)
 
 
 @main.command("list", short_help="Methods, architectures, data sets, backends, runs, artifacts")

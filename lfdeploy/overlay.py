@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from lfdeploy.errors import LfdeployError
-from lfdeploy.images import Pixels, decode, fit
+from lfdeploy.images import Pixels, prepare
 from lfdeploy.predict import Prediction, Predictor
 
 HEATMAP = "heatmap"
@@ -48,7 +48,7 @@ class Overlays:
         most, size = int(self.predictor.artifact.manifest["batch"]["max"]), self.predictor.size
         for start in range(0, len(good), most):
             part = good[start : start + most]
-            pixels = np.stack([fit(decode(file, size).image, size) for file, _ in part])
+            pixels = np.stack([prepare(file, size) for file, _ in part])
             for (file, answer), seen, heat in zip(part, pixels, self.predictor.session.named(pixels)[HEATMAP], strict=True):
                 name = next(n for i in range(1, len(self.names) + 2) if (n := f"{file.stem}{f'-{i}' * (i > 1)}.png") not in self.names)
                 self.names.add(name)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image
@@ -14,8 +14,8 @@ from PIL import Image
 from lfdeploy.artifact import Artifact, resolve, run_of
 from lfdeploy.backends import BACKENDS, Session, Source, chosen
 from lfdeploy.confidence import abstains
-from lfdeploy.errors import PictureError
-from lfdeploy.images import Pixels, decode, fit, fit_all
+from lfdeploy.errors import LfdeployError, PictureError
+from lfdeploy.images import RESIZE, Given, Pixels, decode, fit
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Predictor:
         """Check the file's hash and open it. ``backend='pytorch'`` opens the run's module in the artifact's place."""
         artifact = resolve(path, runs)
         artifact.check_file()
+        check_resize(artifact)
         name = backend if backend == "pytorch" else chosen(artifact.manifest, backend)
         source = run_of(artifact, run, runs) if name == "pytorch" else None
         session = BACKENDS[name].open(Source(artifact.file, artifact.manifest, source), device)
@@ -73,27 +74,41 @@ class Predictor:
 
         return in_chunks(self.session, pixels, int(self.artifact.manifest["batch"]["max"]))
 
-    def predict(self, pictures: Sequence[str | Path | bytes | Image.Image] | Pixels, top: int = 5) -> list[Prediction]:
-        """Answers for files, bytes, Pillow pictures, or an array uint8 (N, H, W, 3), in their order.
+    @overload
+    def predict(self, pictures: str | Path | bytes | Image.Image, top: int = 5) -> Prediction: ...  # type: ignore[overload-overlap]
 
-        A picture that cannot be read gives a `Prediction` with ``error``; the others are answered.
+    @overload
+    def predict(self, pictures: Sequence[Given], top: int = 5) -> list[Prediction]: ...
+
+    @overload
+    def predict(self, pictures: np.ndarray[Any, Any], top: int = 5) -> Prediction | list[Prediction]: ...
+
+    def predict(self, pictures: Given | Sequence[Given], top: int = 5) -> Prediction | list[Prediction]:
+        """The answer for one picture, or a list of answers for a list or a batch, in order.
+
+        A picture is a path, a file's bytes, a Pillow picture, or an array uint8 (H, W, 3), (H, W) or (H, W, 4); a batch
+        is an array uint8 (N, H, W, C), and may also stand in a list. All of them become the same pixels as the file
+        they came from. A picture that cannot be read gives a `Prediction` with ``error``; the others are answered.
+        Raises `LfdeployError` for what is no picture at all, or an array of another kind.
         """
         if isinstance(pictures, np.ndarray):
-            names, fitted = [f"array[{i}]" for i in range(len(pictures))], list(fit_all(pictures, self.size))
-            return self._answer(names, fitted, [((), "", 0.0)] * len(names), top)
+            answers = self._predicted(_named([pictures]), top)
+            return answers[0] if pictures.ndim <= 3 else answers
+        if isinstance(pictures, (str, Path, bytes, bytearray, memoryview, Image.Image)):
+            return self._predicted(_named([pictures]), top)[0]
+        if not isinstance(pictures, Iterable) or hasattr(pictures, "read"):
+            decode(pictures)  # type: ignore[arg-type]  # says what a picture is
+        return self._predicted(_named(pictures), top)
+
+    def _predicted(self, pictures: Iterable[tuple[str, Given]], top: int) -> list[Prediction]:
         names, pixels, remarks = [], [], []
-        for index, picture in enumerate(pictures):
+        for name, picture in pictures:
             start = time.perf_counter()
-            names.append(str(picture) if isinstance(picture, (str, Path)) else f"picture {index}")
+            names.append(name)
             try:
-                if isinstance(picture, Image.Image):
-                    pixels.append(fit(picture.convert("RGB"), self.size))
-                    notes: tuple[str, ...] = ()
-                else:
-                    found = decode(picture, self.size)
-                    pixels.append(fit(found.image, self.size))
-                    notes = found.notes
-                remarks.append((notes, "", (time.perf_counter() - start) * 1e3))
+                decoded = decode(picture, self.size)
+                pixels.append(fit(decoded.image, self.size))
+                remarks.append((decoded.notes, "", (time.perf_counter() - start) * 1e3))
             except PictureError as error:
                 remarks.append(((), str(error), 0.0))
         return self._answer(names, pixels, remarks, top)
@@ -113,3 +128,24 @@ class Predictor:
             unsure = abstains(self.artifact.manifest, float(row.max()))
             answers.append(Prediction(name, best, notes, decode_ms=spent, abstain=unsure))
         return answers
+
+
+def _named(pictures: Iterable[Given]) -> Iterator[tuple[str, Given]]:
+    """Each picture with the name that its answer has; a batch (N, H, W, C) becomes its pictures."""
+    for index, picture in enumerate(pictures):
+        if isinstance(picture, np.ndarray) and picture.ndim == 4:
+            for row, part in enumerate(picture):
+                yield f"array[{row}]", part
+        else:
+            yield str(picture) if isinstance(picture, (str, Path)) else f"picture {index}", picture
+
+
+def check_resize(artifact: Artifact) -> None:
+    """Raise `LfdeployError` unless the artifact wants its pictures fitted by the one rule that there is here."""
+    rule = artifact.manifest["input"].get("resize")
+    if rule != RESIZE:
+        version = rule.get("version", "?") if isinstance(rule, dict) else rule
+        raise LfdeployError(
+            f"{artifact.name} wants its pictures fitted by another rule than this lfdeploy has (its version {version}, "
+            f"here {RESIZE['version']}; input.resize in manifest.json): its answers would be wrong. Export it again."
+        )

@@ -17,7 +17,7 @@ from lfdeploy.run import shown
 from lfdeploy.runs import resolve as resolve_run
 
 #: What parity's verdicts are called on the page.
-VERDICTS = {"pass": "verified", "unverified": "unverified", "fail": "parity failed"}
+VERDICTS = {"pass": "export verified", "unverified": "unverified", "fail": "parity failed"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Entry:
 
     @property
     def verdict(self) -> str:
-        """``verified``, ``unverified`` or ``parity failed``."""
+        """``export verified``, ``unverified`` or ``parity failed``."""
         return VERDICTS.get(self.artifact.verdict, self.artifact.verdict)
 
     @property

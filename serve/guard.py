@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import PlainTextResponse
 
+from serve.requests import MOST_BODY, MULTIPART, refusal, refusal_of_stream
+
 if TYPE_CHECKING:
+    from threading import Event
+
+    import gradio as gr
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 #: Routes that fetch on a visitor's behalf, or that no page of ours uses.
@@ -40,14 +45,65 @@ def _taker(uploads: Path) -> Any:
 
 
 class Guard:
-    """ASGI middleware: 403 for the refused routes."""
+    """ASGI middleware: 403 for the refused routes, 4xx in one sentence for what no page sends, 503 while it stops."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, page: gr.Blocks, closing: Event) -> None:
+        self.app, self.page, self.closing = app, page, closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if scope["type"] == "http" and REFUSED.match(scope["path"]):
-            await PlainTextResponse("Refused: this page fetches nothing.", 403)(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        if REFUSED.match(scope["path"]):
+            refused: tuple[int, str] | None = (403, "Refused: this page fetches nothing.")
+        elif scope["method"] == "POST":
+            refused, receive = await self._posted(scope, receive)
+        else:
+            refused = refusal_of_stream(self.page, scope["path"], scope["query_string"].decode("latin-1"))
+        if refused:
+            headers = {"Connection": "close"} | ({"Retry-After": "10"} if refused[0] == 503 else {})
+            await PlainTextResponse(refused[1], refused[0], headers)(scope, receive, send)
+            return
+        await self._answered(scope, receive, send)
+
+    async def _posted(self, scope: Scope, receive: Receive) -> tuple[tuple[int, str] | None, Receive]:
+        """Why a POST is refused, if it is, and a ``receive`` that has its body still."""
+        if self.closing.is_set():
+            return (503, "The server is stopping. Send it again in a moment."), receive
+        kind = dict(scope["headers"]).get(b"content-type", b"").strip()
+        if kind.lower().startswith(b"multipart/"):
+            return (None if MULTIPART.fullmatch(kind) else (400, "The upload's multipart boundary is missing or too long.")), receive
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if message["type"] == "http.disconnect" or len(body) > MOST_BODY:
+                return (413, f"The body is larger than {MOST_BODY // 1000} kB. Upload pictures to /gradio_api/upload."), receive
+            if not message.get("more_body"):
+                break
+        pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def again() -> Any:
+            return pending.pop() if pending else await receive()
+
+        return refusal(self.page, scope["path"], body), again
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on; what it breaks there before an answer began is its own fault, and a 400."""
+        begun = failed = False
+
+        async def watch(message: Any) -> None:
+            nonlocal begun, failed
+            if message["type"] == "http.response.start":
+                failed = message["status"] == 500
+                begun = not failed
+            if not failed:
+                await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception:  # an answer that had begun just ends; uvicorn closes the connection
+            failed = not begun
+        if failed:
+            await PlainTextResponse("The request is malformed.", 400, {"Connection": "close"})(scope, receive, send)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import PurePath
 
-from lfdeploy.confidence import KEY
+from lfdeploy.confidence import KEY, temperature, threshold
 from serve.answer import Answer
 from serve.entries import Entry
 
@@ -34,16 +34,16 @@ def answered(found: Answer | None) -> str:
     notes = "".join(f'<p class="lf-note">{escape(note[:1].upper() + note[1:])}.</p>' for note in found.notes)
     total = found.decode_ms + found.model_ms
     times = f"Answered in {total:.1f} ms: decode {found.decode_ms:.1f} ms, model {found.model_ms:.1f} ms"
-    return _status(
-        "answer",
-        f"{_head(label, probability, found)}{notes}<ol class='lf-bars'>{rows}</ol>{more}<p class='lf-time'>{times}</p>{by(found.entry)}",
-    )
+    head = _head(label, probability, found) + warning(found.entry)
+    bars = f"<ol class='lf-bars'>{rows}</ol>{more}"
+    return _status("answer", f"{head}{notes}{bars}<p class='lf-time'>{times}</p>{by(found.entry)}")
 
 
 def _head(label: str, probability: float, found: Answer) -> str:
     """The label; or that the artifact is not sure of it, and what that means."""
     if not found.abstain or found.entry is None:
-        return f"<h2>{escape(label)}</h2><p class='lf-sure'>{escape(percent(probability))} sure</p>"
+        word = "sure" if found.entry is not None and calibrated(found.entry) else "probability"
+        return f"<h2>{escape(label)}</h2><p class='lf-sure'>{escape(percent(probability))} {word}</p>"
     told = found.entry.artifact.manifest[KEY]
     seen = found.entry.artifact.manifest["parity"].get("probabilities") or told
     split = "test" if seen["split"] == "test" else "validation"
@@ -52,6 +52,21 @@ def _head(label: str, probability: float, found: Answer) -> str:
         f"<p class='lf-note'>Of the {split} pictures answered with {escape(percent(told['threshold']))} or more, "
         f"{seen['right']:,} of {seen['answered']:,} were right. This answer has less.</p>"
     )
+
+
+def calibrated(entry: Entry) -> bool:
+    """Whether its probabilities were held against held-out pictures: only then is one of 90 % right nine times in ten."""
+    manifest = entry.artifact.manifest
+    return temperature(manifest) is not None or threshold(manifest) is not None
+
+
+def warning(entry: Entry) -> str:
+    """The line for an artifact that is no better than its most frequent class; empty for others."""
+    accuracy = entry.artifact.manifest.get("accuracy")
+    chance = accuracy.get("chance") if isinstance(accuracy, dict) else None
+    if not isinstance(chance, dict) or chance.get("above") is not False:
+        return ""
+    return "<p class='lf-warning'>This network is not better than always answering the most frequent class.</p>"
 
 
 def _status(kind: str, inner: str) -> str:
@@ -79,7 +94,7 @@ def verdict(entry: Entry) -> str:
     images = (parity.get("statistics") or {}).get("images")
     if entry.artifact.verdict == "pass":
         on = f" on {images:,} test pictures" if isinstance(images, int) else ""
-        return f'<span class="lf-badge lf-pass">Verified</span> It answers as the training code did{on}.'
+        return f'<span class="lf-badge lf-pass">Export verified</span> It answers as the training code did{on}.'
     reason = escape(str(parity.get("reason") or "").rstrip("."))
     if entry.artifact.verdict == "unverified":
         why = f"Parity was not proven when it was built: {reason}." if reason else "Parity was not proven when it was built."
@@ -115,8 +130,9 @@ def foot(entry: Entry) -> str:
     if manifest.get("bytes"):
         parts.append(f"{manifest['bytes'] / 1e6:.2f} MB")
     accuracy = manifest.get("accuracy")
-    if accuracy:
-        parts.append(f"{accuracy['top1']:.2f} % right on {accuracy['images']:,} {escape(str(accuracy['split']))} pictures")
+    if accuracy and "top1" in accuracy:
+        whose = escape(f"{accuracy['split']} pictures of {accuracy.get('data') or title(entry)}")
+        parts.append(f"{accuracy['top1']:.2f} % right on {accuracy['images']:,} {whose}")
     side = f"{manifest['input']['width']} × {manifest['input']['height']}"
     parts.append(f"sees {side} pixels, the largest centred square of the picture")
-    return f'<p class="lf-foot"><b>{escape(entry.key)}</b> · {" · ".join(parts)}</p>'
+    return f'{warning(entry)}<p class="lf-foot"><b>{escape(entry.key)}</b> · {" · ".join(parts)}</p>'

@@ -8,7 +8,8 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,15 @@ from serve.entries import Entry, find, open_all, preferred
 from serve.examples import write_examples
 from serve.guard import Guard
 from serve.offline import go_offline
+from serve.proxy import Below, parts_of
 
 if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
 
-#: Seconds that answers under way may take after Ctrl-C.
-GRACE = 5
+#: Seconds that answers under way may take after Ctrl-C, and that visitors have to fetch the finished ones.
+GRACE = 8
+FETCH = 2
 
 
 def serve(
@@ -37,11 +40,14 @@ def serve(
     port: int = 7860,
     device: str = "auto",
     runs: str | Path = "runs",
+    root_path: str = "",
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM; answers under way are finished first.
 
+    ``root_path`` is where a reverse proxy shows it: a path like ``/demo``, or a whole address.
     Raises `LfdeployError` when there is nothing to serve, nothing of it runs here, or the port is taken.
     """
+    parts_of(root_path)
     found = find(artifacts, runs)
     with _sigterm(), listening(host, port) as sock, tempfile.TemporaryDirectory(prefix="lfdeploy-serve-") as uploads:
         entries = open_all(found, device)
@@ -49,7 +55,7 @@ def serve(
             raise LfdeployError(f"None of the artifacts can run here. {entries[0].key}: {entries[0].reason}")
         os.environ["GRADIO_TEMP_DIR"] = uploads
         page = build_page(entries, write_examples(preferred(entries).artifact, Path(uploads), runs))
-        _run(mount(page), sock, hello(entries, host, sock.getsockname()[1]))
+        _run(page, root_path, sock, hello(entries, host, sock.getsockname()[1]))
 
 
 def hello(entries: Sequence[Entry], host: str, port: int) -> str:
@@ -65,7 +71,8 @@ def hello(entries: Sequence[Entry], host: str, port: int) -> str:
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A bound socket; a port that is taken, or an address that is not this machine's, is an `LfdeployError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
+    # Only of a socket that says TCP does asyncio switch off Nagle's delay, which costs 40 ms and more an answer.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((host, port))
@@ -81,8 +88,11 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         yield sock
 
 
-def mount(page: gr.Blocks) -> FastAPI:
-    """The page in a FastAPI application: its style, no footer, no monitoring, no history, uploads limited."""
+def mount(page: gr.Blocks, root_path: str = "", closing: threading.Event | None = None) -> FastAPI:
+    """The page in a FastAPI application: its style, no footer, no monitoring, no history, uploads limited.
+
+    While ``closing`` is set, new work is refused.
+    """
     go_offline()
     import gradio as gr
     from fastapi import FastAPI
@@ -96,15 +106,23 @@ def mount(page: gr.Blocks) -> FastAPI:
         css=(HERE / "page.css").read_text(encoding="utf-8"), footer_links=[], run_history=False, enable_monitoring=False,
         max_file_size=MAX_MEGABYTES * 1_000_000, show_error=False, ssr_mode=False, pwa=False, mcp_server=False,
     )  # fmt: skip
-    app.add_middleware(Guard)
+    page.custom_mount_path = None  # Gradio would put it in the place of the path that `Below` tells
+    app.add_middleware(Guard, page=page, closing=closing or threading.Event())
+    app.add_middleware(Below, root_path=root_path)
     return app
 
 
-def _run(app: FastAPI, sock: socket.socket, greeting: str) -> None:
+def _run(page: gr.Blocks, root_path: str, sock: socket.socket, greeting: str) -> None:
+    import logging
+
     import uvicorn
 
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a visitor's bad upload is told to the visitor
+    closing = threading.Event()
+    app = mount(page, root_path, closing)
+
     class Server(uvicorn.Server):
-        """Says where it listens once it does, and lets open pages go when it stops."""
+        """Says where it listens once it does; when it stops, answers under way come first, then open pages go."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -112,19 +130,37 @@ def _run(app: FastAPI, sock: socket.socket, greeting: str) -> None:
                 say(greeting)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            closing.set()
+            await _drained(page, lambda: self.force_exit)
             for route in app.routes:  # an open page holds a connection for as long as Gradio's stop event is not set
                 stop: Any = getattr(getattr(route, "app", None), "stop_event", None)
                 if stop is not None:
                     stop.set()
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=GRACE)
+    config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=FETCH)
     try:
         Server(config).run(sockets=[sock])
     except KeyboardInterrupt:  # uvicorn hands it on after an orderly end
         pass
     finally:
         say("lfdeploy serve: stopped.")
+
+
+async def _drained(page: gr.Blocks, hurried: Callable[[], bool]) -> None:
+    """Wait until every accepted request is answered and fetched: a client opens its stream after it was accepted."""
+    import asyncio
+
+    queue, start = page._queue, time.monotonic()
+    finished = start
+    while not hurried():
+        now = time.monotonic()
+        waiting = len(queue) > 0 or any(job is not None for job in queue.active_jobs)
+        unfetched = any(queue.pending_event_ids_session.values())
+        finished = now if waiting else finished
+        if (not waiting and not unfetched) or now - start > GRACE or now - finished > FETCH:
+            return
+        await asyncio.sleep(0.02)
 
 
 @contextmanager

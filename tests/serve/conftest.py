@@ -12,12 +12,17 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lfdeploy.artifact import Artifact, read, sealed
 from lfdeploy.run import Run
 from serve.entries import Entry, open_all
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -102,3 +107,18 @@ def served(tiny_run: Run, changed: Callable[..., Artifact]) -> Iterator[Served]:
         reader.join(20)
         assert process.stderr is not None
         process.stderr.close()
+
+
+@pytest.fixture
+def page() -> Iterator[Any]:
+    """A browser's empty page; skipped without Chromium, but not in CI."""
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("no chromium; set CHROMIUM")
+        pytest.skip("no chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield browser.new_page(viewport={"width": 1280, "height": 860})
+        browser.close()

@@ -106,5 +106,5 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "a.heic": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
     "a.jp2": (lambda: saved(plain(), "JPEG2000"), "not a picture"),
     "a.ico": (lambda: saved(plain(), "ICO"), "not a picture"),
-    "float.tiff": (lambda: saved(plain().convert("F"), "TIFF"), "Floating-point"),
+    "float.tiff": (lambda: saved(plain().convert("F"), "TIFF"), "floating-point"),
 }

@@ -38,7 +38,7 @@ def test_a_changed_file_is_listed_and_not_run(changed: Callable[..., Artifact], 
     artifact = changed("peer0-onnx-fp32", sha256="0" * 64)
     (entry,) = open_all([artifact], "cpu")
     assert entry.predictor is None and "sha256" in entry.reason
-    assert entry.choice == "peer0-onnx-fp32 · verified, cannot run here"
+    assert entry.choice == "peer0-onnx-fp32 · export verified, cannot run here"
     assert preferred([entry, entries["peer0-onnx-fp32"]]) is entries["peer0-onnx-fp32"]
 
 
@@ -59,7 +59,7 @@ def test_equal_names_are_told_apart(artifacts: tuple[Artifact, Artifact], change
 def test_greeting_names_address_artifacts_and_verdicts(entries: dict[str, Entry], artifacts: tuple[Artifact, Artifact]) -> None:
     shown = hello([*entries.values(), Entry("engine", artifacts[0], reason="no GPU")], "127.0.0.1", 7860).splitlines()
     assert shown[0] == "lfdeploy serve: http://127.0.0.1:7860  (Ctrl-C stops it)"
-    assert "  fused-onnx-fp32: verified" in shown and "cannot run here: no GPU" in shown[-1]
+    assert "  fused-onnx-fp32: export verified" in shown and "cannot run here: no GPU" in shown[-1]
 
 
 def test_a_taken_port_says_what_to_type(tiny_run: Run, lf: Callable[..., Result]) -> None:
