@@ -24,6 +24,7 @@ DEVICE = click.option(
 )
 DATA = click.option("--data", default=None, metavar="NAME|DIR|NPZ", help="other pictures than the run's")
 BACKEND = click.option("--backend", default="auto", metavar="NAME", help="what opens it [auto, or see: lfdeploy list backends]")
+TABLES = ["methods", "archs", "datasets", "backends", "runs", "artifacts"]
 FROM_RUN = click.option("--run", default=None, metavar="DIR", help="the run it came from, if it is not where it was")
 
 
@@ -179,7 +180,7 @@ def bisect(artifact: str, data: str | None, images: int, run: str | None, runs: 
 @click.argument("artifact")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|DIR...")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, metavar="K", help="classes per picture")
-@click.option("--csv", "csv_file", default=None, metavar="FILE", help="write a table (UTF-8, labels as they are) instead of printing")
+@click.option("--csv", "csv_file", default=None, metavar="FILE", help="write a table: UTF-8, labels as they are")
 @click.option("--explain", default=None, metavar="DIR", help="write a heat map per picture (of an artifact exported with --explain)")
 @click.option("--backend", default="auto", metavar="NAME", help="auto, or pytorch: the run's own module in its place")
 @DEVICE
@@ -250,11 +251,11 @@ def serve(artifacts: tuple[str, ...], host: str, port: int, device: str, runs: s
 
 
 @main.command("list", short_help="Methods, architectures, data sets, backends, runs, artifacts")
-@click.argument("what", required=False, type=click.Choice(["methods", "archs", "datasets", "backends", "runs", "artifacts"]))
+@click.argument("what", required=False, type=click.Choice(TABLES))
 @RUNS
 @JSON
 def list_(what: str | None, runs: str, as_json: bool) -> None:
-    """Show methods and their options, architectures, data sets, backends, runs or artifacts; all of them without a word."""
+    """Show methods with their options, architectures, data sets, backends, runs or artifacts; or all of these."""
     from lfdeploy import listing
 
     listing.show(what, runs, as_json)

@@ -1,7 +1,7 @@
 """Locks between processes, by the operating system: one that dies, however it dies, holds nothing any more.
 
-A lock is a file that is held with flock, so it works between containers that share a directory too, where process
-numbers mean nothing. The file says who holds it; it goes when the lock is released.
+A lock is a file that is held with flock, so it works between containers that share a directory too, where
+process numbers mean nothing. The file says who holds it; it goes when the lock is released.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def take(file: Path, waiting: Callable[[str], None] | None = None) -> Lock:
         if not usable:
             os.close(descriptor)
             file.unlink(missing_ok=True)
-            _say_once(f"Note: the file system of {file.parent} has no locks: run nothing twice at once there.")
+            _say_once(f"Note: the file system of {file.parent} has no locks: run nothing twice at once.")
             return Lock(file, None)
         _sign(descriptor)
         return Lock(file, descriptor)

@@ -23,7 +23,7 @@ LONGEST = 28  # letters of a class name in a picture
 
 
 def draw(run: Run, rows: Sequence[dict[str, Any]], data: Data, answers: NDArray[np.int64], node: str) -> None:
-    """Both pictures: of the epochs' ``rows``, and of the ``answers`` (N,) that ``node`` gave on the test pictures."""
+    """Both pictures: of the epochs' ``rows``, and of ``node``'s ``answers`` (N,) to the test pictures."""
     spec, truth = run.spec, data.test.labels
     top1 = 100 * float((answers == truth).mean())
     how = f"{run.name}: {spec['method']}, {' + '.join(spec['archs'])}"
@@ -40,8 +40,8 @@ def attempt(path: Path, drawing: Callable[[Path], None]) -> None:
             warnings.simplefilter("ignore")
             drawing(path)
     except Exception as error:  # fonts, caches and disks fail in many ways
-        said = str(error).strip().splitlines()
-        say(f"Note: {path.name} could not be drawn ({printable(said[0]) if said else type(error).__name__}); all else is there.")
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        say(f"Note: {path.name} could not be drawn ({printable(lines[0])}); all else is there.")
 
 
 def _escaped(title: str) -> str:
@@ -53,7 +53,7 @@ def _escaped(title: str) -> str:
 
 
 def legible(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names as a picture can show them, a class's number where no installed font has its letters, and the fonts."""
+    """Names as a picture can show them, numbers where no installed font has the letters; and the fonts."""
     from matplotlib.font_manager import findfont, fontManager, get_font
 
     lacking = {ord(char) for name in names for char in name} - set(get_font(findfont(FONT)).get_charmap())

@@ -101,6 +101,6 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(locks.fcntl, "flock", flock)
     for _ in range(2):
         take(tmp_path / "lock").release()
-    assert capsys.readouterr().err.count("has no locks: run nothing twice") == 1
+    assert capsys.readouterr().err.count("has no locks: run nothing twice at once") == 1
     assert owner_of(tmp_path / "lock") == ""
     assert list(tmp_path.iterdir()) == []
