@@ -197,6 +197,9 @@ def table(title: str, columns: list[str], rows: list[list[str]], left: int = 1, 
     for row in rows:
         made.add_row(*row)
     out = Console(width=width(), highlight=False, markup=False)
-    if title:
-        out.print(title, style="bold", soft_wrap=True)
-    out.print(made)
+    try:
+        if title:
+            out.print(title, style="bold", soft_wrap=True)
+        out.print(made)
+    except SystemExit:  # rich's answer to a pipe that nobody reads any more
+        raise BrokenPipeError from None

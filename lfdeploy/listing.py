@@ -235,7 +235,7 @@ def predict(
         facts = {"artifact": subject.name, "sha256": subject.manifest["sha256"], "backend": session.backend}
         document(facts | {"device": session.device, "predictions": rows})
     elif csv_file:
-        _write_csv(Path(csv_file), answers, top)
+        write_csv(Path(csv_file), answers, top)
         say(f"{len(answers)} rows in {csv_file}")
     else:
         _print(answers)
@@ -257,7 +257,8 @@ def _print(answers: Sequence[Prediction]) -> None:
         click.echo(f"{printable(a.source):<{width}}  {text}" + (f"  ({notes})" if notes else ""))
 
 
-def _write_csv(path: Path, answers: Iterable[Any], top: int) -> None:
+def write_csv(path: Path, answers: Iterable[Prediction], top: int) -> None:
+    """A row a picture with its ``top`` classes, in UTF-8, labels as they are; names of files byte for byte."""
     from lfdeploy.run import write_bytes
 
     text = io.StringIO()
@@ -267,4 +268,4 @@ def _write_csv(path: Path, answers: Iterable[Any], top: int) -> None:
         cells = [cell for name, p in a.top for cell in (name, f"{p:.7g}")]
         cells += [""] * (2 * top - len(cells))
         writer.writerow([a.source, a.error, *cells, "" if a.abstain is None else str(a.abstain).lower()])
-    write_bytes(path, text.getvalue().encode(errors="surrogateescape"))  # names of files byte for byte
+    write_bytes(path, text.getvalue().encode(errors="surrogateescape"))

@@ -286,6 +286,14 @@ def test_a_full_disk_says_what_is_kept(config: TrainConfig, reference: Run, tmp_
     assert_same(run.path, reference.path)
 
 
+def test_the_summary_comes_before_the_plots(config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of the process while they are drawn."""
+    monkeypatch.setattr(loop.plots, "draw", lambda *args: die())
+    with pytest.raises(Killed):
+        train(config, "cut", tmp_path)
+    assert_same(tmp_path / "cut", reference.path)
+
+
 def test_a_plot_that_fails_costs_nothing(
     config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
