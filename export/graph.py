@@ -19,8 +19,9 @@ from lfdeploy.errors import LfdeployError
 from lfdeploy.models.backbone import Mean
 from lfdeploy.models.deploy import Classifier
 
-OPSET = 20
-OPSETS = {"bf16": 22}  # the first in which bf16 convolutions are valid
+OPSET = 18  # the oldest that the exporter writes; every onnxruntime from 1.14 on reads it
+OPSET_GELU = 20  # the first with Gelu, which older ones spell out in five nodes that int8 would then round
+OPSET_BF16 = 22  # the first in which bf16 convolutions are valid
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 METADATA = "lfdeploy"
 
@@ -109,6 +110,13 @@ def trace(classifier: Classifier, size: int, profile: tuple[int, int, int]) -> t
         return torch.export.export(classifier, (example,), dynamic_shapes=({0: batch},))
 
 
+def opset_for(classifier: Classifier) -> int:
+    """The oldest opset that says what a classifier in its precision does, in as few nodes."""
+    if classifier.dtype == torch.bfloat16:
+        return OPSET_BF16
+    return OPSET_GELU if any(isinstance(module, nn.GELU) for module in classifier.modules()) else OPSET
+
+
 def to_onnx(
     classifier: Classifier, size: int, profile: tuple[int, int, int], metadata: dict[str, Any], scopes: dict[str, str] | None = None
 ) -> bytes:
@@ -118,7 +126,7 @@ def to_onnx(
     """
     import onnx
 
-    opset = OPSETS.get("bf16" if classifier.dtype == torch.bfloat16 else "", OPSET)
+    opset = opset_for(classifier)
     program = trace(classifier, size, profile)
     with _quiet():
         made = torch.onnx.export(
@@ -135,6 +143,7 @@ def to_onnx(
     found = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
     if found.get("ai.onnx") != opset:
         raise LfdeployError(f"the exporter wrote opset {found.get('ai.onnx')} where {opset} was asked for")
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)  # the oldest that has the opset
     onnx.checker.check_model(proto, full_check=True)
     blob: bytes = proto.SerializeToString(deterministic=True)
     return blob

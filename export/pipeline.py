@@ -14,18 +14,18 @@ import lfdeploy
 from export import card, triton
 from export.claims import claim, release
 from export.contract import lone_facts
-from export.graph import OPSET, OPSETS, in_precision, to_onnx, trace
+from export.graph import in_precision, opset_for, to_onnx, trace
 from export.probabilities import calibration, in_one_line
 from export.prove import REPORT, in_fresh_process
 from export.quantize import SCHEMES, quantize
-from export.speed import not_worth, speedup
+from export.speed import FASTER, faster, in_words, speedup
 from lfdeploy.artifact import SCHEMA, Artifact, input_of, outputs_of, publish, quarantine, read, sealed
 from lfdeploy.backends import BACKENDS, Material, builder, executes
 from lfdeploy.confidence import temperature
 from lfdeploy.config import ExportConfig
 from lfdeploy.console import decoding, say
 from lfdeploy.data import Data
-from lfdeploy.devices import gpus
+from lfdeploy.devices import gpus, instruction_set
 from lfdeploy.errors import LfdeployError, ParityError, UnverifiedError
 from lfdeploy.models.deploy import targets
 from lfdeploy.models.explain import explained, output_of, side_of
@@ -42,6 +42,8 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     when one could not be run here and ``require_verified`` is set.
     """
     run.finished()
+    if config.force:
+        say("--force does nothing: int8 is published however fast it is, unless --require-faster is given.")
     spec = run.spec
     known = targets(len(spec["archs"]), spec["fused"] is not None)
     if config.single_file and known == ["peer0", "ensemble"]:
@@ -139,19 +141,19 @@ def _stage(
         "input": input_of(size),
         "outputs": outputs_of(len(spec["classes"])) + member_outputs(target, spec) + heat, "labels": spec["classes"],
         "batch": dict(zip(("min", "opt", "max"), profile, strict=True)),
-        "opset": OPSETS.get(precision, OPSET),
         "run": {
             "name": run.name, "method": spec["method"], "archs": spec["archs"], "epochs": summary["epochs"],
             "data": summary["data"]["name"], "data_fingerprint": spec["data_fingerprint"], "weights_sha256": sha256(run.weights),
         },
         "parity": {"verdict": "unverified", "reason": "not examined yet", "checks": []},
         "versions": {"lfdeploy": lfdeploy.__version__} | versions(),
-        "gpu": gpus()[0].name if gpus() else None,
+        "cpu": instruction_set(), "gpu": gpus()[0].name if gpus() else None,
     } | more | ({"main": main_of(spec)} if target == ALL else {})  # fmt: skip
     onnx = place / "source.onnx"
     classifier = in_precision(run.classifier(target), precision, size, temperature(manifest))
     if config.explain:
         classifier = explained(classifier, target, spec["archs"])
+    manifest["opset"] = opset_for(classifier)
     blob = to_onnx(classifier, size, profile, lone_facts(manifest))
     if pictures and precision == "int8":
         (place / FLOAT).write_bytes(blob)
@@ -196,12 +198,12 @@ def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Pa
             continue
         backend = executes(manifest)
         if (place / FLOAT).exists() and config.format != "trt":
-            told = speedup(backend, place / FLOAT, place / manifest["file"], manifest, tuple(sorted({1, config.profile[1]})))
-            manifest["speedup_over_fp32"] = told
+            sizes = tuple(sorted({1, config.profile[1]}))
+            speeds = speedup(backend, place / FLOAT, place / manifest["file"], manifest, sizes)
+            manifest["speedup_over_fp32"] = speeds
             write_json(place / "manifest.json", sealed(manifest))
-            reason = not_worth(manifest["speedup_over_fp32"])
-            if reason and not config.force:
-                slow.append(f"{final.name}: {reason}. It was not published; --force publishes it")
+            if config.require_faster and not faster(speeds):
+                slow.append(f"{final.name}: {in_words(speeds)}; --require-faster needs {FASTER} times. It was not published")
                 continue
         if report["verdict"] == "unverified":
             unverified.append(f"{final.name} is built but unverified: {report['reason']}")

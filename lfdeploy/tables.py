@@ -44,8 +44,16 @@ def exported(artifacts: Sequence[Artifact]) -> None:
         top1 = f"{accuracy['top1']:.2f}" if accuracy else "-"
         apart = f"{found['max_difference']:.1e}" if found else "-"
         rows.append([a.name, f"{a.manifest['bytes'] / 1e6:.2f}", top1, apart, a.verdict])
-    table("", ["artifact", "size MB", "top-1 %", "largest difference / scale", "parity"], rows)
-    for a in artifacts:
+    columns = ["artifact", "size MB", "top-1 %", "largest difference / scale", "parity"]
+    speeds = [a.manifest.get("speedup_over_fp32") or {} for a in artifacts]
+    if any(speeds):
+        columns.append("speed against fp32")
+        for row, speed in zip(rows, speeds, strict=True):
+            row.append(", ".join(f"{one['ratio']:.2f}x at batch {batch}" for batch, one in speed.items()) or "-")
+    table("", columns, rows)
+    for a, speed in zip(artifacts, speeds, strict=True):
+        if speed and max(one["ratio"] for one in speed.values()) < 1:
+            say(f"{a.name}: slower than fp32 on this CPU ({a.manifest['cpu']}); published for its size and for other CPUs.")
         if a.verdict == "unverified":
             say(f"{a.name}: the ONNX file it was built from passed every check. On a machine with the GPU: lfdeploy verify {shown(a.path)}")
             say(f"{a.name}: built, UNVERIFIED: {a.manifest['parity']['reason']}.")

@@ -20,10 +20,10 @@ def half_artifact(tiny_run: Run) -> Path:
 
 @pytest.fixture(scope="session")
 def int8_artifact(tiny_run: Run) -> Path:
-    """The first peer of the tiny run as int8 ONNX, however fast."""
+    """The first peer of the tiny run as int8 ONNX."""
     from export import export
 
-    return export(ExportConfig(peer=0, precision="int8", force=True), tiny_run)[0].path
+    return export(ExportConfig(peer=0, precision="int8"), tiny_run)[0].path
 
 
 @pytest.fixture
@@ -42,5 +42,5 @@ def elsewhere(tiny_run: Run) -> list[Path]:
     from export import export
 
     wanted = ("openvino", "fp32,fp16,int8"), ("torch", "fp32")
-    made = [export(ExportConfig(peer=0, format=f, precision=p, force=True), tiny_run) for f, p in wanted]
+    made = [export(ExportConfig(peer=0, format=f, precision=p), tiny_run) for f, p in wanted]
     return [artifact.path for artifacts in made for artifact in artifacts]

@@ -51,7 +51,7 @@ def main() -> None:
             for kind in kinds:
                 format, precision = kind.split("-")
                 try:
-                    made = export(ExportConfig(peer=0, format=format, precision=precision, force=True), run)[0]
+                    made = export(ExportConfig(peer=0, format=format, precision=precision), run)[0]
                     found = made.manifest["parity"]["statistics"]
                     said = f"{made.verdict:<10} difference {found['max_difference']:.1e}  agreement {found['agreement']:.2f} %"
                 except LfdeployError as error:

@@ -30,7 +30,7 @@ def environment(uv: str, python: str, place: Path) -> Path:
 def files_of(programs: Path, run: Path, runs: Path) -> dict[str, str]:
     """sha256 of every target's ONNX file in every precision, exported from a copy of the run."""
     shutil.copytree(run, runs / "run")
-    words = ["export", "run", "--runs", str(runs), "--all", "--precision", PRECISIONS, "--force"]
+    words = ["export", "run", "--runs", str(runs), "--all", "--precision", PRECISIONS]
     subprocess.run([str(programs / "lfdeploy"), *words], check=True, stdout=subprocess.DEVNULL, cwd=runs)
     return {path.parent.name: sha256(path) for path in sorted(runs.glob("run/artifacts/*/model.onnx"))}
 

@@ -135,7 +135,7 @@ def own_domain(model: onnx.ModelProto) -> None:
     inner.attribute.extend(found.attribute)
     more = helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(np.array(1.02, np.float32)))
     body = [inner, more, helper.make_node("Mul", ["y", "k"], ["z"])]
-    opsets = [helper.make_opsetid("", 20)]
+    opsets = [helper.make_opsetid("", 18)]
     model.functions.append(helper.make_function("own", "Gemm", list("abc"), ["z"], body, opsets))
     model.opset_import.append(helper.make_opsetid("own", 1))
     found.domain = "own"

@@ -38,7 +38,7 @@ NO_MAP = {"mobilenet_v3_small", "mobilenet_v3_large", "convnext_tiny"}
 def places(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Peer 0 with a heat map, by precision."""
     out = tmp_path_factory.mktemp("explained")
-    made = export(ExportConfig(peer=0, explain=True, precision="fp32,fp16,int8", force=True, out=str(out)), tiny_run)
+    made = export(ExportConfig(peer=0, explain=True, precision="fp32,fp16,int8", out=str(out)), tiny_run)
     return {str(artifact.manifest["precision"]): artifact.path for artifact in made}
 
 

@@ -20,9 +20,9 @@ from onnx.reference import ReferenceEvaluator
 from export.calibrate import Spread, least_squares, mean_minmax, minmax, percentile, ranges, spreads
 from export.graph import in_precision, to_onnx
 from export.quantize import activations, batches, logits_of, pick, quantize, with_ranges
-from export.speed import median_interval, not_worth
+from export.speed import faster, in_words, median_interval
 from lfdeploy.artifact import read
-from lfdeploy.devices import int8_saturates
+from lfdeploy.devices import instruction_set, int8_saturates
 from lfdeploy.run import Run
 
 
@@ -139,11 +139,35 @@ def test_engines_of_both(tiny_run: Run, precision: str, lf: Callable[..., Result
     assert artifact.manifest.get("calibration", {}).get("scheme") == ("s8s8" if precision == "int8" else None)
 
 
-def test_not_worth_it() -> None:
-    slow = {"1": {"ratio": 0.9, "low": 0.8, "high": 1.0}, "8": {"ratio": 1.05, "low": 1.0, "high": 1.1}}
-    assert "0.90 times at batch 1, 1.05 times at batch 8" in not_worth(slow)
-    assert not_worth(slow | {"8": {"ratio": 1.1, "low": 1.0, "high": 1.2}}) == ""
+SLOW = {"1": {"ratio": 0.5, "low": 0.4, "high": 0.6}, "8": {"ratio": 0.8, "low": 0.7, "high": 0.9}}
+
+
+def test_what_is_faster() -> None:
+    assert in_words(SLOW).startswith("int8 is as fast as fp32 0.50 times at batch 1 and 0.80 times at batch 8, on this CPU")
+    assert not faster(SLOW)
+    assert not faster(SLOW | {"8": {"ratio": 1.05, "low": 1.0, "high": 1.1}})
+    assert faster(SLOW | {"8": {"ratio": 1.1, "low": 1.0, "high": 1.2}})
     assert median_interval(np.array([2.0] * 9)) == (2.0, 2.0)
+
+
+def test_a_slow_file_is_published_and_says_so(
+    tiny_run: Run, tmp_path: Path, lf: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measured speed is set, since it depends on the processor; refused, kept and forced in turn."""
+    monkeypatch.setattr("export.pipeline.speedup", lambda *given: SLOW)
+    words = ["export", tiny_run.path, "--peer", 1, "--precision", "fp32,int8", "--out", tmp_path / "made"]
+    refused = lf(*words, "--require-faster")
+    assert (refused.exit_code, refused.stderr.count("Error")) == (1, 1)
+    assert f"0.80 times at batch 8, on this CPU ({instruction_set()}); --require-faster needs 1.1 times" in refused.stderr
+    assert [place.name for place in (tmp_path / "made").iterdir()] == ["peer1-onnx-fp32"]
+    kept = lf(*words, "--force")
+    assert kept.exit_code == 0, kept.stderr
+    assert "--force does nothing" in kept.stderr
+    assert "0.50x at batch 1, 0.80x at batch 8" in kept.stdout
+    assert "peer1-onnx-int8: slower than fp32 on this CPU" in kept.stderr
+    manifest = read(tmp_path / "made" / "peer1-onnx-int8").manifest
+    assert (manifest["speedup_over_fp32"], manifest["cpu"]) == (SLOW, instruction_set())
+    assert "**slower than fp32 there**" in (tmp_path / "made" / "peer1-onnx-int8" / "README.md").read_text()
 
 
 @pytest.mark.slow
