@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-try:  # a Ctrl-C that comes this early needs no words
-    import json
-    from pathlib import Path
-    from typing import Any
+# isort: off
+from lfdeploy import early
 
-    import click
+# isort: on
+import json
+from pathlib import Path
+from typing import Any
 
-    import lfdeploy
-    from lfdeploy.config import ExportConfig, TrainConfig
-    from lfdeploy.errors import LfdeployError, UsageError
-    from lfdeploy.options import flags
-    from lfdeploy.shell import Commands
-except KeyboardInterrupt:
-    raise SystemExit(130) from None
+import click
+
+import lfdeploy
+from lfdeploy.config import ExportConfig, TrainConfig
+from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.options import flags
+from lfdeploy.shell import Commands
 
 RUNS = click.option("--runs", default="runs", show_default=True, metavar="DIR", help="where runs live")
 JSON = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
@@ -270,3 +271,6 @@ def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
     from lfdeploy import listing
 
     listing.doctor(artifact, runs, as_json)
+
+
+early.over()

@@ -112,6 +112,22 @@ def test_a_signal_of_which_an_import_makes_another_error(tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
 
 
+def test_a_signal_while_the_commands_are_declared(tmp_path: Path) -> None:
+    """After its imports the command line is itself still being imported."""
+    code = f"""
+import signal
+from lfdeploy import options
+declare = options.flags
+def flags(config):
+    signal.raise_signal(signal.SIGINT)
+    return declare(config)
+options.flags = flags
+{START}
+"""
+    done = subprocess.run([sys.executable, "-c", code, *LIST], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_signal_in_a_finaliser(tmp_path: Path) -> None:
     """Python would drop it, with a traceback, and go on."""
     code = """

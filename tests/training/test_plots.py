@@ -66,10 +66,7 @@ y = np.array([0, 1])
 plots.attempt(Path(sys.argv[1]), lambda path: plots.confusion(y, y, ("a", "b"), path, "title"))
 """
     env = {key: value for key, value in os.environ.items() if not key.startswith(("XDG", "MPL"))}
-    for nowhere in ({"HOME": "/dev/null"}, {"MPLCONFIGDIR": "/dev/null/x"}):
-        file = tmp_path / "confusion.png"
-        command = [sys.executable, "-c", code, str(file)]
-        done = subprocess.run(command, env=env | nowhere, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert file.exists()
-        file.unlink()
+    command = [sys.executable, "-c", code, str(tmp_path / "confusion.png")]
+    done = subprocess.run(command, env=env | {"HOME": "/dev/null"}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "confusion.png").exists()
