@@ -93,9 +93,11 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
             in_fresh_process(run, open_, data, [own.lock for own in claims])
         _publish(config, run, staged, finals)
         made = [read(own.final) for own in claims]
-    except (LfdeployError, OSError):
+    except (LfdeployError, OSError) as fault:
         for own in claims:
             shutil.rmtree(own.staged, ignore_errors=True)
+        if isinstance(fault, OSError) and fault.filename is None:
+            fault.filename = shown(claims[0].final)
         raise
     except KeyboardInterrupt:
         say("What is finished is kept: the same command goes on from there.")

@@ -93,9 +93,9 @@ def prove(
 
 
 def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None, locks: Sequence[Lock] = ()) -> None:
-    """Write a report beside each staged artifact, from a process that starts from nothing; a report once written stays.
+    """Write a report beside each staged artifact, from a process that starts from nothing.
 
-    The process holds the ``locks`` too, and a Ctrl-C is this one's alone, which then ends it.
+    A report once written stays. The process holds the ``locks`` too, and a Ctrl-C is this one's alone, which then ends it.
     """
     order = json.dumps({"run": str(run.path), "staged": [str(path) for path in staged], "data": data})
     command = [sys.executable, "-P", "-c", "from export.prove import main; main()"]

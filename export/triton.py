@@ -82,7 +82,11 @@ def write(artifact: Artifact, repository: Path) -> Path:
     partial = repository / f".{artifact.name}.{secrets.token_hex(4)}"
     final, aside = repository / artifact.name, partial.with_name(f"{partial.name}.old")
     repository.mkdir(parents=True, exist_ok=True)
-    lock = take(repository / f".{artifact.name}.lock", lambda owner: say(f"{shown(final)} is being written by {owner}; waiting for it."))
+
+    def waiting(owner: str) -> None:
+        say(f"{shown(final)} is being written by {owner}; waiting for it.")
+
+    lock = take(repository / f".{artifact.name}.lock", waiting)
     try:
         (partial / "1").mkdir(parents=True)
         for name in artifact.hashes:
@@ -90,7 +94,8 @@ def write(artifact: Artifact, repository: Path) -> Path:
             shutil.copyfile(artifact.path / name, partial / "1" / target)
         (partial / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
         text = config(artifact.name, artifact.manifest)
-        (partial / "config.pbtxt").write_text(f"{SIGNED}{hashlib.sha256(text.encode()).hexdigest()}\n{text}", encoding="utf-8")
+        signed = f"{SIGNED}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+        (partial / "config.pbtxt").write_text(signed, encoding="utf-8")
         if final.exists():
             os.rename(final, aside)
         os.rename(partial, final)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # that of typing takes long enough to import for a Ctrl-C to meet it
 
 if TYPE_CHECKING:
     from pathlib import Path

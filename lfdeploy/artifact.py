@@ -117,9 +117,9 @@ def of_run(run: Run) -> list[Artifact]:
 
 
 def resolve(given: str | Path, runs: str | Path = "runs") -> Artifact:
-    """An artifact by its path, its model file's path, or its name in the newest run, else in the newest that has it.
+    """An artifact by its path, its model file's path, or its name.
 
-    Which one a name stands for is said.
+    A name is looked up in the newest run, then in the others from the newest on; which one was taken is said.
     """
     path = Path(given)
     if path.is_file():
@@ -134,13 +134,13 @@ def resolve(given: str | Path, runs: str | Path = "runs") -> Artifact:
 
 
 def find(given: str | Path, runs: str | Path = "runs") -> Artifact:
-    """As `resolve`, but a name may also be that of an artifact in quarantine when its run has none published under it."""
+    """As `resolve`, but also an artifact in quarantine, where its run has published none of that name."""
     named = None if Path(given).exists() else _named(str(given), runs, ("", "quarantine"))
     return named if named is not None else resolve(given, runs)
 
 
 def _named(name: str, runs: str | Path, folders: Iterable[str]) -> Artifact | None:
-    """The artifact of that plain name in the newest run that has it, in the first of these folders of its artifacts."""
+    """The artifact of that plain name in the newest run that has it, in the first of these of its folders."""
     if name in ("", "quarantine") or "/" in name or name.startswith(".") or not all_runs(runs):
         return None
     first = newest(runs)
@@ -148,8 +148,8 @@ def _named(name: str, runs: str | Path, folders: Iterable[str]) -> Artifact | No
         for folder in folders:
             place = run.artifacts / folder / name
             if (place / "manifest.json").is_file():
-                of = f"of {run.name}, the newest run" if run.name == first.name else ""
-                say(f"Artifact: {shown(place)} ({of or f'{first.name}, the newest run, has none of that name'})")
+                other = f"{first.name}, the newest run, has none of that name"
+                say(f"Artifact: {shown(place)} ({'of the newest run' if run.name == first.name else other})")
                 return read(place)
     return None
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-try:  # a Ctrl-C that comes this early needs no words
-    import json
-    from pathlib import Path
-    from typing import Any
+# isort: off
+from lfdeploy import early
 
-    import click
+# isort: on
+import json
+from pathlib import Path
+from typing import Any
 
-    import lfdeploy
-    from lfdeploy.config import ExportConfig, TrainConfig
-    from lfdeploy.errors import LfdeployError, UsageError
-    from lfdeploy.options import flags
-    from lfdeploy.shell import Commands
-except KeyboardInterrupt:
-    raise SystemExit(130) from None
+import click
+
+import lfdeploy
+from lfdeploy.config import ExportConfig, TrainConfig
+from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.options import flags
+from lfdeploy.shell import Commands
 
 RUNS = click.option("--runs", default="runs", show_default=True, metavar="DIR", help="where runs live")
 JSON = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
@@ -24,6 +25,7 @@ DEVICE = click.option(
 )
 DATA = click.option("--data", default=None, metavar="NAME|DIR|NPZ", help="other pictures than the run's")
 BACKEND = click.option("--backend", default="auto", metavar="NAME", help="what opens it [auto, or see: lfdeploy list backends]")
+TABLES = ["methods", "archs", "datasets", "backends", "runs", "artifacts"]
 FROM_RUN = click.option("--run", default=None, metavar="DIR", help="the run it came from, if it is not where it was")
 
 
@@ -179,7 +181,7 @@ def bisect(artifact: str, data: str | None, images: int, run: str | None, runs: 
 @click.argument("artifact")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|DIR...")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, metavar="K", help="classes per picture")
-@click.option("--csv", "csv_file", default=None, metavar="FILE", help="write a table (UTF-8, labels as they are) instead of printing")
+@click.option("--csv", "csv_file", default=None, metavar="FILE", help="write a table: UTF-8, labels as they are")
 @click.option("--explain", default=None, metavar="DIR", help="write a heat map per picture (of an artifact exported with --explain)")
 @click.option("--backend", default="auto", metavar="NAME", help="auto, or pytorch: the run's own module in its place")
 @DEVICE
@@ -251,11 +253,11 @@ def serve(artifacts: tuple[str, ...], host: str, port: int, root_path: str, devi
 
 
 @main.command("list", short_help="Methods, architectures, data sets, backends, runs, artifacts")
-@click.argument("what", required=False, type=click.Choice(["methods", "archs", "datasets", "backends", "runs", "artifacts"]))
+@click.argument("what", required=False, type=click.Choice(TABLES))
 @RUNS
 @JSON
 def list_(what: str | None, runs: str, as_json: bool) -> None:
-    """Show methods and their options, architectures, data sets, backends, runs or artifacts; all of them without a word."""
+    """Show methods with their options, architectures, data sets, backends, runs or artifacts; or all of these."""
     from lfdeploy import listing
 
     listing.show(what, runs, as_json)
@@ -270,3 +272,6 @@ def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
     from lfdeploy import listing
 
     listing.doctor(artifact, runs, as_json)
+
+
+early.over()

@@ -20,7 +20,7 @@ QUIET = 10.0  # seconds without a line, where there is no terminal, after which 
 
 
 def say(message: str) -> None:
-    """One line on standard error, above a progress bar if one is shown; dropped where that is closed or full."""
+    """One line on standard error, above a progress bar if there is one; dropped where that is closed or full."""
     if _active is not None and _active.bar is not None:
         _active.bar.console.print(message, markup=False, highlight=False)
         return
@@ -84,7 +84,7 @@ class Meter:
             _active = None
 
     def at(self, done: int, title: str | None = None) -> None:
-        """Move to ``done`` units in all; the rate counts from the first call, which may come late in the whole."""
+        """Move to ``done`` units in all; the rate counts from the first call, which may come late."""
         if self.first is None:
             self.first, self.start = done, time.perf_counter()
         self.done = done
@@ -111,7 +111,8 @@ class Meter:
         spent = duration(time.perf_counter() - self.entered)
         if not self.total:
             return f"{self.title}: at work for {spent}"
-        return f"{self.title}: {self.done:,} of {self.total:,} {self.unit} after {spent}  {self.info()}".rstrip()
+        share = f"{self.done:,} of {self.total:,} {self.unit}"
+        return f"{self.title}: {share} after {spent}  {self.info()}".rstrip()
 
 
 class _Pulse:
@@ -196,6 +197,9 @@ def table(title: str, columns: list[str], rows: list[list[str]], left: int = 1, 
     for row in rows:
         made.add_row(*row)
     out = Console(width=width(), highlight=False, markup=False)
-    if title:
-        out.print(title, style="bold", soft_wrap=True)
-    out.print(made)
+    try:
+        if title:
+            out.print(title, style="bold", soft_wrap=True)
+        out.print(made)
+    except SystemExit:  # rich's answer to a pipe that nobody reads any more
+        raise BrokenPipeError from None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from lfdeploy.console import Meter, document, say, table
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import SUFFIXES
 from lfdeploy.names import printable
+
+if TYPE_CHECKING:
+    from lfdeploy.predict import Prediction
 
 CHUNK = 256
 
@@ -91,8 +94,14 @@ def _runs(runs: str) -> Iterator[dict[str, Any]]:
         config, done = run.read("config.json"), (run.path / "summary.json").exists()
         test = run.read("summary.json")["test"] if done else {"peers": [], "fused": None, "ensemble": None}
         state = "finished" if done else "diverged" if run.diverged() else "not finished"
-        yield {"run": run.name, "method": config["method"], "networks": " + ".join(run.spec["archs"]),
-               "best peer %": max(test["peers"], default=None), "fused %": test["fused"], "state": state}  # fmt: skip
+        yield {
+            "run": run.name,
+            "method": config["method"],
+            "networks": " + ".join(run.spec["archs"]),
+            "best peer %": max(test["peers"], default=None),
+            "fused %": test["fused"],
+            "state": state,
+        }
 
 
 def _artifacts(runs: str) -> Iterator[dict[str, Any]]:
@@ -141,7 +150,8 @@ def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
         table("Versions", ["package", "version"], [[k, v] for k, v in facts["versions"].items()], left=2)
         cells = [[name, told["builds"], told["runs"]] for name, told in facts["backends"].items()]
         table("Backends", ["backend", "builds here", "runs here"], cells, left=3)
-        click.echo(f"CPU cores: {facts['cpus']}   GPUs: {', '.join(facts['gpus']) or 'none'}   Python: {sys.executable}")
+        gpu_names = ", ".join(facts["gpus"]) or "none"
+        click.echo(f"CPU cores: {facts['cpus']}   GPUs: {gpu_names}   Python: {sys.executable}")
     if strangers:
         raise LfdeployError(f"{strangers[0]}; reinstall lfdeploy into an environment of its own.")
 
@@ -203,7 +213,7 @@ def predict(
 ) -> None:
     """Answer and print: lines, a JSON document, or a CSV file. Exit code 1 when no picture at all could be read."""
     from lfdeploy.overlay import Overlays
-    from lfdeploy.predict import Prediction, Predictor
+    from lfdeploy.predict import Predictor
     from lfdeploy.run import may_write
 
     if csv_file:
@@ -222,17 +232,14 @@ def predict(
     if as_json:
         rows = [{"picture": a.source, "label": a.label or None, "top": [{"label": n, "probability": p} for n, p in a.top],
                  "abstain": a.abstain, "notes": list(a.notes), "error": a.error or None} for a in answers]  # fmt: skip
-        document({"artifact": predictor.artifact.name, "sha256": predictor.artifact.manifest["sha256"],
-                  "backend": predictor.session.backend, "device": predictor.session.device, "predictions": rows})  # fmt: skip
+        subject, session = predictor.artifact, predictor.session
+        facts = {"artifact": subject.name, "sha256": subject.manifest["sha256"], "backend": session.backend}
+        document(facts | {"device": session.device, "predictions": rows})
     elif csv_file:
-        _write_csv(Path(csv_file), answers, top)
+        write_csv(Path(csv_file), answers, top)
         say(f"{len(answers)} rows in {csv_file}")
     else:
-        width = max(len(printable(a.source)) for a in answers)
-        for a in answers:
-            text = "  ".join(f"{name} {100 * p:.1f}%" for name, p in a.top) or f"no answer: {printable(a.error)}"
-            notes = "; ".join((*(["not sure"] if a.abstain else []), *a.notes))
-            click.echo(f"{printable(a.source):<{width}}  {text}" + (f"  ({notes})" if notes else ""))
+        _print(answers)
     if maps:
         say(f"{len(maps.names)} heat maps in {explain}")
     bad = [a for a in answers if a.error]
@@ -242,7 +249,17 @@ def predict(
         say(f"{len(bad)} of {len(answers)} files could not be read; the first: {printable(bad[0].error)}")
 
 
-def _write_csv(path: Path, answers: Iterable[Any], top: int) -> None:
+def _print(answers: Sequence[Prediction]) -> None:
+    width = max(len(printable(a.source)) for a in answers)
+    for a in answers:
+        classes = "  ".join(f"{name} {100 * p:.1f}%" for name, p in a.top)
+        notes = "; ".join((*(["not sure"] if a.abstain else []), *a.notes))
+        text = classes or f"no answer: {printable(a.error)}"
+        click.echo(f"{printable(a.source):<{width}}  {text}" + (f"  ({notes})" if notes else ""))
+
+
+def write_csv(path: Path, answers: Iterable[Prediction], top: int) -> None:
+    """A row a picture with its ``top`` classes, in UTF-8, labels as they are; names of files byte for byte."""
     from lfdeploy.run import write_bytes
 
     text = io.StringIO()
@@ -252,4 +269,4 @@ def _write_csv(path: Path, answers: Iterable[Any], top: int) -> None:
         cells = [cell for name, p in a.top for cell in (name, f"{p:.7g}")]
         cells += [""] * (2 * top - len(cells))
         writer.writerow([a.source, a.error, *cells, "" if a.abstain is None else str(a.abstain).lower()])
-    write_bytes(path, text.getvalue().encode(errors="surrogateescape"))  # names of files byte for byte
+    write_bytes(path, text.getvalue().encode(errors="surrogateescape"))

@@ -1,13 +1,14 @@
 """Locks between processes, by the operating system: one that dies, however it dies, holds nothing any more.
 
-A lock is a file that is held with flock, so it works between containers that share a directory too, where process
-numbers mean nothing. The file says who holds it; it goes when the lock is released.
+A lock is a file that is held with flock, so it works between containers that share a directory too, where
+process numbers mean nothing. The file says who holds it; it goes when the lock is released.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
 import socket
 from collections.abc import Callable
@@ -58,7 +59,7 @@ def take(file: Path, waiting: Callable[[str], None] | None = None) -> Lock:
         if not usable:
             os.close(descriptor)
             file.unlink(missing_ok=True)
-            say(f"Note: {file.parent} is on a file system without locks: run nothing twice at once there.")
+            _say_once(f"Note: the file system of {file.parent} has no locks: run nothing twice at once.")
             return Lock(file, None)
         _sign(descriptor)
         return Lock(file, descriptor)
@@ -96,6 +97,11 @@ def _flock(descriptor: int, file: Path, waiting: Callable[[str], None] | None) -
             raise
         return False
     return True
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    say(message)
 
 
 def _still(file: Path, descriptor: int) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lfdeploy.errors import LfdeployError, UsageError
 
-LONGEST = 200  # bytes of a run's name: file systems take 255, and temporary names are longer than what they stand for
-UNREADABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, line and paragraph separators
+LONGEST = 200  # bytes of a run's name: file systems take 255, and temporary names are longer
+UNREADABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, ends of lines and paragraphs
 
 
 def readable(text: str) -> bool:
@@ -30,16 +30,19 @@ def check_name(name: str | None) -> None:
         return
     plain = Path(name).name == name and not name.startswith((".", "-")) and name not in ("", "latest")
     if not plain or not readable(name):
-        raise UsageError(f"--name is '{printable(name)}'; it must be the plain name of a directory in --runs.")
-    if len(name.encode()) > LONGEST:
-        raise UsageError(f"--name is {len(name.encode())} bytes long; at most {LONGEST} can be the name of a directory.")
+        text = printable(name)
+        raise UsageError(f"--name is '{text}'; it must be the plain name of a directory in --runs.")
+    size = len(name.encode())
+    if size > LONGEST:
+        raise UsageError(f"--name is {size} bytes long; at most {LONGEST} can be a directory's name.")
 
 
 def check_classes(classes: Iterable[str], data: str) -> None:
-    """Raise `LfdeployError` for a class name that is no line of text, so that files with one class a line can hold it."""
+    """Raise `LfdeployError` for a class name that is no line of text: there are files with one class a line."""
     for name in classes:
         if not name.strip() or not readable(name):
-            raise LfdeployError(f"{printable(data)}: the class name '{printable(name)}' is not a line of readable text. Rename it.")
+            text = printable(name)
+            raise LfdeployError(f"{printable(data)}: the class name '{text}' is not a line of readable text. Rename it.")
 
 
 def stem_of(text: str) -> str:

@@ -27,7 +27,7 @@ DIVERGED = "diverged.json"  # in a run whose loss became no number
 def write_json(path: Path, value: object) -> None:
     """Write under a temporary name, then rename: a file that exists is whole."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode(errors="backslashreplace"))  # a path that is no UTF-8 is escaped as JSON does it
+    write_bytes(path, text.encode(errors="backslashreplace"))  # a path that is no UTF-8, as JSON escapes it
 
 
 def write_bytes(path: Path, blob: bytes) -> None:
@@ -125,10 +125,9 @@ class Run:
         other = f" Or name a finished run: {done[0]}" if done else ""
         owner = owner_of(self.lock)
         if owner:
-            raise LfdeployError(f"Run {self.name} is still in training, by {owner}. Wait for it to end.{other}")
-        raise LfdeployError(
-            f"Run {self.name} has not finished training. Finish it with: lfdeploy train --resume {shown(self.path)}.{other}"
-        )
+            raise LfdeployError(f"Run {self.name} is still training, by {owner}. Wait for it to end.{other}")
+        how = f"Finish it with: lfdeploy train --resume {shown(self.path)}"
+        raise LfdeployError(f"Run {self.name} has not finished training. {how}{f'.{other}' if other else ''}")
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights by name, read without executing code."""

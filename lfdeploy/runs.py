@@ -32,7 +32,7 @@ def may_begin(runs: Path, name: str | None) -> None:
 
 
 def new_run(runs: Path, name: str | None, stem: str, documents: Mapping[str, object]) -> tuple[Run, Lock]:
-    """A new run's directory with its first documents, whole from the first moment, and its lock, held from then on.
+    """A new run's directory with its first documents, whole from the first moment, and its lock, which is held.
 
     It is named, or called after ``stem`` with the next free number.
     """
@@ -82,7 +82,7 @@ def sweep(runs: Path) -> None:
 
 
 def resolve(run: str | Path | None, runs: str | Path = "runs") -> Run:
-    """A run by path or name; None means the newest, and which that is is said. Raises with the names there are."""
+    """A run by path or name, or for None the newest, whose name is said. Raises with the names there are."""
     if run is None or (str(run) == "latest" and (Path(runs) / "latest").is_symlink()):
         chosen = newest(runs)
         say(f"Run: {chosen.name} (the newest)")
@@ -138,4 +138,4 @@ def point_latest(run: Run) -> None:
         os.replace(partial, link)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        say(f"Note: {link} cannot be made a link to {run.name} ({error.strerror}); name the run in later commands.")
+        say(f"Note: {link} cannot be made a link to {run.name} ({error.strerror}): name the run from now on.")

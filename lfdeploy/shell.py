@@ -24,7 +24,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Work(click.Command):
-    """A command that may take long: where there is no terminal, it says every now and then that it is at work."""
+    """A command that may take long: where there is no terminal, it says now and then that it is at work."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command's function."""
@@ -38,7 +38,7 @@ class Commands(click.Group):
     command_class = Work
 
     def main(self, args: Any = None, *others: Any, **more: Any) -> Any:
-        """Run the command line; without arguments it is the process's own, whose streams and signals are set up too."""
+        """Run the command line; without arguments it is the process's own, and streams and signals are set up."""
         if args is None:
             speak_utf8()
             open_streams()
@@ -62,7 +62,11 @@ class Commands(click.Group):
                 raise
             end(f"Error: {printable(sentence(error))}", 1)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self,
+        ctx: click.Context,
+        args: list[str],
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """The named command, or an error with the nearest name."""
         if args and args[0] not in self.commands:
             import difflib
@@ -80,7 +84,7 @@ class Commands(click.Group):
 def end(message: str, code: int) -> NoReturn:
     """Say the message and end the command with the code; what standard output cannot take is dropped."""
     if code > 128 and signal.getsignal(signal.SIGINT) is _stop:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C while the process is taken down needs no words
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C, while all is taken down, needs no words
     if message:
         say(message)
     try:
@@ -94,7 +98,7 @@ def end(message: str, code: int) -> NoReturn:
 
 
 def speak_utf8() -> None:
-    """Start again in UTF-8 mode where the locale has another encoding: names and files of text are UTF-8 everywhere.
+    """Start again in UTF-8 mode where the locale has another encoding: names of files are UTF-8 everywhere.
 
     What is printed stays in the locale's encoding; what that lacks is escaped.
     """
@@ -108,7 +112,7 @@ def speak_utf8() -> None:
 
 
 def open_streams() -> None:
-    """Let closed standard streams lead nowhere: else the next file opened gets their number, and what is printed.
+    """Let closed standard streams lead nowhere: else the next file opened gets their number and all output.
 
     Text that has no encoding, like a file name that is no UTF-8, is escaped rather than an error.
     """
@@ -128,7 +132,7 @@ def open_streams() -> None:
 
 
 def catch_signals() -> None:
-    """Ctrl-C and SIGTERM end the command as `Stopped`; a signal that is ignored, as with nohup, stays ignored."""
+    """Ctrl-C and SIGTERM end the command as `Stopped`; a signal that is ignored stays ignored."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
@@ -136,7 +140,7 @@ def catch_signals() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Within an import end at once: nothing is half-written there, and extension modules make other errors of a signal."""
+    """Within an import end at once: nothing is half-written, and extension modules turn signals into other errors."""
     if _importing(frame):
         _end_now(number)
     raise Stopped(number)

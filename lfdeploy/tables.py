@@ -25,7 +25,7 @@ def trained(run: Run) -> None:
     title = f"Top-1 on {summary['data']['test']:,} test pictures, %"
     table(title, columns, [[name, f"{a:.2f}", f"{b:.2f}"] for name, a, b in rows])
     drawn = [name for name in ("curves.png", "confusion.png") if (run.path / name).exists()]
-    places = f"; {' and '.join(drawn)} {'are' if len(drawn) > 1 else 'is'} in {shown(run.path)}" if drawn else ""
+    places = f"; see {' and '.join(drawn)} in {shown(run.path)}" if drawn else ""
     say(f"{summary['images_per_second']:,.0f} images/s on {summary['device']}{places}")
     say(f"Next: lfdeploy export --{'fused' if test['fused'] is not None else 'peer 0'} --format onnx")
 

@@ -48,6 +48,7 @@ def find(artifacts: Sequence[str | Path], runs: str | Path = "runs") -> list[Art
     run = resolve_run(None, runs)
     found = of_run(run)
     if not found:
+        run.finished()
         command = f"lfdeploy export {shown(run.path)} --peer 0 --format onnx"
         raise LfdeployError(f"Run {run.name} has no artifacts to serve yet. Make one with: {command}")
     return found

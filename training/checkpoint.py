@@ -46,7 +46,7 @@ def load(run: Run, cohort: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def saved(run: Run) -> tuple[int, int] | None:
-    """The epoch and the step, both from 0, at which the saved state goes on; None when nothing was saved yet."""
+    """The epoch and the step, both from 0, at which the saved state goes on; None when there is none yet."""
     state = _state(run)
     return None if state is None else (state["progress"]["epoch"], state["progress"]["step"])
 

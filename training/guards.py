@@ -1,4 +1,4 @@
-"""What keeps a training from losing what it has: signals that wait for the end of a step, one process a run, full disks."""
+"""What keeps a training from losing what it has: signals, second processes, full disks, batches of one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training import checkpoint
 def interruptible() -> Iterator[list[int]]:
     """A list that receives SIGINT and SIGTERM instead of the process, so that a step can end first.
 
-    A signal that is ignored, as of a job in the background, stays ignored; in a thread signals are the caller's.
+    A signal that is ignored, as in a background job, stays ignored; in a thread signals are the caller's.
     """
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -51,7 +51,8 @@ def lock_to_resume(run: Run) -> Lock:
     try:
         lock = take(run.lock)
     except Held as held:
-        raise LfdeployError(f"Run {run.name} is in training already, by {held.owner}. Wait for it to end, or stop it first.") from None
+        advice = "Wait for it to end, or stop it first."
+        raise LfdeployError(f"Run {run.name} is in training already, by {held.owner}. {advice}") from None
     fault = run.diverged()
     if (run.path / "summary.json").exists():
         fault = f"Run {run.name} has finished already; there is nothing to resume."
@@ -65,19 +66,20 @@ def lock_to_resume(run: Run) -> Lock:
 
 
 def what_is_kept(run: Run, error: OSError) -> str:
-    """What to say when a file of the run could not be written: why, the last state that could, and how to go on."""
+    """What to say when a file of the run could not be written: why, which state was, and how to go on."""
     saved = checkpoint.saved(run)
     state = "no state yet" if saved is None else f"its state of epoch {saved[0] + 1}, step {saved[1] + 1}"
-    return f"{sentence(error)} Run {run.name} keeps {state}; then go on with: lfdeploy train --resume {shown(run.path)}"
+    how = f"lfdeploy train --resume {shown(run.path)}"
+    return f"{sentence(error)} Run {run.name} keeps {state}; then go on with: {how}"
 
 
 def check_batch_of_one(cohort: nn.Module, picture: Tensor) -> None:
-    """Raise `LfdeployError` where BatchNorm would see one value per channel; ``picture``: normalised (1, 3, S, S)."""
+    """Raise `LfdeployError` where BatchNorm would see one value a channel; ``picture``: normalised (1, 3, S, S)."""
     with torch.random.fork_rng(), torch.no_grad():
         try:
             copy.deepcopy(cohort).train()(picture)
         except ValueError:
             raise LfdeployError(
-                "--batch-size 1 is too small for this network: its last maps are 1x1, and BatchNorm needs more than "
-                "one value per channel. Use --batch-size 2 or more."
+                "--batch-size 1 is too small for this network: its last maps are 1x1, and BatchNorm needs more "
+                "than one value a channel. Use --batch-size 2 or more."
             ) from None

@@ -190,7 +190,8 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
                     settle(engine.device)
                     spent = time.perf_counter() - began
                     progress.update(epoch=epoch, step=step + 1, sums={n: float(v) for n, v in sums.items()})
-                    progress.update(seconds=progress["seconds"] + spent, part=progress.get("part", 0.0) + spent)
+                    progress.update(seconds=progress["seconds"] + spent)
+                    progress.update(part=progress.get("part", 0.0) + spent)
                     checkpoint.save(run, cohort, s.optimizer, progress)
                     raise Interrupted(f"Interrupted; the state is saved. Go on with: lfdeploy train --resume {shown(run.path)}")
             settle(engine.device)
@@ -247,9 +248,10 @@ def _line(row: dict[str, Any], epochs: int, left: float) -> str:
 
 
 def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
-    """Touch the test split, once for the last epoch and once for the kept one; write the summary, then the plots."""
+    """Touch the test split once for the last epoch and once for the kept one; write the summary, then plots."""
     run, cohort = s.run, s.engine.cohort
-    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     progress = checkpoint.load(run, cohort, s.optimizer)
     assert progress is not None
     with Meter("Evaluating", 2 * len(s.data.test) + len(s.data.val), "pictures") as meter:
@@ -257,12 +259,15 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
         def tick(count: int) -> None:
             meter.at(meter.done + count)
             if interrupted:
-                raise Interrupted(f"Interrupted; training is done, its evaluation is not: lfdeploy train --resume {shown(run.path)}")
+                how = f"lfdeploy train --resume {shown(run.path)}"
+                raise Interrupted(f"Interrupted; training is done, its evaluation is not. Go on with: {how}")
 
         last = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
         cohort.load_state_dict(run.tensors())
         kept = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
-        val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, tick).document() if len(s.data.val) else None
+        val = None
+        if len(s.data.val):
+            val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, tick).document()
     testify(run, s.engine, s.data, s.mean, s.std)
     images = s.batches.steps * s.batches.batch_size * len(rows)
     summary = {

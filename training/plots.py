@@ -23,13 +23,13 @@ LONGEST = 28  # letters of a class name in a picture
 
 
 def draw(run: Run, rows: Sequence[dict[str, Any]], data: Data, answers: NDArray[np.int64], node: str) -> None:
-    """Both pictures: of the epochs' ``rows``, and of the ``answers`` (N,) that ``node`` gave on the test pictures."""
+    """Both pictures: of the epochs' ``rows``, and of ``node``'s ``answers`` (N,) to the test pictures."""
     spec, truth = run.spec, data.test.labels
     top1 = 100 * float((answers == truth).mean())
-    title = f"{run.name}: {spec['method']}, {' + '.join(spec['archs'])}"
-    attempt(run.path / "curves.png", lambda path: curves(rows, path, title))
-    title = f"{run.name}: {node}, test, top-1 {top1:.1f} %"
-    attempt(run.path / "confusion.png", lambda path: confusion(truth, answers, data.classes, path, title))
+    how = f"{run.name}: {spec['method']}, {' + '.join(spec['archs'])}"
+    attempt(run.path / "curves.png", lambda path: curves(rows, path, how))
+    what = f"{run.name}: {node}, test, top-1 {top1:.1f} %"
+    attempt(run.path / "confusion.png", lambda path: confusion(truth, answers, data.classes, path, what))
 
 
 def attempt(path: Path, drawing: Callable[[Path], None]) -> None:
@@ -40,12 +40,20 @@ def attempt(path: Path, drawing: Callable[[Path], None]) -> None:
             warnings.simplefilter("ignore")
             drawing(path)
     except Exception as error:  # fonts, caches and disks fail in many ways
-        said = str(error).strip().splitlines()
-        say(f"Note: {path.name} could not be drawn ({printable(said[0]) if said else type(error).__name__}); all else is there.")
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        say(f"Note: {path.name} could not be drawn ({printable(lines[0])}); all else is there.")
+
+
+def _escaped(title: str) -> str:
+    """A title in the letters of the one font that is always there."""
+    from matplotlib.font_manager import findfont, get_font
+
+    letters = get_font(findfont(FONT)).get_charmap()
+    return "".join(char if ord(char) in letters else char.encode("unicode_escape").decode() for char in title)
 
 
 def legible(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names as a picture can show them, a class's number where no installed font has its letters, and the fonts."""
+    """Names as a picture can show them, numbers where no installed font has the letters; and the fonts."""
     from matplotlib.font_manager import findfont, fontManager, get_font
 
     lacking = {ord(char) for name in names for char in name} - set(get_font(findfont(FONT)).get_charmap())
@@ -111,7 +119,7 @@ def curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     else:
         right.plot(epochs, [row["lr"] for row in rows], color=INK)
         right.set(title="Learning rate (no validation split)", xlabel="epoch")
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(_escaped(title), x=0.01, ha="left", fontweight="bold")
     _save(figure, path)
 
 
@@ -142,5 +150,5 @@ def confusion(truth: NDArray[np.int64], answer: NDArray[np.int64], classes: Sequ
         bars = axes[1]
         bars.barh([f"{classes[i]} as {classes[j]}" for i, j in pairs], [wrong[i, j] for i, j in pairs], color="#3b6fb6")
         bars.set(title="Most frequent mistakes, % of the true class")
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(_escaped(title), x=0.01, ha="left", fontweight="bold")
     _save(figure, path)

@@ -54,7 +54,7 @@ def evaluate(
 
 
 def _find(name: str | None, runs: str) -> tuple[Run, Artifact | None]:
-    if name is None or (Path(name) / "spec.json").exists() or name in {r.name for r in all_runs(runs)}:
+    if name is None or any((place / "spec.json").exists() for place in (Path(name), Path(runs) / name)):
         return resolve_run(name, runs).finished(), None
     try:
         artifact = resolve_artifact(name, runs)

@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -124,7 +125,7 @@ def keep(config: Any, file: Path) -> None:
     """Write down, by one rename, what the builder has measured."""
     cache = config.get_timing_cache()
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}")
+    part = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
     part.write_bytes(bytes(cache.serialize()))
     os.replace(part, file)
 

@@ -56,6 +56,26 @@ def test_killed_and_run_again(tiny_run: Run, fresh: Run, moment: str) -> None:
         assert kept in ([], [(fresh.artifacts / name / "model.onnx").stat().st_mtime_ns])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["Exporting peer0", "Parity in a fresh process"])
+def test_ctrl_c(fresh: Run, moment: str) -> None:
+    """A terminal sends it to every process of the group; one line of each is enough, and no trace."""
+    command = [str(Path(sys.executable).with_name("lfdeploy")), "export", str(fresh.path), "--peer", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(moment):
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 130
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == "Interrupted."
+    kept = [name for name in hidden(fresh) if "onnx" in name]
+    assert len(kept) == (1 if moment.startswith("Parity") else 0)
+
+
 def test_a_finished_proof_is_not_made_again(fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Interrupted between parity and publication; what another setting left behind is swept away, other folders are not."""
     import export.pipeline as pipeline

@@ -18,6 +18,8 @@ from PIL import Image
 
 from lfdeploy import open_artifact
 from lfdeploy.cli import main
+from lfdeploy.listing import write_csv
+from lfdeploy.predict import Prediction
 from lfdeploy.run import Run
 
 COMMANDS = ["train", "evaluate", "export", "verify", "predict", "bench", "serve", "list", "doctor"]
@@ -144,6 +146,39 @@ def test_list(what: str, tiny_run: Run, lf: Callable[..., Result]) -> None:
     assert shown.exit_code == 0
     for row in rows:
         assert str(next(iter(row.values()))) in shown.stdout
+
+
+def test_list_alone_shows_all(tiny_run: Run, lf: Callable[..., Result]) -> None:
+    tables = json.loads(lf("list", "--runs", tiny_run.path.parent, "--json").stdout)
+    assert list(tables) == ["methods", "archs", "datasets", "backends", "runs", "artifacts"]
+    shown = lf("list", "--runs", tiny_run.path.parent).stdout
+    for name, rows in tables.items():
+        assert name.capitalize() in shown
+        assert rows == json.loads(lf("list", name, "--runs", tiny_run.path.parent, "--json").stdout)
+
+
+def test_csv_holds_labels_as_they_are(tmp_path: Path) -> None:
+    """Those that a spreadsheet may take for a formula, those with separators, and file names that are no UTF-8."""
+    labels = ["=", "+1", "-", "@x", "a,b", 'say "a"', "猫"]
+    answers = [Prediction("caf\udce9.png", top=((label, 0.5),), abstain=False) for label in labels]
+    write_csv(tmp_path / "answers.csv", answers, 1)
+    with (tmp_path / "answers.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label1"] for row in rows] == labels
+    assert {row["picture"] for row in rows} == {"caf\udce9.png"}
+
+
+def test_the_artifact_of_the_newest_run_is_taken(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
+    """Of two artifacts of one name; a name that it lacks is looked up in the others, and whose it is is said."""
+    runs = tmp_path / "runs"
+    for name, ignored in (("first", "fused*"), ("second", "nothing")):
+        shutil.copytree(tiny_run.path, runs / name, ignore=shutil.ignore_patterns(ignored))
+    (runs / "latest").symlink_to("first")
+    mine = lf("doctor", "peer0-onnx-fp32", "--runs", runs)
+    assert f"Artifact: {runs}/first/artifacts/peer0-onnx-fp32 (of the newest run)" in mine.stderr
+    other = lf("doctor", "fused-onnx-fp32", "--runs", runs)
+    assert "second/artifacts/fused-onnx-fp32 (first, the newest run, has none of that name)" in other.stderr
+    assert "Run: first (the newest)" in lf("export", "--peer", 9, "--runs", runs).stderr
 
 
 def test_doctor(lf: Callable[..., Result]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from lfdeploy import locks
 from lfdeploy.locks import Held, owner_of, take
 
 HOLDER = """
 import sys
 from pathlib import Path
+from lfdeploy import locks
 from lfdeploy.locks import take
 lock = take(Path(sys.argv[1]))
 print("held", flush=True)
@@ -87,3 +90,17 @@ def test_a_lock_follows_its_directory(tmp_path: Path) -> None:
     with pytest.raises(Held):
         take(tmp_path / "run" / "lock")
     lock.release()
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Said once, and work goes on; there is none here, so the system's answer is made up."""
+
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    for _ in range(2):
+        take(tmp_path / "lock").release()
+    assert capsys.readouterr().err.count("has no locks: run nothing twice at once") == 1
+    assert owner_of(tmp_path / "lock") == ""
+    assert list(tmp_path.iterdir()) == []

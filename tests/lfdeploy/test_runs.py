@@ -86,7 +86,7 @@ def test_an_unfinished_run_names_a_finished_one(tmp_path: Path) -> None:
 
 def test_a_run_in_training_is_not_to_be_resumed(tmp_path: Path) -> None:
     run, lock = new_run(tmp_path, "now", "", {"config.json": {}})
-    with pytest.raises(LfdeployError, match=rf"still in training, by process {os.getpid()} on"):
+    with pytest.raises(LfdeployError, match=rf"still training, by process {os.getpid()} on"):
         run.finished()
     lock.release()
     with pytest.raises(LfdeployError, match="--resume"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +53,20 @@ def test_a_picture_that_cannot_be_drawn_is_a_line(tmp_path: Path, capsys: pytest
     assert said.startswith("Note: confusion.png could not be drawn (")
     assert len(said.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_may_not_be_written(tmp_path: Path) -> None:
+    """matplotlib keeps its caches there, and tells of it at length where it cannot."""
+    code = """
+import sys
+from pathlib import Path
+import numpy as np
+from training import plots
+y = np.array([0, 1])
+plots.attempt(Path(sys.argv[1]), lambda path: plots.confusion(y, y, ("a", "b"), path, "title"))
+"""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("XDG", "MPL"))}
+    command = [sys.executable, "-c", code, str(tmp_path / "confusion.png")]
+    done = subprocess.run(command, env=env | {"HOME": "/dev/null"}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "confusion.png").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -214,6 +215,103 @@ def test_what_was_trained_differs_from_what_was_not(config: TrainConfig, referen
         assert_same(other.path, reference.path)
 
 
+def test_an_interrupted_epoch_keeps_its_rate(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted at its last step, nothing of it is left to do, but all of it was done."""
+    with monkeypatch.context() as patch:
+        during_step(patch, STEPS, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(config, "cut", tmp_path)
+    before = torch.load(tmp_path / "cut" / checkpoint.FILE, weights_only=True)["progress"]["seconds"]
+    train(config, resume=Run(tmp_path / "cut"))
+    row = json.loads((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["seconds"] > before > 0
+    assert row["images_per_second"] == pytest.approx(STEPS * 16 / row["seconds"])
+
+
+def test_a_run_in_training_is_not_resumed_twice(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From within a step of it, when it is new and when it is resumed itself."""
+    refusals = []
+
+    def again() -> None:
+        with pytest.raises(LfdeployError) as caught:
+            train(config, resume=Run(tmp_path / "cut"))
+        refusals.append(str(caught.value))
+        die()
+
+    for resume in (None, Run(tmp_path / "cut")):
+        with monkeypatch.context() as patch:
+            during_step(patch, 2, again)
+            with pytest.raises(Killed):
+                train(config, None if resume else "cut", tmp_path, resume)
+    assert len(refusals) == 2
+    for refusal in refusals:
+        assert refusal.startswith(f"Run cut is in training already, by process {os.getpid()} on ")
+    assert not (tmp_path / "cut" / ".lock").exists()
+
+
+def test_an_interrupt_in_the_last_evaluation(config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = loop.evaluate_cohort, iter(range(100))
+
+    def evaluate(*args: Any) -> Any:
+        if next(calls) == EPOCHS:  # after one for each epoch
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate_cohort", evaluate)
+        with pytest.raises(Interrupted, match="lfdeploy train --resume"):
+            train(config, "cut", tmp_path)
+    run = Run(tmp_path / "cut")
+    assert not (run.path / "summary.json").exists()
+    train(config, resume=run)
+    assert_same(run.path, reference.path)
+
+
+def test_a_full_disk_says_what_is_kept(config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on the size of files stands for the disk; from the second epoch on no checkpoint fits."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        during_step(patch, STEPS + 1, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1])))
+        try:
+            with pytest.raises(LfdeployError) as caught:
+                train(config, "cut", tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = str(caught.value)
+    assert "cut/model.safetensors could not be written" in said
+    assert "Run cut keeps its state of epoch 2, step 1; then go on with: lfdeploy train --resume" in said
+    run = Run(tmp_path / "cut")
+    assert not list(run.path.rglob("*.partial*"))
+    train(config, resume=run)
+    assert_same(run.path, reference.path)
+
+
+def test_the_summary_comes_before_the_plots(config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of the process while they are drawn."""
+    monkeypatch.setattr(loop.plots, "draw", lambda *args: die())
+    with pytest.raises(Killed):
+        train(config, "cut", tmp_path)
+    assert_same(tmp_path / "cut", reference.path)
+
+
+def test_a_plot_that_fails_costs_nothing(
+    config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A directory has the name that a picture is to have."""
+    during_step(monkeypatch, 1, (tmp_path / "cut" / "curves.png").mkdir)
+    run = train(config, "cut", tmp_path)
+    said = [line for line in capsys.readouterr().err.splitlines() if "curves.png" in line]
+    assert len(said) == 1
+    assert said[0].startswith("Note: curves.png could not be drawn (")
+    assert (run.path / "confusion.png").exists()
+    assert_same(run.path, reference.path)
+
+
+def test_without_standard_error(config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert_same(train(config, "mute", tmp_path).path, reference.path)
+
+
 def one_line(result: Result) -> str:
     assert isinstance(result.exception, SystemExit)
     lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
@@ -271,8 +369,14 @@ def test_a_loss_that_is_no_number_names_the_rate(config: TrainConfig, tmp_path: 
     words = ("--data", config.data, "--image-size", 16, "--arch", "resnet8", "--batch-size", 16, "--precision", "fp32", "--device", "cpu")
     result = lf("train", *words, "--epochs", 2, "--lr", "1e30", "--runs", tmp_path)
     assert result.exit_code == 1
-    assert "--lr 2.5e+29" in one_line(result)
-    assert "The loss is " in one_line(result)
+    said = one_line(result)
+    assert "--lr 2.5e+29" in said
+    assert "The loss is " in said
+    run = next(path for path in tmp_path.iterdir() if not path.is_symlink() and path.is_dir())
+    for words in (("train", "--resume", run.name), ("export", run.name, "--peer", 0), ("evaluate",)):
+        again = lf(*words, "--runs", tmp_path)
+        assert (again.exit_code, one_line(again)) == (1, said)
+    assert [row["state"] for row in json.loads(lf("list", "runs", "--runs", tmp_path, "--json").stdout)] == ["diverged"]
 
 
 # ---------------------------------------------------------------- real processes
@@ -307,13 +411,6 @@ def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) ->
         except subprocess.TimeoutExpired:
             continue
         return
-
-
-def listens(pid: int) -> bool:
-    """Whether a process has a handler of its own for SIGTERM, as /proc shows it."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
-    return bool(mask >> (signal.SIGTERM - 1) & 1)
 
 
 @pytest.fixture(scope="module")
@@ -369,14 +466,15 @@ def test_sigterm_says_how_to_resume(lines: int, whole: tuple[Path, float], tmp_p
     file = runs / "mine" / "metrics.jsonl"
     if lines:
         wait_until(process, lambda: file.exists() and len(file.read_bytes().splitlines()) >= lines)
-    else:  # as soon as the process listens
-        wait_until(process, lambda: listens(process.pid))
+    else:  # the run has its name, and may not have begun its first step: then there is no state to speak of
+        wait_until(process, (runs / "mine" / "config.json").exists)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 130, said
     assert "Traceback" not in said
-    (told,) = [line for line in said.splitlines() if "--resume" in line]
-    words = told.split("lfdeploy train ")[1].rstrip(".").split()
-    assert words == ["--resume", "runs/mine"]
+    words = ["--resume", "runs/mine"]
+    if lines or process.returncode != 143:
+        assert process.returncode == 130, said
+        (told,) = [line for line in said.splitlines() if "--resume" in line]
+        assert told.split("lfdeploy train ")[1].rstrip(".").split() == words
     finish(start(runs, *words))
     assert_same(runs / "mine", whole[0])
