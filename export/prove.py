@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from export.members import combined, expanded
 from export.parity import Report, judge
@@ -19,8 +20,8 @@ from export.reference import Reference, reference, references
 from export.report import page
 from lfdeploy.artifact import Artifact, read, run_of
 from lfdeploy.backends import BACKENDS, chosen, executes
-from lfdeploy.console import Meter, decoding
-from lfdeploy.data import Split
+from lfdeploy.console import Meter, decoding, say
+from lfdeploy.data import Data, Split
 from lfdeploy.errors import LfdeployError, ParityError
 from lfdeploy.models.together import ALL
 from lfdeploy.run import Run, write_json
@@ -60,6 +61,8 @@ def prove(
     """
     with decoding() as report:
         pictures = run.data(data, report)
+    for remark in pictures.remarks:
+        say(f"Note: {remark}.")
     split = pictures.test
     if images is not None and images < len(split):
         split = Split(
@@ -106,7 +109,7 @@ def main() -> None:
 
     def done(artifact: Artifact, report: Report, ref: Reference) -> None:
         tested = on_test(artifact.manifest, report.logits, ref.images.labels)
-        document = report.document() | ({"probabilities": tested} if tested else {})
+        document = report.document() | ({"probabilities": tested} if tested else {}) | judged(ref.data)
         shown = page(artifact.manifest, document, ref.images, ref.logits, report.logits)
         (artifact.path / "report.html").write_text(shown)
         write_json(artifact.path / REPORT, document)
@@ -115,6 +118,13 @@ def main() -> None:
         prove(Run(Path(order["run"])), [read(Path(p)) for p in order["staged"]], order["data"], done=done)
     except LfdeployError as error:
         print(error)
+
+
+def judged(data: Data) -> dict[str, Any]:
+    """For a report on other pictures than the run's: whose they are, and how many the run was trained on."""
+    if data.whose is None:
+        return {}
+    return {"judged": {"data": data.whose, "trained_on": None if data.trained_on is None else int(data.trained_on.sum())}}
 
 
 def require_verified(artifact: Artifact, report: Report) -> None:

@@ -32,6 +32,10 @@ def evaluated(document: dict[str, Any]) -> None:
     """Accuracy by node."""
     title = f"{document['name']}: {document['images']:,} pictures of {document['split']}, {document['backend']} on {document['device']}"
     table(title, ["", "top-1 %", "right"], [[n, f"{r['top1']:.2f}", f"{r['correct']:,}"] for n, r in document["nodes"].items()])
+    fresh = document.get("not_trained_on")
+    if fresh and fresh["images"]:
+        title = f"{document['name']}: the {fresh['images']:,} pictures of these that were not trained on"
+        table(title, ["", "top-1 %", "right"], [[n, f"{r['top1']:.2f}", f"{r['correct']:,}"] for n, r in fresh["nodes"].items()])
 
 
 def exported(artifacts: Sequence[Artifact]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lfdeploy import record
 from lfdeploy.config import TrainConfig, parse_options
 from lfdeploy.console import Meter, decoding, duration, say
 from lfdeploy.data import Data, load
@@ -23,6 +24,7 @@ from lfdeploy.devices import pick
 from lfdeploy.errors import Interrupted, LfdeployError, choose
 from lfdeploy.images import RESIZE
 from lfdeploy.models import ARCHITECTURES, create
+from lfdeploy.pictures import resumed
 from lfdeploy.run import SCHEMA, Run, check_name, config_json, new_run, point_latest, shown, versions, write_bytes, write_json
 from training import checkpoint, plots
 from training.augment import normalise
@@ -90,7 +92,8 @@ def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | No
     device = pick(config.device)
     names = [choose("architecture", a, list(ARCHITECTURES)) for a in (config.arch or "").split(",") if a]
     with decoding() as report:
-        data = load(config, report, min([ARCHITECTURES[a].largest for a in names], default=64))
+        largest = min([ARCHITECTURES[a].largest for a in names], default=64)
+        data = load(config, report, largest, say) if resume is None else resumed(resume, report)
     archs = config.archs(data.arch)
     torch.manual_seed(config.seed)
     peers = [create(arch, len(data.classes)) for arch in archs]
@@ -118,11 +121,9 @@ def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | No
     }  # fmt: skip
     if resume is None:
         stem = "-".join((data.name, config.method, *dict.fromkeys(archs)))
-        run = new_run(runs, name, stem, {"config.json": config_json(config), "spec.json": spec})
+        run = new_run(runs, name, stem, {"config.json": config_json(config), "spec.json": spec, record.FILE: record.to_bytes(data)})
     else:
         run = resume
-        if run.spec["data_fingerprint"] != data.fingerprint:
-            raise LfdeployError(f"The pictures in {config.data} have changed since run {run.name} began; train a new run.")
     point_latest(run)
     say(f"Run {run.name}: {' + '.join(archs)} by {config.method} on {data.name}, {data.image_size}x{data.image_size} px")
     for remark in data.remarks:
