@@ -193,7 +193,13 @@ def _from_array(pictures: Pixels, labels: Labels, paths: list[str], size: int) -
 
 
 def _from_files(
-    pictures: list[Path], labels: Labels, paths: list[str], size: int, resident: bool, faults: list[Fault], report: Callable[[int], None]
+    pictures: list[Path],
+    labels: Labels,
+    paths: list[str],
+    size: int,
+    resident: bool,
+    faults: list[Fault],
+    report: Callable[[int], None],
 ) -> Split:
     """Decode files in threads, into one array where they all stay in memory."""
     pixels = np.empty((len(pictures) if resident else 0, size, size, 3), np.uint8)
@@ -222,5 +228,8 @@ def _from_files(
     images: Pixels | Files = Files([pictures[i] for i in kept], size)
     if resident:
         images = pixels if len(kept) == len(pictures) else pixels[kept]
-    files, digests = np.array([file for file, _ in rows], "S32"), np.array([digest for _, digest in rows], "S16")
+    files, digests = (
+        np.array([file for file, _ in rows], "S32"),
+        np.array([digest for _, digest in rows], "S16"),
+    )
     return Split(images, labels[kept], "", digests, files, tuple(paths[i] for i in kept))

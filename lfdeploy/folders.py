@@ -29,13 +29,13 @@ JUNK = {
 }  # fmt: skip
 LeftOut = dict[str, set[Path]]
 
-HIDDEN = "{} hidden or of the system skipped ({})"
-DANGLING = "{} left out, since what they link to is not there"
-CIRCLE = "{} left out, since they link back to a folder that was read already"
-DENIED = "{} left out, since they may not be read"
-SPECIAL = "{} left out, since they are no regular files"
-LOOSE = "{} left out, since they lie beside the class folders and not in one"
-WITHOUT = "{} left out, since they hold no pictures"
+HIDDEN = "hidden and system files or folders skipped: {}"
+DANGLING = "{} left out: links to what is not there"
+CIRCLE = "{} left out: links back to a folder that was read already"
+DENIED = "{} left out: no permission to read"
+SPECIAL = "{} left out: not a regular file"
+LOOSE = "{} left out: beside the class folders, not in one"
+WITHOUT = "{} left out: no pictures inside"
 
 
 def folder(path: Path, judged: bool = False) -> Source:
@@ -133,7 +133,7 @@ def _class_folders(split: str, top: Path, path: Path, left_out: LeftOut, remarks
     """The class folders of one split, by name."""
     folders, files = _entries(top, left_out)
     while len(folders) == 1 and top != path and split_of(folders[0].name) == split:
-        remarks.append(f"{shown(top, path)} holds one folder, {folders[0].name}/, which is taken in its place")
+        remarks.append(f"{shown(top, path)} holds one folder, {folders[0].name}/, taken in its place")
         folders, files = _entries(folders[0], left_out)
     if not folders:
         pictures = len(_by_name(files))
@@ -142,7 +142,7 @@ def _class_folders(split: str, top: Path, path: Path, left_out: LeftOut, remarks
         raise LfdeployError(f"{top} {what}. Sort pictures into a folder for each class{hold}.")
     _note_loose(files, left_out)
     for place in folders:
-        for child in _entries(place, {})[0]:
+        for child in _subfolders(place):
             if split_of(child.name) and next(_pictures_below(child, {}), None) is not None:
                 raise LfdeployError(
                     f"{place} holds {child.name}/. As a split that belongs above the classes: {path}/{child.name}/{place.name}/. "
@@ -192,6 +192,15 @@ def _entries(place: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
     return folders, files
 
 
+def _subfolders(place: Path) -> list[Path]:
+    """The folders directly in a folder, without a look at its files; none where it may not be read."""
+    try:
+        with os.scandir(place) as entries:
+            return [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    except OSError:
+        return []
+
+
 def _pictures_below(place: Path, left_out: LeftOut, known: set[tuple[int, int]] | None = None) -> Iterator[Path]:
     """Files that are pictures by name, at any depth; no folder is read twice, so that links in a circle end."""
     known = set() if known is None else known
@@ -224,8 +233,8 @@ def _note_loose(files: list[Path], left_out: LeftOut) -> None:
 def _unread(file: Path) -> str:
     suffix = clean(file.suffix.lower())
     if suffix in NOT_READ:
-        return f"{{}} left out, since {suffix} is a picture format that is not read: save them as PNG"
-    return f"{{}} left out, since {suffix} is no picture format" if suffix else "{} without an ending like .jpg left out"
+        return f"{{}} left out: {suffix} is a picture format that is not read, save as PNG"
+    return f"{{}} left out: {suffix} is no picture format" if suffix else "{} left out: no ending like .jpg"
 
 
 def sentences(left_out: LeftOut, root: Path) -> list[str]:
@@ -234,7 +243,7 @@ def sentences(left_out: LeftOut, root: Path) -> list[str]:
     for reason, paths in left_out.items():
         if reason == HIDDEN:
             names = some(name for name, _ in Counter(path.name for path in sorted(paths)).most_common())
-            lines.append(reason.format(counted(len(paths), "name"), names))
+            lines.append(f"{reason.format(len(paths))} ({names})")
             continue
         noun = "folder" if reason in (WITHOUT, CIRCLE) else "file"
         lines.append(f"{reason.format(counted(len(paths), noun))} ({shown(min(paths), root)})")

@@ -11,7 +11,7 @@ import numpy as np
 
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
-from lfdeploy.names import check_labels, counted, label_of, some, split_of
+from lfdeploy.names import check_labels, counted, label_of, split_of
 from lfdeploy.sources import Labels, Source
 
 HEADER = "Its first line must be path,label or path,label,split"
@@ -37,20 +37,18 @@ def label_table(path: Path, judged: bool = False) -> Source:
         raise LfdeployError(f"--data {path}: no such file.")
     rows, again = _without_repeats(_rows(path), path)
     files = [path.parent / row.path for row in rows]
-    present = [_is_there(file) for file in files]
-    absent = [row.path for row, there in zip(rows, present, strict=True) if not there]
-    if len(absent) == len(rows):
-        slashes = " Write / in place of \\." if "\\" in absent[0] else ""
-        raise LfdeployError(f"{path}: none of its {len(rows)} pictures is there; paths count from {path.parent}/ ({absent[0]}).{slashes}")
+    if not any(_is_there(file) for file in files):
+        slashes = " Write / in place of \\." if "\\" in rows[0].path else ""
+        raise LfdeployError(
+            f"{path}: none of its {len(rows)} pictures is there; paths count from {path.parent}/ ({rows[0].path}).{slashes}"
+        )
     classes = tuple(sorted({row.label for row in rows}))
     check_labels(classes, str(path))
     remarks = [f"{counted(again, 'row')} of {path.name} repeat another and count once"] if again else []
-    if absent:
-        remarks.append(f"{counted(len(absent), 'picture')} of {path.name} left out, since no such file is there ({some(absent)})")
     splits: dict[str, tuple[Pixels | list[Path], Labels]] = {}
     for split in ("train", "val", "test"):
-        index = [i for i, row in enumerate(rows) if (row.split or "train") == split and present[i]]
-        if any((row.split or "train") == split for row in rows):
+        index = [i for i, row in enumerate(rows) if (row.split or "train") == split]
+        if index:
             labels = np.array([classes.index(rows[i].label) for i in index], dtype=np.int64)
             splits[split] = [files[i] for i in index], labels
     if "train" not in splits and not judged:

@@ -10,10 +10,34 @@ from lfdeploy.errors import LfdeployError
 
 SPELLINGS = {
     "train": ("train", "training", "trn"),
-    "val": ("val", "vals", "valid", "validate", "validation", "dev", "devel", "development", "eval", "evaluation"),
+    "val": (
+        "val",
+        "vals",
+        "valid",
+        "validate",
+        "validation",
+        "dev",
+        "devel",
+        "development",
+        "eval",
+        "evaluation",
+    ),
     "test": ("test", "tests", "testing", "tst"),
 }
-ORNAMENTS = {"set", "data", "dataset", "split", "image", "images", "img", "imgs", "picture", "pictures", "photos", "seg"}
+ORNAMENTS = {
+    "set",
+    "data",
+    "dataset",
+    "split",
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "picture",
+    "pictures",
+    "photos",
+    "seg",
+}
 ENDINGS = ("dataset", "images", "split", "data", "sets", "set")
 
 

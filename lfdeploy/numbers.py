@@ -70,13 +70,17 @@ def drawn_out(digests: Digests, labels: Labels, fraction: float, seed: int, toge
 def remarks_on(parts: Mapping[str, Split], classes: tuple[str, ...]) -> list[str]:
     """Equal pictures across every pair of splits and under two labels, and classes that val or test lacks."""
     remarks = []
-    effects = {"test": "test accuracy flatters by up to that", "val": "the choice of the best epoch leans on them"}
+    effects = {
+        "test": "test accuracy flatters by up to that",
+        "val": "the choice of the best epoch leans on them",
+    }
     for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
         if one not in parts or other not in parts:
             continue
         shared = np.isin(parts[other].digests, parts[one].digests)
         if shared.any():
-            pictures = f"{counted(int(shared.sum()), 'picture')} {'is' if shared.sum() == 1 else 'are'} in both {one} and {other}"
+            count = int(shared.sum())
+            pictures = f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} in both {one} and {other}"
             remarks.append(f"{pictures} (same pixels; {other} has {len(parts[other]):,}): {effects[other]}")
     for name, split in parts.items():
         _, group = np.unique(split.digests, return_inverse=True)
@@ -84,10 +88,13 @@ def remarks_on(parts: Mapping[str, Split], classes: tuple[str, ...]) -> list[str
         if len(torn):
             first = [i for i in torn if group[i] == group[torn[0]]]
             example = " and ".join(f"{classes[split.labels[i]]}: {split.paths[i]}" for i in (first[0], first[-1]))
-            remarks.append(f"{counted(len(torn), 'picture')} of {name} have the same pixels as one of another class ({example})")
+            pictures = f"{counted(len(torn), 'picture')} of {name} have the same pixels"
+            remarks.append(f"{pictures} as one of another class ({example})")
     across = 0 if "train" not in parts else _across_with_two_labels(parts)
     if across:
-        remarks.append(f"{counted(across, 'picture')} of val or test have the same pixels as one of train of another class")
+        have = "has" if across == 1 else "have"
+        pictures = f"{counted(across, 'picture')} of val or test {have} the same pixels as one of train"
+        remarks.append(f"{pictures} of another class")
     for name in ("val", "test"):
         if name in parts and len(parts[name]):
             lacking = [label for number, label in enumerate(classes) if number not in parts[name].labels]

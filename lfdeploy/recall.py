@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lfdeploy.data import RESIDENT_BYTES, Report, paths_of, silent
+from lfdeploy import data
+from lfdeploy.data import Report, paths_of, silent
 from lfdeploy.errors import PictureError
 from lfdeploy.images import Pixels, fit_all, prepare
 from lfdeploy.names import counted, some
@@ -85,7 +86,12 @@ class Changes:
 
     def in_short(self) -> str:
         """Like ``2 came (a.png, b.png), 1 changed (c.png)``."""
-        kinds = {"came": self.came, "gone": self.gone, "changed": self.changed, "under another class": self.relabelled}
+        kinds = {
+            "came": self.came,
+            "gone": self.gone,
+            "changed": self.changed,
+            "under another class": self.relabelled,
+        }
         return ", ".join(f"{len(paths):,} {kind} ({some(paths)})" for kind, paths in kinds.items() if paths)
 
 
@@ -125,7 +131,14 @@ def match(record: Record, listing: Listing, classes: Sequence[str], size: int) -
     left = [number for rest in free.values() for number in rest if listing.files[number] not in record.bad_files]
     if left and any((rows < 0).any() for rows in numbers.values()):
         free = _by_digest(left, _pixel_digests(listing, left, size))
-        _give(record, listing, classes, free, numbers, {name: split.digests for name, split in record.splits.items()})
+        _give(
+            record,
+            listing,
+            classes,
+            free,
+            numbers,
+            {name: split.digests for name, split in record.splits.items()},
+        )
         left = [number for rest in free.values() for number in rest]
     return numbers, _changes(record, listing, classes, numbers, sorted(left))
 
@@ -188,7 +201,12 @@ def _changes(record: Record, listing: Listing, classes: Sequence[str], numbers: 
 
 
 def recalled(
-    record: Record, listing: Listing, numbers: dict[str, Index], size: int, need: Sequence[str], report: Report = silent
+    record: Record,
+    listing: Listing,
+    numbers: dict[str, Index],
+    size: int,
+    need: Sequence[str],
+    report: Report = silent,
 ) -> tuple[dict[str, Split], int]:
     """The splits of the record, of the pictures that are still there, and how many decode to other pixels than then.
 
@@ -196,7 +214,7 @@ def recalled(
     """
     splits = {name: _kept(record.splits[name], listing, numbers[name], size) for name in SPLITS}
     total = sum(len(splits[name]) for name in need)
-    if total * size * size * 3 > RESIDENT_BYTES:
+    if total * size * size * 3 > data.RESIDENT_BYTES:
         return splits, 0
     other, done = 0, 0
     for name in need:

@@ -39,7 +39,11 @@ def to_bytes(data: Data) -> bytes:
     for name in SPLITS:
         split = data.split(name)
         paths = b"\0".join(os.fsencode(path) for path in split.paths)
-        arrays |= {f"{name}_labels": split.labels, f"{name}_pixels": split.digests, f"{name}_files": split.files}
+        arrays |= {
+            f"{name}_labels": split.labels,
+            f"{name}_pixels": split.digests,
+            f"{name}_files": split.files,
+        }
         arrays[f"{name}_paths"] = np.frombuffer(paths, np.uint8)
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -76,7 +76,14 @@ class Split:
         else:
             images = self.images[index]
         labels, digests = self.labels[index], self.digests[index]
-        return Split(images, labels, digest_of(digests, labels), digests, self.files[index], tuple(self.paths[i] for i in index))
+        return Split(
+            images,
+            labels,
+            digest_of(digests, labels),
+            digests,
+            self.files[index],
+            tuple(self.paths[i] for i in index),
+        )
 
     def by_content(self) -> NDArray[np.int64]:
         """The indices in the order of the pictures' content."""

@@ -30,7 +30,8 @@ def trained(run: Run) -> None:
 
 def evaluated(document: dict[str, Any]) -> None:
     """Accuracy by node."""
-    title = f"{document['name']}: {document['images']:,} pictures of {document['split']}, {document['backend']} on {document['device']}"
+    whose = document.get("whose", document["split"])
+    title = f"{document['name']}: {document['images']:,} pictures of {whose}, {document['backend']} on {document['device']}"
     table(title, ["", "top-1 %", "right"], [[n, f"{r['top1']:.2f}", f"{r['correct']:,}"] for n, r in document["nodes"].items()])
     fresh = document.get("not_trained_on")
     if fresh and fresh["images"]:

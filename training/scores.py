@@ -59,6 +59,7 @@ def evaluate(
         "left_out": list(found.bad),
     }  # fmt: skip
     if found.whose is not None:
+        document["whose"] = found.whose
         document["trained_on"] = None if found.trained_on is None else int(found.trained_on.sum())
     if fresh is not None:
         document["not_trained_on"] = {"images": int(fresh.sum()), "nodes": fresh_rows}
