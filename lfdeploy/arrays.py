@@ -1,8 +1,7 @@
-"""An npz file of pictures and labels; every array is checked, and a fault is one line that says what to do."""
+"""An npz file of pictures and labels; every array is checked, and a fault says what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from lfdeploy.names import check_labels, label_of
 from lfdeploy.sources import Labels, Source
 
 HOLDS = "it must hold train_x, train_y, test_x, test_y, classes"
-Arrays = Mapping[str, NDArray[Any]]
+AS_TEXT = "np.array(['cat', 'dog'])"
 
 
 def npz(path: Path, judged: bool = False) -> Source:
@@ -52,7 +51,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
                 except ValueError as error:
                     if "allow_pickle" not in str(error):
                         raise
-                    raise LfdeployError(f"{path}: {name} holds Python objects, which are not read. {_plain(name)}") from None
+                    objects = f"{path}: {name} holds Python objects, which are not read"
+                    raise LfdeployError(f"{objects}. {_plain(name)}") from None
     except LfdeployError:
         raise
     except Exception as error:  # zip and header errors of many kinds
@@ -70,13 +70,14 @@ def _plain(name: str) -> str:
 
 def _classes(given: NDArray[Any], path: Path) -> tuple[str, ...]:
     if given.ndim != 1 or given.dtype.kind not in "USiu":
-        raise LfdeployError(f"{path}: classes is {given.dtype} {given.shape}; it must be a row of names, such as np.array(['cat', 'dog']).")
+        shape = f"{path}: classes is {given.dtype} {given.shape}"
+        raise LfdeployError(f"{shape}; it must be a row of names: {AS_TEXT}.")
     names = []
     for value in given.tolist():
         try:
             names.append(label_of(value.decode() if isinstance(value, bytes) else str(value), str(path)))
         except UnicodeDecodeError:
-            raise LfdeployError(f"{path}: the class {value!r} is not UTF-8. Save the names as text: np.array(['cat', 'dog']).") from None
+            raise LfdeployError(f"{path}: the class {value!r} is not UTF-8. Save {AS_TEXT}.") from None
     check_labels(names, str(path))
     return tuple(names)
 
@@ -108,17 +109,20 @@ def _pixels(x: NDArray[Any], name: str) -> Pixels:
 
 def _labels(y: NDArray[Any], name: str, count: int, classes: tuple[str, ...]) -> Labels:
     key = name.split()[-1]
+    shape = f"{name} is {y.dtype} {y.shape}"
+    each = f"it must have one label for each of the {count} pictures"
     if y.ndim == 2 and len(y) == count and y.shape[1] == 1:
-        raise LfdeployError(f"{name} is {y.dtype} {y.shape}; it must have one label for each of the {count} pictures: save {key}[:, 0].")
+        raise LfdeployError(f"{shape}; {each}: save {key}[:, 0].")
     if y.ndim == 2 and len(y) == count and y.shape[1] == len(classes):
-        raise LfdeployError(f"{name} is {y.dtype} {y.shape}, one-hot; it must be class numbers (N,): save {key}.argmax(1).")
+        raise LfdeployError(f"{shape}, one-hot; it must be class numbers (N,): save {key}.argmax(1).")
     if y.shape != (count,):
-        raise LfdeployError(f"{name} is {y.dtype} {y.shape}; it must have one label for each of the {count} pictures, ({count},).")
+        raise LfdeployError(f"{shape}; {each}, ({count},).")
     if y.dtype.kind in "US":
-        raise LfdeployError(f"{name} holds names ({y.dtype}); it must be class numbers from 0, the places of the names in classes.")
+        raise LfdeployError(f"{shape}; it must be class numbers from 0, the places of the names in classes.")
     if y.dtype.kind not in "iu":
-        raise LfdeployError(f"{name} is {y.dtype}; labels must be whole numbers: save {key}.astype(np.int64).")
+        raise LfdeployError(f"{shape}; labels must be whole numbers: save {key}.astype(np.int64).")
     if count and not (y.min() >= 0 and y.max() < len(classes)):
         from_one = " Labels are counted from 0." if y.min() == 1 and y.max() == len(classes) else ""
-        raise LfdeployError(f"{name} runs from {y.min()} to {y.max()}, but there are {len(classes)} classes.{from_one}")
+        runs = f"{name} runs from {y.min()} to {y.max()}"
+        raise LfdeployError(f"{runs}, but there are {len(classes)} classes.{from_one}")
     return y.astype(np.int64)

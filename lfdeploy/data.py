@@ -33,12 +33,17 @@ def silent(done: int, total: int) -> None:
     """A `Report` for nobody."""
 
 
+def part_of(report: Report, start: int, total: int) -> Report:
+    """The report of one part of the work, which begins after ``start`` of ``total`` units."""
+    return lambda done, _: report(start + done, total)
+
+
 @dataclass(frozen=True)
 class Data:
     """What `load` returns. ``remarks`` are sentences for the user; ``bad`` names pictures left out and why.
 
-    ``whose`` names pictures that are judged in place of the run's own test split; ``trained_on`` (N,) then marks those
-    that the run was trained on, and is None where that is not known.
+    ``whose`` names pictures that are judged in place of the run's own test split; ``trained_on`` (N,) then
+    marks those that the run was trained on, and is None where that is not known.
     """
 
     name: str
@@ -69,7 +74,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Fault:
-    """A file that is no picture we can read: a word for the kind, a sentence that names it, a digest of its bytes."""
+    """A file that is no picture we can read: a word for the kind, a sentence, a digest of its bytes."""
 
     code: str
     message: str
@@ -85,14 +90,15 @@ def load(
 ) -> Data:
     """Read, resize, split and check.
 
-    ``report(done, total)`` is called while pictures are decoded, ``announce`` before that with what was read and how it
-    is understood; ``largest`` caps the default image size; ``together``: equal pictures are held out together.
+    ``report(done, total)`` is called while pictures are decoded, ``announce`` before that with what was read
+    and how it is understood; ``largest`` caps the default image size; ``together``: see `drawn_out`.
     Raises `LfdeployError` for no pictures, one class, an empty class, a corrupt picture under ``strict``.
     """
     source = read(config.data, config.data_root)
     announce(outline(config.data, source))
     if len(source.classes) < 2:
-        raise LfdeployError(f"{config.data} has one class, '{source.classes[0]}'; a classifier needs at least two.")
+        one = f"{config.data} has one class, '{source.classes[0]}'"
+        raise LfdeployError(f"{one}; a classifier needs at least two.")
     why = "".join(f". {remark}" for remark in source.remarks[:2])
     if not any(len(labels) for _, labels in source.splits.values()):
         raise LfdeployError(f"{config.data} holds no pictures{why}.")
@@ -103,7 +109,8 @@ def load(
         raise LfdeployError(f"{faults[0].message} ({len(faults)} such files; --strict was given)")
     for label, count in enumerate(np.bincount(found["train"].labels, minlength=len(source.classes))):
         if count == 0:
-            raise LfdeployError(f"class '{source.classes[label]}' has no readable training picture{why}. Add some, or remove it.")
+            empty = f"class '{source.classes[label]}' has no readable training picture{why}"
+            raise LfdeployError(f"{empty}. Add some, or remove it.")
     parts, remarks = _split(found, config, together)
     if len(parts["test"]) == 0:
         raise LfdeployError(f"{config.data}: the test split is empty; add pictures or raise --test-fraction.")
@@ -122,7 +129,7 @@ def name_of(data: str) -> str:
 
 
 def decode_all(source: Source, size: int, faults: list[Fault], report: Report = silent) -> dict[str, Split]:
-    """Every split of a source at model size, in the order in which it was read; what cannot be read goes to ``faults``."""
+    """Every split of a source at model size, in its order; what cannot be read goes to ``faults``."""
     total = sum(len(labels) for _, labels in source.splits.values())
     resident = total * size * size * 3 <= RESIDENT_BYTES
     parts: dict[str, Split] = {}
@@ -132,22 +139,28 @@ def decode_all(source: Source, size: int, faults: list[Fault], report: Report = 
         if isinstance(pictures, np.ndarray):
             parts[name] = _from_array(pictures, labels, paths, size)
         else:
-            parts[name] = _from_files(pictures, labels, paths, size, resident, faults, lambda n, base=done: report(base + n, total))  # type: ignore[misc]
+            part = part_of(report, done, total)
+            parts[name] = _from_files(pictures, labels, paths, size, resident, faults, part)
         done += len(labels)
     report(total, total)
     return parts
 
 
 def paths_of(source: Source, split: str) -> list[str]:
-    """Where each picture of a split is, from the folder or file that was named; for arrays its split and number."""
+    """Where each picture of a split is, from what ``--data`` named; for arrays its split and number."""
     pictures, _ = source.splits[split]
     if isinstance(pictures, np.ndarray):
         return [f"{split}[{number}]" for number in range(len(pictures))]
     root = source.root
-    return [str(path.relative_to(root)) if root and path.is_relative_to(root) else str(path) for path in pictures]
+    inside = [path.relative_to(root) if root and path.is_relative_to(root) else path for path in pictures]
+    return [str(path) for path in inside]
 
 
-def _split(found: Mapping[str, Split], config: DataConfig, together: bool) -> tuple[dict[str, Split], list[str]]:
+def _split(
+    found: Mapping[str, Split],
+    config: DataConfig,
+    together: bool,
+) -> tuple[dict[str, Split], list[str]]:
     """Train, val and test in the order of their content, held out of train where the source has none."""
     remarks: list[str] = []
     left = found["train"].by_content()
@@ -199,7 +212,7 @@ def _from_files(
     size: int,
     resident: bool,
     faults: list[Fault],
-    report: Callable[[int], None],
+    report: Report,
 ) -> Split:
     """Decode files in threads, into one array where they all stay in memory."""
     pixels = np.empty((len(pictures) if resident else 0, size, size, 3), np.uint8)
@@ -224,7 +237,7 @@ def _from_files(
                 kept.append(number)
                 rows.append((file, digest))
             if number % 64 == 0:
-                report(number)
+                report(number, len(pictures))
     images: Pixels | Files = Files([pictures[i] for i in kept], size)
     if resident:
         images = pixels if len(kept) == len(pictures) else pixels[kept]

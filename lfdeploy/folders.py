@@ -1,6 +1,6 @@
 """Folders of pictures: what they mean is said, and every file that is left out is counted with its reason.
 
-``left_out`` maps a reason, as a sentence with the place ``{}`` for the number, to the paths that it holds for.
+``left_out`` maps a reason, as a sentence with the place ``{}`` for how many, to the paths left out for it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from lfdeploy.sources import Labels, Source
 
 MORE_SUFFIXES = (".jfif", ".pjpeg", ".pjp", ".apng", ".dib", ".avifs")  # other names of formats that are read
 NOT_READ = {
-    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".psd", ".svg", ".jp2", ".j2k", ".jpx", ".jxl", ".tga", ".ico", ".pcx", ".xpm",
-    ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raw", ".exr", ".hdr", ".dcm", ".fits", ".pdf", ".eps", ".mpo",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".psd", ".svg", ".jp2", ".j2k", ".jpx", ".jxl", ".tga", ".ico",
+    ".pcx", ".xpm", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raw", ".exr", ".hdr", ".dcm",
+    ".fits", ".pdf", ".eps", ".mpo",
 }  # fmt: skip
 JUNK = {
-    "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "__pycache__", "lost+found",
-    "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+    "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "__pycache__",
+    "lost+found", "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",
+    "icon\r",
 }  # fmt: skip
 LeftOut = dict[str, set[Path]]
 
@@ -41,8 +43,8 @@ WITHOUT = "{} left out: no pictures inside"
 def folder(path: Path, judged: bool = False) -> Source:
     """Split folders of class folders, or one level of class folders.
 
-    ``judged``: pictures to be judged, not trained on: no train folder is needed. Raises `LfdeployError` where the
-    layout has more than one meaning, or none.
+    ``judged``: pictures to be judged, not trained on: no train folder is needed. Raises `LfdeployError` where
+    the layout has more than one meaning, or none.
     """
     if not os.access(path, os.R_OK | os.X_OK):
         raise LfdeployError(f"{path} may not be read. Change its permissions: chmod u+rx {path}")
@@ -72,7 +74,7 @@ def folder(path: Path, judged: bool = False) -> Source:
 
 
 def _parts(path: Path, judged: bool, left_out: LeftOut, remarks: list[str]) -> dict[str, Path]:
-    """The folder of each split; a folder of class folders is ``train``, of which the other splits are held out."""
+    """The folder of each split; one of class folders is ``train``, of which the other splits are held out."""
     folders, files = _entries(path, left_out)
     parts: dict[str, Path] = {}
     others = [child for child in folders if split_of(child.name) is None]
@@ -88,19 +90,21 @@ def _parts(path: Path, judged: bool, left_out: LeftOut, remarks: list[str]) -> d
     if not parts and len(others) == 1:
         inner = _wrapped(path, others[0], judged)
         if inner is not None:
-            remarks.append(f"{path} holds one folder, {inner.name}/, and that holds the splits: it is taken as the data set")
+            remarks.append(f"{path} holds one folder, {inner.name}/, with splits in it: it is the data set")
             return _parts(inner, judged, left_out, remarks)
     if not parts:
         if not others:
             loose = f", but {counted(len(_by_name(files)), 'picture')}" if _by_name(files) else ""
             raise LfdeployError(
-                f"{path} has no class folders{loose}. Put each class's pictures in a folder of its own: {path}/cat/1.jpg, {path}/dog/2.jpg."
+                f"{path} has no class folders{loose}. Put each class's pictures in a folder of its own: "
+                + ", ".join(f"{path}/{example}." for example in ("cat/1.jpg", "dog/2.jpg"))
             )
         return {"train": path}
     _note_loose(files, left_out)
     if "train" not in parts and not judged:
         names = " and ".join(f"{place.name}/" for place in parts.values())
-        raise LfdeployError(f"{path} has {names} but no train/. Add train/ with the same class folders, or rename {names}.")
+        lacks = f"{path} has {names} but no train/"
+        raise LfdeployError(f"{lacks}. Add train/ with the same class folders, or rename {names}.")
     return parts
 
 
@@ -111,9 +115,10 @@ def _check_others(parts: dict[str, Path], others: list[Path], path: Path, left_o
         splits = ", ".join(f"{split} = {place.name}/" for split, place in parts.items())
         names = sorted([*(place.name for place in parts.values()), *(child.name for child in others)])
         first = next(iter(parts.values())).name
+        others_ = some(f"{name}/" for name in full)
         raise LfdeployError(
-            f"{path} can be read in two ways. As splits: {splits}, and {some(f'{name}/' for name in full)} left out. "
-            f"As classes: {some(names, 8)}. Rename {first}/ if it is a class, or move it to another place if it is a split."
+            f"{path} can be read in two ways. As splits: {splits}, and {others_} left out. As classes: "
+            f"{some(names, 8)}. Rename {first}/ if it is a class, or move it away if it is a split."
         )
     left_out.setdefault(WITHOUT, set()).update(others)
 
@@ -125,7 +130,8 @@ def _wrapped(path: Path, child: Path, judged: bool) -> Path | None:
         return child
     if len(inner) > 1 and not judged:
         names = some(place.name for place in inner)
-        raise LfdeployError(f"{path} holds one folder, {child.name}/. If its folders ({names}) are the classes, type --data {child}")
+        one = f"{path} holds one folder, {child.name}/"
+        raise LfdeployError(f"{one}. If its folders ({names}) are the classes, type --data {child}")
     return None
 
 
@@ -137,36 +143,41 @@ def _class_folders(split: str, top: Path, path: Path, left_out: LeftOut, remarks
         folders, files = _entries(folders[0], left_out)
     if not folders:
         pictures = len(_by_name(files))
-        what = f"has {counted(pictures, 'picture')} but no class folders: what they show is not known" if pictures else "is empty"
-        hold = "" if split == "train" else f", or move {top} to another place: then a share of train is held out"
+        what = "is empty"
+        if pictures:
+            what = f"has {counted(pictures, 'picture')} but no class folders: what they show is not known"
+        hold = "" if split == "train" else f", or move {top} away: then a share of train is held out"
         raise LfdeployError(f"{top} {what}. Sort pictures into a folder for each class{hold}.")
     _note_loose(files, left_out)
     for place in folders:
         for child in _subfolders(place):
             if split_of(child.name) and next(_pictures_below(child, {}), None) is not None:
+                above = f"{path}/{child.name}/{place.name}/"
                 raise LfdeployError(
-                    f"{place} holds {child.name}/. As a split that belongs above the classes: {path}/{child.name}/{place.name}/. "
-                    f"As part of the class '{place.name}' it needs another name. Move or rename it."
+                    f"{place} holds {child.name}/. A split belongs above the classes: {above}. "
+                    f"As part of the class '{place.name}' it needs another name."
                 )
     return folders
 
 
 def _classes(tops: dict[str, list[Path]], first: str, judged: bool) -> tuple[str, ...]:
-    """The classes of train, or for ``judged`` those of all splits, in the order of their names; the others may have no more."""
-    by_split = {split: [label_of(place.name, str(place.parent)) for place in folders] for split, folders in tops.items()}
-    for split, labels in by_split.items():
-        check_labels(labels, str(tops[split][0].parent))
+    """The classes of train by name, the most that other splits have; for ``judged`` those of all splits."""
+    by_split: dict[str, list[str]] = {}
+    for split, folders in tops.items():
+        by_split[split] = [label_of(place.name, str(place.parent)) for place in folders]
+        check_labels(by_split[split], str(folders[0].parent))
     classes = {label.casefold(): label for label in by_split[first]}
     for split, labels in by_split.items():
         for place, label in zip(tops[split], labels, strict=True):
             if label.casefold() not in classes and not judged:
-                raise LfdeployError(f"{place.parent} has the class '{label}', which {tops[first][0].parent} has not.")
+                top = tops[first][0].parent
+                raise LfdeployError(f"{place.parent} has the class '{label}', which {top} has not.")
             classes.setdefault(label.casefold(), label)
     return tuple(sorted(classes.values()))
 
 
 def _entries(place: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
-    """Folders and files directly in a folder, by name, links followed; what is skipped goes to ``left_out``."""
+    """Folders and files directly in a folder, by name, links followed; ``left_out`` takes what is skipped."""
     folders: list[Path] = []
     files: list[Path] = []
     try:
@@ -196,13 +207,18 @@ def _subfolders(place: Path) -> list[Path]:
     """The folders directly in a folder, without a look at its files; none where it may not be read."""
     try:
         with os.scandir(place) as entries:
-            return [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            return [Path(entry.path) for entry in folders]
     except OSError:
         return []
 
 
-def _pictures_below(place: Path, left_out: LeftOut, known: set[tuple[int, int]] | None = None) -> Iterator[Path]:
-    """Files that are pictures by name, at any depth; no folder is read twice, so that links in a circle end."""
+def _pictures_below(
+    place: Path,
+    left_out: LeftOut,
+    known: set[tuple[int, int]] | None = None,
+) -> Iterator[Path]:
+    """Files that are pictures by name, at any depth; no folder is read twice, so links in a circle end."""
     known = set() if known is None else known
     here = place.stat()
     if (here.st_dev, here.st_ino) in known:

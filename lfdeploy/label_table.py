@@ -1,4 +1,4 @@
-"""A CSV file of pictures and their labels, for people who keep labels in a table: ``path,label`` and perhaps ``split``."""
+"""A CSV file of pictures and labels, for people who keep labels in a table: ``path,label[,split]``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADER = "Its first line must be path,label or path,label,split"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: its number in the file, the picture, its label, its split or None where the table has no splits."""
+    """One line of the table: its number, picture, label, and split, None in a table without splits."""
 
     number: int
     path: str
@@ -30,7 +30,7 @@ class Row:
 def label_table(path: Path, judged: bool = False) -> Source:
     """A CSV file with the header ``path,label[,split]``, UTF-8; paths are relative to the file, or absolute.
 
-    ``judged``: pictures to be judged, not trained on: any split will do. Columns of other names are not looked at.
+    ``judged``: pictures to be judged, not trained on: any split will do. Other columns are not looked at.
     Raises `LfdeployError` for what is not such a table, or contradicts itself.
     """
     if not path.is_file():
@@ -39,9 +39,8 @@ def label_table(path: Path, judged: bool = False) -> Source:
     files = [path.parent / row.path for row in rows]
     if not any(_is_there(file) for file in files):
         slashes = " Write / in place of \\." if "\\" in rows[0].path else ""
-        raise LfdeployError(
-            f"{path}: none of its {len(rows)} pictures is there; paths count from {path.parent}/ ({rows[0].path}).{slashes}"
-        )
+        none = f"{path}: none of its {len(rows)} pictures is there ({rows[0].path})"
+        raise LfdeployError(f"{none}. Paths count from {path.parent}/.{slashes}")
     classes = tuple(sorted({row.label for row in rows}))
     check_labels(classes, str(path))
     remarks = [f"{counted(again, 'row')} of {path.name} repeat another and count once"] if again else []
@@ -74,7 +73,8 @@ def _rows(path: Path) -> list[Row]:
                 continue
             if len(cells) != len(header):
                 raise LfdeployError(
-                    f"{path}, line {lines.line_num}: {counted(len(cells), 'cell')}, but the header has {len(header)}. "
+                    f"{path}, line {lines.line_num}: {counted(len(cells), 'cell')}, "
+                    f"but the header has {len(header)}. "
                     'A path or label with a comma goes into quotes: "a, b.png"'
                 )
             rows.append(_row(cells, columns, lines.line_num, path))
@@ -96,7 +96,8 @@ def _columns(header: list[str], path: Path) -> dict[str, int]:
     if missing:
         first = ",".join(header)
         separated = " Columns are separated by commas." if any(mark in first for mark in (";", "\t")) else ""
-        raise LfdeployError(f"{path} begins with '{first[:60]}' and lacks the column {' and '.join(missing)}. {HEADER}.{separated}")
+        lacks = f"{path} begins with '{first[:60]}' and lacks the column {' and '.join(missing)}"
+        raise LfdeployError(f"{lacks}. {HEADER}.{separated}")
     return {name: header.index(name) for name in ("path", "label", "split") if name in header}
 
 
@@ -117,15 +118,14 @@ def _row(cells: list[str], columns: dict[str, int], number: int, path: Path) -> 
 
 
 def _without_repeats(rows: list[Row], path: Path) -> tuple[list[Row], int]:
-    """Each picture once, and how many rows repeat one; raises where a picture has two labels or is in two splits."""
+    """Each picture once, and how many rows repeat one; raises where one has two labels or two splits."""
     first: dict[Path, Row] = {}
     for row in rows:
         before = first.setdefault(_place(path.parent, row.path), row)
         for kind, one, other in (("labels", before.label, row.label), ("splits", before.split, row.split)):
             if one != other:
-                raise LfdeployError(
-                    f"{path}: {row.path} has two {kind}, {one} (line {before.number}) and {other} (line {row.number}). Remove one."
-                )
+                lines = f"{one} (line {before.number}) and {other} (line {row.number})"
+                raise LfdeployError(f"{path}: {row.path} has two {kind}, {lines}. Remove one.")
     return list(first.values()), len(rows) - len(first)
 
 

@@ -1,4 +1,4 @@
-"""What the names of folders and of labels mean: splits in the spellings people use, and names that are safe as labels."""
+"""What names of folders and labels mean: splits in the spellings people use, and names fit for labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ENDINGS = ("dataset", "images", "split", "data", "sets", "set")
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name stands for (``train``, ``val``, ``test``), in any case, like Training, VALID, test_set; or None."""
+    """The split that a name like Training or VALID_set stands for: ``train``, ``val``, ``test``, or None."""
     words = [word for word in re.split(r"[\W_\d]+", clean(name).casefold()) if word and word not in ORNAMENTS]
     if len(words) != 1:
         return None
@@ -54,7 +54,7 @@ def split_of(name: str) -> str | None:
 
 
 def clean(name: str) -> str:
-    """A name without surrounding blanks, in the composed form of Unicode, so that equal looking names are equal."""
+    """A name without blanks around it, in the composed form of Unicode, so that what looks equal is equal."""
     return unicodedata.normalize("NFC", name.strip())
 
 
@@ -64,7 +64,7 @@ def label_of(name: str, where: str) -> str:
     if not label:
         raise LfdeployError(f"{where} has a class without a name ({name!r}); give it one.")
     if not label.isprintable():
-        raise LfdeployError(f"{where} has the class {name!a}, which holds characters that cannot be printed; rename it.")
+        raise LfdeployError(f"{where} has the class {name!a}, which cannot be printed; rename it.")
     return label
 
 
@@ -75,7 +75,9 @@ def check_labels(labels: Iterable[str], where: str) -> None:
         key = clean(label).casefold()
         if key in seen:
             kind = "twice the class" if label == seen[key] else "the classes"
-            names = f"'{label}'" if label == seen[key] else f"'{seen[key]}' and '{label}', which differ only in case or blanks"
+            names = f"'{seen[key]}' and '{label}', which differ only in case"
+            if label == seen[key]:
+                names = f"'{label}'"
             raise LfdeployError(f"{where} has {kind} {names}. Merge or rename them.")
         seen[key] = label
 

@@ -1,4 +1,4 @@
-"""Numbers about data, told before training: classes and counts, pictures that are equal, classes that a split lacks."""
+"""Numbers about data, told before training: classes, counts, equal pictures, classes that a split lacks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ def outline(data: str, source: Source) -> str:
     """How a source is understood: its splits with their folders, its classes, how many pictures."""
     parts = []
     for split, (_, labels) in source.splits.items():
-        place = f"{source.places[split]}/ " if split in source.places else f"{split} " if len(source.splits) > 1 else ""
+        place = f"{split} " if len(source.splits) > 1 else ""
+        if split in source.places:
+            place = f"{source.places[split]}/ "
         parts.append(f"{place}{counted(len(labels), 'picture')}")
     first = "train" if "train" in source.splits else next(iter(source.splits))
     counts = np.bincount(source.splits[first][1], minlength=len(source.classes))
-    classes = ", ".join(f"{label} ({count:,})" for label, count in zip(source.classes[:LISTED], counts, strict=False))
+    rows = zip(source.classes[:LISTED], counts, strict=False)
+    classes = ", ".join(f"{label} ({count:,})" for label, count in rows)
     more = len(source.classes) - LISTED
     if more > 0:
         classes += f" and {more:,} more (from {counts.min():,} to {counts.max():,} pictures each)"
@@ -38,14 +41,24 @@ def unread(faults: Sequence[Fault]) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for fault in faults:
         kinds.setdefault(fault.code, []).append(fault.message)
-    return [f"left out as {code.replace('_', ' ')}: {counted(len(m), 'file')} ({m[0].rstrip('.')})" for code, m in kinds.items()]
+    lines = []
+    for code, messages in kinds.items():
+        files = counted(len(messages), "file")
+        lines.append(f"left out as {code.replace('_', ' ')}: {files} ({messages[0].rstrip('.')})")
+    return lines
 
 
-def drawn_out(digests: Digests, labels: Labels, fraction: float, seed: int, together: bool = True) -> NDArray[np.bool_]:
+def drawn_out(
+    digests: Digests,
+    labels: Labels,
+    fraction: float,
+    seed: int,
+    together: bool = True,
+) -> NDArray[np.bool_]:
     """Marks (N,) of a stratified share, drawn by the seed; every class keeps at least one picture.
 
-    ``together``: pictures that are equal are held out all or none, and none that has two labels. Without equal pictures
-    that changes nothing.
+    ``together``: pictures that are equal are held out all or none, and none that has two labels. Without
+    equal pictures that changes nothing.
     """
     random = np.random.default_rng(seed)
     held = np.zeros(len(labels), dtype=bool)
@@ -80,14 +93,16 @@ def remarks_on(parts: Mapping[str, Split], classes: tuple[str, ...]) -> list[str
         shared = np.isin(parts[other].digests, parts[one].digests)
         if shared.any():
             count = int(shared.sum())
-            pictures = f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} in both {one} and {other}"
+            verb = "is" if count == 1 else "are"
+            pictures = f"{counted(count, 'picture')} {verb} in both {one} and {other}"
             remarks.append(f"{pictures} (same pixels; {other} has {len(parts[other]):,}): {effects[other]}")
     for name, split in parts.items():
         _, group = np.unique(split.digests, return_inverse=True)
         torn = np.flatnonzero(_with_two_labels(group, split.labels))
         if len(torn):
             first = [i for i in torn if group[i] == group[torn[0]]]
-            example = " and ".join(f"{classes[split.labels[i]]}: {split.paths[i]}" for i in (first[0], first[-1]))
+            two = first[0], first[-1]
+            example = " and ".join(f"{classes[split.labels[i]]}: {split.paths[i]}" for i in two)
             pictures = f"{counted(len(torn), 'picture')} of {name} have the same pixels"
             remarks.append(f"{pictures} as one of another class ({example})")
     across = 0 if "train" not in parts else _across_with_two_labels(parts)
@@ -99,7 +114,8 @@ def remarks_on(parts: Mapping[str, Split], classes: tuple[str, ...]) -> list[str
         if name in parts and len(parts[name]):
             lacking = [label for number, label in enumerate(classes) if number not in parts[name].labels]
             if lacking:
-                remarks.append(f"{name} has no picture of {counted(len(lacking), 'class')}: {some(lacking, 8)}")
+                count = len(lacking)
+                remarks.append(f"{name} has no picture of {counted(count, 'class')}: {some(lacking, 8)}")
     return remarks
 
 

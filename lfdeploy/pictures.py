@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lfdeploy.config import DataConfig
-from lfdeploy.data import Data, Fault, Report, decode_all, load, name_of
+from lfdeploy.data import Data, Fault, Report, decode_all, load, name_of, part_of
 from lfdeploy.errors import LfdeployError
 from lfdeploy.names import counted, some
 from lfdeploy.numbers import remarks_on, unread
@@ -30,9 +30,9 @@ def pictures_of(
     need: Sequence[str],
     alone: bool = False,
 ) -> Data:
-    """The run's own pictures, or with ``other`` those of another place; ``remarks`` says what is odd about them.
+    """The run's own pictures, or with ``other`` those of another place; ``remarks`` says what is odd.
 
-    ``need``: the splits that are decoded now, the one to be judged first; others stay on disk until asked for.
+    ``need``: the splits that are decoded now, the one to be judged first; others stay on disk until used.
     ``alone``: with others' pictures the run's own train and val are not wanted, and come empty.
     """
     own = run.data_config()
@@ -45,11 +45,11 @@ def pictures_of(
     source = read(config.data, config.data_root, judged=True)
     files = sum(len(labels) for _, labels in source.splits.values())
     total = files + sum(len(record.splits[name]) for name in need)
-    listing = listed(source, _part_of(report, 0, total))
+    listing = listed(source, part_of(report, 0, total))
     numbers, changes = match(record, listing, run.spec["classes"], int(run.spec["image_size"]))
     if other is None or _same_place(own.data, config.data) or not changes.in_short():
         _check_own_classes(source, run, config.data)
-        splits, remarks = _recalled(run, record, listing, numbers, need, _part_of(report, files, total))
+        splits, remarks = _recalled(run, record, listing, numbers, need, part_of(report, files, total))
         if need and not len(splits[need[0]]) and len(record.splits[need[0]]):
             gone = f"No picture of the {need[0]} split of run {run.name} is left in {config.data}"
             raise LfdeployError(f"{gone} ({changes.in_short()}).")
@@ -57,32 +57,27 @@ def pictures_of(
         return _data(run, config, source, splits, remarks, _unread_then(run, record, listing))
     parts = {} if alone else _others(run, record, listing)
     asked = need[0] if need else "test"
-    return _judged(run, record, config, source, _part_of(report, files, 2 * files), asked, parts)
+    return _judged(run, record, config, source, part_of(report, files, 2 * files), asked, parts)
 
 
 def resumed(run: Run, report: Report) -> Data:
-    """The pictures of a run that goes on, decoded; raises, naming pictures, where they are not as they were."""
+    """The pictures of a run that goes on, decoded; raises, naming pictures, where they are not as then."""
     record, config = run.record(), run.data_config()
     since = f"The pictures in {config.data} have changed since run {run.name} began"
     if _is_gone(config.data):
-        raise LfdeployError(f"The run's data are no longer at {config.data}. Put them back to resume {run.name}.")
+        raise LfdeployError(f"The run's data are no longer at {config.data}. Put them back to resume it.")
     if record is None:
         data = load(config, report, together=False)
     else:
         listing = listed(read(config.data, config.data_root, judged=True))
         numbers, changes = match(record, listing, run.spec["classes"], int(run.spec["image_size"]))
         if changes.in_short():
-            raise LfdeployError(f"{since}: {changes.in_short()}. Put them back to resume, or train a new run.")
+            raise LfdeployError(f"{since}: {changes.in_short()}. Undo that, or train a new run.")
         splits, remarks = _recalled(run, record, listing, numbers, SPLITS, report)
         data = _data(run, config, listing.source, splits, remarks, _unread_then(run, record, listing))
     if run.spec["data_fingerprint"] != data.fingerprint:
         raise LfdeployError(f"{since}; train a new run.")
     return data
-
-
-def _part_of(report: Report, start: int, total: int) -> Report:
-    """A report of one part of the work."""
-    return lambda done, _: report(start + done, total)
 
 
 def _is_gone(data: str) -> bool:
@@ -99,7 +94,7 @@ def _without_record(run: Run, other: str | None, report: Report) -> Data:
     data = load(config, report, together=False)
     if list(data.classes) != run.spec["classes"]:
         _check_classes(data.classes, run, config.data)
-        raise LfdeployError(f"{config.data} has other classes than run {run.name}, which has no record of pictures.")
+        raise LfdeployError(f"{config.data} has other classes than run {run.name} ({some(data.classes, 8)}).")
     anew = f"run {run.name} has no record of its pictures: {config.data} is split anew by its seed"
     if data.fingerprint != run.spec["data_fingerprint"]:
         anew += ". They are not those it was trained on, or changed: some of test may have been trained on"
@@ -204,7 +199,7 @@ def _judged(
     asked: str,
     own: dict[str, Split],
 ) -> Data:
-    """Other pictures, all of them, in the place of the split that is asked for; ``own``: the run's own splits."""
+    """Other pictures, all of them, in the place of the split asked for; ``own``: the run's own splits."""
     classes, size, place = run.spec["classes"], int(run.spec["image_size"]), config.data
     _check_classes(source.classes, run, place)
     name = asked if len(source.splits) > 1 else next(iter(source.splits))

@@ -1,9 +1,9 @@
-"""The pictures of a run found again, wherever they are now: each keeps its split, and what came, went or changed is named."""
+"""The pictures of a run found again: each keeps its split, and what came, went or changed is named."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfdeploy import data
-from lfdeploy.data import Report, paths_of, silent
+from lfdeploy.data import Report, part_of, paths_of, silent
 from lfdeploy.errors import PictureError
 from lfdeploy.images import Pixels, fit_all, prepare
 from lfdeploy.names import counted, some
@@ -25,7 +25,7 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a source, all splits one after the other: where each is, and the digest of its bytes."""
+    """The pictures of a source, one split after the other: where each is, and the digest of its bytes."""
 
     source: Source
     places: tuple[tuple[str, int], ...]  # the split of the source and the number in it
@@ -106,29 +106,36 @@ def listed(source: Source, report: Report = silent) -> Listing:
         places += [(split, number) for number in range(len(numbers))]
         paths += paths_of(source, split)
         labels += [source.classes[label] for label in numbers.tolist()]
-        digests = map(_array_digest, pictures) if isinstance(pictures, np.ndarray) else _file_digests(pictures)
-        for digest in digests:
+        for digest in _digests(pictures):
             files.append(digest)
             if len(files) % 256 == 0:
                 report(len(files), total)
     return Listing(source, tuple(places), tuple(paths), np.array(files, dtype="S32"), tuple(labels))
 
 
-def _array_digest(image: Pixels) -> bytes:
-    return bytes_digest(image.tobytes())
-
-
-def _file_digests(paths: Sequence[Path]) -> Iterable[bytes]:
+def _digests(pictures: Pixels | list[Path]) -> Iterator[bytes]:
+    """The digests of the bytes of pictures, in their order."""
+    if isinstance(pictures, np.ndarray):
+        for image in pictures:
+            yield bytes_digest(image.tobytes())
+        return
     with ThreadPoolExecutor(workers()) as pool:
-        yield from pool.map(file_digest, paths)
+        yield from pool.map(file_digest, pictures)
 
 
-def match(record: Record, listing: Listing, classes: Sequence[str], size: int) -> tuple[dict[str, Index], Changes]:
-    """For every picture of the record its number in the listing, or -1: by the file's bytes, else by the pixels."""
+def match(
+    record: Record,
+    listing: Listing,
+    classes: Sequence[str],
+    size: int,
+) -> tuple[dict[str, Index], Changes]:
+    """For each picture of the record its number in the listing, or -1: by its file's bytes, else by pixels."""
     numbers = {name: np.full(len(split), -1, np.int64) for name, split in record.splits.items()}
     free = _by_digest(range(len(listing.paths)), listing.files)
-    _give(record, listing, classes, free, numbers, {name: split.files for name, split in record.splits.items()})
-    left = [number for rest in free.values() for number in rest if listing.files[number] not in record.bad_files]
+    files = {name: split.files for name, split in record.splits.items()}
+    _give(record, listing, classes, free, numbers, files)
+    left = [number for rest in free.values() for number in rest]
+    left = [number for number in left if listing.files[number] not in record.bad_files]
     if left and any((rows < 0).any() for rows in numbers.values()):
         free = _by_digest(left, _pixel_digests(listing, left, size))
         _give(
@@ -158,7 +165,7 @@ def _give(
     numbers: dict[str, Index],
     digests: dict[str, Digests],
 ) -> None:
-    """Give pictures of the record numbers that are free: of equal ones that at the same path first, then one of the same class."""
+    """Give pictures of the record free numbers: of equal ones the same path's first, then the same class's."""
     for by_path, by_label in ((True, True), (True, False), (False, True), (False, False)):
         for name, split in record.splits.items():
             for row in np.flatnonzero(numbers[name] < 0).tolist():
@@ -182,7 +189,13 @@ def _pixel_digests(listing: Listing, numbers: list[int], size: int) -> Digests:
         return np.array(list(pool.map(one, numbers)), dtype="S16")
 
 
-def _changes(record: Record, listing: Listing, classes: Sequence[str], numbers: dict[str, Index], left: list[int]) -> Changes:
+def _changes(
+    record: Record,
+    listing: Listing,
+    classes: Sequence[str],
+    numbers: dict[str, Index],
+    left: list[int],
+) -> Changes:
     gone: list[str] = []
     relabelled: list[str] = []
     for name in SPLITS:
@@ -208,9 +221,9 @@ def recalled(
     need: Sequence[str],
     report: Report = silent,
 ) -> tuple[dict[str, Split], int]:
-    """The splits of the record, of the pictures that are still there, and how many decode to other pixels than then.
+    """The splits of the record, of the pictures still there, and how many decode to other pixels than then.
 
-    Splits in ``need`` are decoded now, as far as they fit into memory; others stay on disk until they are asked for.
+    Splits in ``need`` are decoded now, as far as they fit into memory; others stay on disk until asked for.
     """
     splits = {name: _kept(record.splits[name], listing, numbers[name], size) for name in SPLITS}
     total = sum(len(splits[name]) for name in need)
@@ -219,7 +232,7 @@ def recalled(
     other, done = 0, 0
     for name in need:
         split = splits[name]
-        pixels, digests = _decoded(split.images, lambda count, base=done: report(base + count, total))  # type: ignore[misc]
+        pixels, digests = _decoded(split.images, part_of(report, done, total))
         done += len(split)
         apart = int((digests != split.digests).sum())
         splits[name] = dataclasses.replace(split, images=pixels, digests=digests)
@@ -238,14 +251,14 @@ def _kept(split: Split, listing: Listing, numbers: Index, size: int) -> Split:
     return Split(images, labels, digest_of(digests, labels), digests, split.files[rows], paths)
 
 
-def _decoded(images: Pixels | Files, report: Callable[[int], None]) -> tuple[Pixels, Digests]:
+def _decoded(images: Pixels | Files, report: Report) -> tuple[Pixels, Digests]:
     """The pixels, and their digests as they are now."""
     if isinstance(images, Files):
         files = Files(images.paths, images.size)
         pixels = np.empty((len(images), images.size, images.size, 3), np.uint8)
         for start in range(0, len(images), 64):
             pixels[start : start + 64] = files[start : start + 64]
-            report(start)
+            report(start, len(images))
     else:
         pixels = images
     return pixels, np.array([pixel_digest(image) for image in pixels], dtype="S16")

@@ -1,4 +1,4 @@
-"""The pictures that a run was begun with: ``splits.npz`` in its directory, so that nothing is drawn anew later."""
+"""The pictures that a run was begun with: ``splits.npz`` in its directory, so that no split is drawn anew."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Record:
 
 
 def to_bytes(data: Data) -> bytes:
-    """The record of splits as an npz file: per split labels (N,), digests of pixels and of bytes, and paths."""
+    """The record of splits as an npz file: per split labels (N,), digests of pixels and bytes, and paths."""
     arrays = {"bad_files": np.array(data.bad_files, dtype="S32")}
     for name in SPLITS:
         split = data.split(name)
@@ -62,7 +62,7 @@ def read_record(path: Path, classes: list[str], image_size: int, fingerprint: st
     except Exception as error:  # zip and header errors of many kinds
         raise LfdeployError(f"{file} is damaged: {error}.") from None
     if record.fingerprint(classes, image_size) != fingerprint:
-        raise LfdeployError(f"{file} is not the record of this run's pictures (other fingerprint than in spec.json).")
+        raise LfdeployError(f"{file} is not the record of this run: spec.json has another fingerprint.")
     return record
 
 

@@ -1,4 +1,4 @@
-"""Where pictures come from: data sets with a name, and what a path means. Nothing is resized or split here."""
+"""Where pictures come from: data sets with a name, and what a path means. Nothing is resized or split."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ DATASETS: dict[str, Named] = {
 
 
 def read(data: str, root: str | None, judged: bool = False) -> Source:
-    """What ``--data`` names. A path wins only when it looks like one. ``judged``: pictures that nobody trains on."""
+    """What ``--data`` names; a path wins only where it looks like one. ``judged``: nobody trains on the pictures."""
     from lfdeploy.arrays import npz
     from lfdeploy.folders import folder
     from lfdeploy.label_table import label_table

@@ -1,4 +1,4 @@
-"""Splits: pictures at model size, in memory or on disk, with their labels and the digests that tell them apart."""
+"""Splits: pictures at model size, in memory or on disk, with labels and the digests that tell them apart."""
 
 from __future__ import annotations
 
@@ -41,15 +41,17 @@ class Files:
             return pixels
         for i, image in zip(numbers, pixels, strict=True):
             if pixel_digest(image) != self.digests[i]:
-                raise LfdeployError(f"{self.paths[i]} does not decode to the pixels that were trained with; was Pillow changed?")
+                other = f"{self.paths[i]} does not decode to the pixels that were trained with"
+                raise LfdeployError(f"{other}; was Pillow changed?")
         return pixels
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: images uint8 (N, S, S, 3), an array or `Files`; labels (N,); a digest of all, and one of each picture's pixels.
+    """One split: images uint8 (N, S, S, 3), an array or `Files`; labels (N,); a digest of it all.
 
-    ``files``: a digest of the bytes behind each picture; ``paths``: where each was, from the folder or file that was named.
+    ``digests``: of each picture's pixels; ``files``: of the bytes behind each picture; ``paths``: where each
+    is, from what ``--data`` names.
     """
 
     images: Pixels | Files

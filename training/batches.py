@@ -68,16 +68,19 @@ class Batches:
 def pixel_statistics(split: Split, most: int = 20_000) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel in [0, 1], over at most that many pictures, to four decimals.
 
-    Sums are of whole numbers, so they are exact in any order; a few pictures stand in memory beside the split.
+    Sums are of whole numbers, so they are exact in any order; few pictures stand in memory beside the split.
     """
     step = max(1, len(split) // most)
-    chosen = np.concatenate([np.arange(start, min(start + 1024, len(split)), step) for start in range(0, len(split), 1024)])
+    blocks = [np.arange(start, min(start + 1024, len(split)), step) for start in range(0, len(split), 1024)]
+    chosen = np.concatenate(blocks)
     side = split.images[:1].shape[1]
     few = max(1, CHUNK // (side * side))
     total, squares, pixels = np.zeros(3, np.uint64), np.zeros(3, np.uint64), 0
     for start in range(0, len(chosen), few):
         x = split.images[chosen[start : start + few]].reshape(-1, 3).astype(np.uint32)
-        total, squares, pixels = total + x.sum(0, dtype=np.uint64), squares + (x * x).sum(0, dtype=np.uint64), pixels + len(x)
+        total += x.sum(0, dtype=np.uint64)
+        squares += (x * x).sum(0, dtype=np.uint64)
+        pixels += len(x)
     mean = total / pixels / 255
     std = np.sqrt(np.maximum(squares / pixels / 255**2 - mean**2, 1e-4))
     return [round(float(m), 4) for m in mean], [round(float(s), 4) for s in std]

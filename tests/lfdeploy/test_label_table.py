@@ -25,8 +25,12 @@ def write(root: Path, text: str, encoding: str = "utf-8") -> Path:
 
 
 def rows(split: bool = False) -> list[str]:
-    names = [(f"{label}/{i}.png", label, "Testing" if i > 3 else "train") for label in ("cat", "dog") for i in range(6)]
-    return [",".join(row if split else row[:2]) for row in names]
+    lines = []
+    for label in ("cat", "dog"):
+        for i in range(6):
+            end = f",{'Testing' if i > 3 else 'train'}" if split else ""
+            lines.append(f"{label}/{i}.png,{label}{end}")
+    return lines
 
 
 def test_a_table_gives_the_same_data_as_the_folder(tmp_path: Path) -> None:
@@ -68,7 +72,8 @@ def test_pictures_that_are_not_there_are_counted_and_named(tmp_path: Path) -> No
 
 
 def test_a_row_that_repeats_another_counts_once(tmp_path: Path) -> None:
-    source = label_table(write(tmp_path, "\n".join(["path,label", *rows(), "./cat/0.png,cat", "dog/../cat/1.png,cat"])))
+    lines = ["path,label", *rows(), "./cat/0.png,cat", "dog/../cat/1.png,cat"]
+    source = label_table(write(tmp_path, "\n".join(lines)))
     assert len(source.splits["train"][1]) == 12
     assert source.remarks == ("2 rows of labels.csv repeat another and count once",)
 

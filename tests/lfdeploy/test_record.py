@@ -70,7 +70,11 @@ def test_nothing_changed(tmp_path: Path, folder: Path) -> None:
         assert np.array_equal(now.split(name).labels, then.split(name).labels)
 
 
-def test_only_the_split_that_is_needed_is_decoded(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_split_that_is_needed_is_decoded(
+    tmp_path: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run, then = begin(tmp_path, folder)
     decoded: list[str] = []
     whole = Image.open
@@ -234,7 +238,11 @@ def test_pictures_on_disk(tmp_path: Path, folder: Path, monkeypatch: pytest.Monk
         now.test.images[:1]
 
 
-def test_other_pixels_from_the_same_bytes_are_said(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_pixels_from_the_same_bytes_are_said(
+    tmp_path: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As with another version of the decoder: the fingerprint is then another, and every split is read again."""
     from lfdeploy import splits
 

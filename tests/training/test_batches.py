@@ -17,7 +17,7 @@ def split(count: int, size: int, top: int = 256) -> Split:
     return Split(pixels, np.zeros(count, np.int64), "")
 
 
-@pytest.mark.parametrize(("count", "most"), [(1, 20_000), (700, 20_000), (2500, 20_000), (2500, 700), (3000, 1000)])
+@pytest.mark.parametrize(("count", "most"), [(1, 9000), (700, 9000), (2500, 9000), (2500, 700), (3000, 1000)])
 def test_statistics_are_those_of_the_definition(count: int, most: int) -> None:
     pictures = split(count, 12, 90)
     step = max(1, count // most)

@@ -29,7 +29,12 @@ def mixed(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("artifact", [False, True], ids=["run", "artifact"])
-def test_all_are_judged_and_those_trained_on_are_told_apart(tiny_run: Run, mixed: Path, artifact: bool, lf: Callable[..., Result]) -> None:
+def test_all_are_judged_and_those_trained_on_are_told_apart(
+    tiny_run: Run,
+    mixed: Path,
+    artifact: bool,
+    lf: Callable[..., Result],
+) -> None:
     name = tiny_run.artifacts / "peer0-onnx-fp32" if artifact else tiny_run.path
     result = lf("evaluate", name, "--runs", tiny_run.path.parent, "--data", mixed, "--json")
     assert result.exit_code == 0, result.stderr
