@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from export.bench import bench_artifacts
+from lfdeploy.console import document as answer
 from lfdeploy.console import say, table, width
 from lfdeploy.errors import UsageError
 from lfdeploy.run import may_write, write_bytes
@@ -39,7 +39,7 @@ def report(names: Sequence[str], batches: Sequence[int], rounds: int, to_markdow
     if to_markdown == "-":
         print(markdown(document), end="")
     elif as_json:
-        print(json.dumps(document, indent=2))
+        answer(document)
     else:
         show(document)
     if to_markdown not in ("", "-"):

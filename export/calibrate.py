@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lfdeploy.backends.onnxruntime import session_options
 from lfdeploy.images import Pixels
 
 BINS = 4096
@@ -102,8 +103,7 @@ def spreads(proto: Any, names: list[str], batches: Iterator[Pixels]) -> dict[str
     model.CopyFrom(proto)
     known = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = session_options()
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # every tensor is an output: an arena only holds more
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found = {name: Spread() for name in names}

@@ -6,13 +6,13 @@ import functools
 import hashlib
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import lfdeploy
 from export import card, triton
+from export.claims import claim, release
 from export.contract import lone_facts
 from export.graph import OPSET, OPSETS, in_precision, to_onnx, trace
 from export.probabilities import calibration, in_one_line
@@ -69,32 +69,37 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
         triton.check(backends[config.precisions[0]], Path(config.triton), [final.name for final in finals])
     pictures = _pictures(run, data) if "int8" in config.precisions or config.calibrate else None
     calibrated = functools.cache(lambda target: calibration(config, run, main_of(spec) if target == ALL else target, pictures))
-    staging = finals[0].resolve().parent / f".staging.{os.getpid()}"
-    keys = [_key(config, run, job, backends[job[1]], data) for job in jobs]
-    staged = [final.resolve().with_name(f".{final.name}.{key}") for final, key in zip(finals, keys, strict=True)]
-    _sweep(finals, staged)
+    claims = claim(finals, [_key(config, run, job, backends[job[1]], data) for job in jobs])
     try:
-        for (target, precision), place in zip(jobs, staged, strict=True):
-            if place.exists():
+        jobs = [job for job, own in zip(jobs, claims, strict=True) if not own.done]
+        mine = [own for own in claims if not own.done]
+        finals, staged = [own.final for own in mine], [own.staged for own in mine]
+        for (target, precision), own in zip(jobs, mine, strict=True):
+            if own.staged.exists():
                 say(f"{target}, {config.format} {precision}: built already, by an export that was interrupted")
                 continue
             backend = backends[precision]
             say(f"Exporting {target} to {config.format}, {precision}" + (f", with {backend}" if config.format == "trt" else ""))
-            os.rename(_stage(config, run, target, precision, backend, staging / place.name, pictures, calibrated(target)), place)
+            more, place = calibrated(target) | {"made_from": own.key}, own.workplace()
+            try:
+                os.rename(_stage(config, run, target, precision, backend, place, pictures, more), own.staged)
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
         open_ = [place for place in staged if not (place / REPORT).exists()]
         if open_:
             say(f"Parity in a fresh process: {', '.join(f.name for f, place in zip(finals, staged, strict=True) if place in open_)}")
-            in_fresh_process(run, open_, data)
-        made = _publish(config, run, staged, finals)
-    except LfdeployError:
-        for place in staged:
-            shutil.rmtree(place, ignore_errors=True)
+            in_fresh_process(run, open_, data, [own.lock for own in claims])
+        _publish(config, run, staged, finals)
+        made = [read(own.final) for own in claims]
+    except (LfdeployError, OSError):
+        for own in claims:
+            shutil.rmtree(own.staged, ignore_errors=True)
         raise
     except KeyboardInterrupt:
         say("What is finished is kept: the same command goes on from there.")
         raise
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        release(claims)
     for artifact in made if config.calibrate else ():
         say(f"{artifact.name}: {in_one_line(artifact.manifest)}")
     for artifact in made if config.triton else ():
@@ -107,27 +112,6 @@ def _key(config: ExportConfig, run: Run, job: tuple[str, str], backend: str, dat
     parts: list[Any] = [config.calibrate, config.accuracy_when_sure, config.portable, config.explain]
     parts += [*job, config.format, backend, config.profile, data, sha256(run.weights), run.spec, lfdeploy.__version__, versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _sweep(finals: list[Path], keep: list[Path]) -> None:
-    """Remove what interrupted exports of these artifacts left behind and nothing can use."""
-    for final in finals:
-        for place in final.resolve().parent.glob(f".{final.name}.*"):
-            if re.fullmatch("[0-9a-f]{12}", place.suffix[1:]) and place not in keep:
-                shutil.rmtree(place, ignore_errors=True)
-    for place in finals[0].resolve().parent.glob(".staging.*"):
-        if place.suffix[1:].isdigit() and not _alive(int(place.suffix[1:])):
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _pictures(run: Run, data: str | None) -> Data:
@@ -194,7 +178,7 @@ def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Pa
     """Write what parity found into the manifests, then give all that may be published their names, one rename each."""
     ready, failed, unverified, slow = [], [], [], []
     for place, final in zip(staged, finals, strict=True):
-        report, examined = json.loads((place / REPORT).read_text()), read(place)
+        report, examined = json.loads((place / REPORT).read_text(encoding="utf-8")), read(place)
         examined.check_file()  # the bytes may have been proven by an export that was interrupted long ago
         manifest, found = examined.manifest, report["statistics"]
         manifest["accuracy"] = found and {
@@ -219,7 +203,7 @@ def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Pa
                 continue
         if report["verdict"] == "unverified":
             unverified.append(f"{final.name} is built but unverified: {report['reason']}")
-        (place / "README.md").write_text(card.model_card(manifest))
+        (place / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
         ready.append((place, final))
     for place, final in ready:
         for extra in ("source.onnx", FLOAT, REPORT):

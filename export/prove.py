@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -22,7 +23,8 @@ from lfdeploy.artifact import Artifact, read, run_of
 from lfdeploy.backends import BACKENDS, chosen, executes
 from lfdeploy.console import Meter, decoding, say
 from lfdeploy.data import Data, Split
-from lfdeploy.errors import LfdeployError, ParityError
+from lfdeploy.errors import LfdeployError, ParityError, sentence
+from lfdeploy.locks import Lock
 from lfdeploy.models.together import ALL
 from lfdeploy.run import Run, write_json
 
@@ -92,39 +94,62 @@ def prove(
     return [reports[str(artifact.path)] for artifact in artifacts]
 
 
-def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None) -> None:
-    """Write a report beside each staged artifact, from a process that starts from nothing; a report once written stays."""
-    order = {"run": str(run.path), "staged": [str(path) for path in staged], "data": data}
+def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None, locks: Sequence[Lock] = ()) -> None:
+    """Write a report beside each staged artifact, from a process that starts from nothing; a report once written stays.
+
+    The process holds the ``locks`` too, and a Ctrl-C is this one's alone, which then ends it.
+    """
+    order = json.dumps({"run": str(run.path), "staged": [str(path) for path in staged], "data": data})
     command = [sys.executable, "-P", "-c", "from export.prove import main; main()"]
-    ended = subprocess.run(command, input=json.dumps(order), text=True, check=False, stdout=subprocess.PIPE)
-    if ended.returncode != 0:
-        raise LfdeployError(f"the parity process ended with code {ended.returncode}; nothing was published")
-    if ended.stdout.strip():
-        raise LfdeployError(ended.stdout.strip())
+    keep = [lock.descriptor for lock in locks if lock.descriptor is not None]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", pass_fds=keep
+        )  # fmt: skip
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with process:
+        try:
+            fault = process.communicate(order)[0].strip()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        raise LfdeployError(f"the parity process ended with code {process.returncode}; nothing was published")
+    if fault:
+        raise LfdeployError(fault)
 
 
 def main() -> None:
     """The fresh process: an order on standard input, reports beside the artifacts, an expected fault on standard output."""
     order = json.load(sys.stdin)
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
 
     def done(artifact: Artifact, report: Report, ref: Reference) -> None:
         tested = on_test(artifact.manifest, report.logits, ref.images.labels)
         document = report.document() | ({"probabilities": tested} if tested else {}) | judged(ref.data)
         shown = page(artifact.manifest, document, ref.images, ref.logits, report.logits)
-        (artifact.path / "report.html").write_text(shown)
+        (artifact.path / "report.html").write_text(shown, encoding="utf-8")
         write_json(artifact.path / REPORT, document)
 
     try:
-        prove(Run(Path(order["run"])), [read(Path(p)) for p in order["staged"]], order["data"], done=done)
+        with Meter("Parity"):
+            prove(Run(Path(order["run"])), [read(Path(p)) for p in order["staged"]], order["data"], done=done)
     except LfdeployError as error:
         print(error)
+    except OSError as error:
+        if not error.strerror:
+            raise
+        print(sentence(error))
 
 
 def judged(data: Data) -> dict[str, Any]:
     """For a report on other pictures than the run's: whose they are, and how many the run was trained on."""
     if data.whose is None:
         return {}
-    return {"judged": {"data": data.whose, "trained_on": None if data.trained_on is None else int(data.trained_on.sum())}}
+    known = None if data.trained_on is None else int(data.trained_on.sum())
+    return {"judged": {"data": data.whose, "trained_on": known}}
 
 
 def require_verified(artifact: Artifact, report: Report) -> None:

@@ -19,6 +19,7 @@ from export.calibrate import CALIBRATORS, Ranges, ranges, spreads
 from export.graph import strip
 from export.statistics import Comparison, compare
 from lfdeploy.backends.base import Floats
+from lfdeploy.backends.onnxruntime import session_options
 from lfdeploy.data import Data, Files
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
@@ -120,9 +121,7 @@ def logits_of(blob: bytes, images: Pixels, batch: int = 16) -> Floats:
     """The logits (N, K) of a file for uint8 pictures, on the CPU."""
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    session = ort.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(blob, session_options(), providers=["CPUExecutionProvider"])
     parts = [session.run(["logits"], {"images": np.ascontiguousarray(images[i : i + batch])})[0] for i in range(0, len(images), batch)]
     return np.concatenate(parts)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.graph import HALVES
+from lfdeploy.backends.onnxruntime import session_options
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
 
@@ -163,8 +164,7 @@ class Probe:
         self.wanted = list(dict.fromkeys(wanted))
         del made.graph.value_info[:], made.graph.output[:]
         made.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.wanted)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
+        options = session_options()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_mem_pattern = options.enable_cpu_mem_arena = False  # every tensor is an output: nothing to reuse, all to give back
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from lfdeploy.artifact import Artifact
 from lfdeploy.backends import executes
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.locks import take
 from lfdeploy.run import shown
 
 DELAY = 500  # microseconds that a request may wait for others
@@ -63,7 +65,7 @@ def check(backend: str, repository: Path, names: Sequence[str]) -> None:
 def _ours(place: Path) -> bool:
     """Whether a model's directory has a config.pbtxt as it was written here: neither foreign nor edited."""
     try:
-        first, _, rest = (place / "config.pbtxt").read_text().partition("\n")
+        first, _, rest = (place / "config.pbtxt").read_text(encoding="utf-8").partition("\n")
     except (OSError, ValueError):
         return False
     return first == SIGNED + hashlib.sha256(rest.encode()).hexdigest()
@@ -77,22 +79,24 @@ def write(artifact: Artifact, repository: Path) -> Path:
     broken = [label for label in labels if len(label.splitlines()) != 1]
     if broken:
         raise LfdeployError(f"--triton: the class name {broken[0]!r} is not one line, and labels.txt has one line per class.")
-    final, partial, aside = (
-        repository / name for name in (artifact.name, f".{artifact.name}.{os.getpid()}", f".{artifact.name}.{os.getpid()}.old")
-    )
+    partial = repository / f".{artifact.name}.{secrets.token_hex(4)}"
+    final, aside = repository / artifact.name, partial.with_name(f"{partial.name}.old")
+    repository.mkdir(parents=True, exist_ok=True)
+    lock = take(repository / f".{artifact.name}.lock", lambda owner: say(f"{shown(final)} is being written by {owner}; waiting for it."))
     try:
         (partial / "1").mkdir(parents=True)
         for name in artifact.hashes:
             target = KINDS[backend].file if name == artifact.manifest["file"] else name
             shutil.copyfile(artifact.path / name, partial / "1" / target)
-        (partial / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+        (partial / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
         text = config(artifact.name, artifact.manifest)
-        (partial / "config.pbtxt").write_text(f"{SIGNED}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+        (partial / "config.pbtxt").write_text(f"{SIGNED}{hashlib.sha256(text.encode()).hexdigest()}\n{text}", encoding="utf-8")
         if final.exists():
             os.rename(final, aside)
         os.rename(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        lock.release()
     shutil.rmtree(aside, ignore_errors=True)
     say(f"Triton: {shown(final)}; {KINDS[backend].note}.")
     if artifact.verdict != "pass":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
-from lfdeploy.names import check_labels, label_of
+from lfdeploy.labels import check_labels, label_of
 from lfdeploy.sources import Labels, Source
 
 HOLDS = "it must hold train_x, train_y, test_x, test_y, classes"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Any
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, ParityError
 from lfdeploy.images import RESIZE
-from lfdeploy.run import Run, all_runs, sha256, write_json
+from lfdeploy.run import Run, sha256, shown, write_json
+from lfdeploy.runs import all_runs, newest, newest_first
 
 SCHEMA = 1
 NEEDED = {  # keys of every manifest, and of which kind they are
@@ -76,7 +78,7 @@ def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
 def read(path: Path) -> Artifact:
     """An artifact by its directory."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LfdeployError(f"{path} is not an artifact: it has no manifest.json. See: lfdeploy list artifacts") from None
     except ValueError as error:
@@ -98,7 +100,7 @@ def read(path: Path) -> Artifact:
 def all_artifacts(runs: str | Path = "runs") -> list[Artifact]:
     """Every artifact of every run, the newest run first."""
     found = []
-    for run in reversed(all_runs(runs)):
+    for run in newest_first(runs):
         found += of_run(run)
     return found
 
@@ -115,27 +117,41 @@ def of_run(run: Run) -> list[Artifact]:
 
 
 def resolve(given: str | Path, runs: str | Path = "runs") -> Artifact:
-    """An artifact by its path, its model file's path, or its name in the newest run that has it."""
+    """An artifact by its path, its model file's path, or its name in the newest run, else in the newest that has it.
+
+    Which one a name stands for is said.
+    """
     path = Path(given)
     if path.is_file():
         path = path.parent
     if path.is_dir():
         return read(path)
-    named = [a for a in all_artifacts(runs) if a.name == str(given)]
-    if named:
-        return named[0]
+    named = _named(str(given), runs, ("",))
+    if named is not None:
+        return named
     names = ", ".join(dict.fromkeys(a.name for a in all_artifacts(runs))) or "none; make one with: lfdeploy export"
     raise LfdeployError(f"There is no artifact '{given}'. Artifacts in {runs}/: {names}.")
 
 
 def find(given: str | Path, runs: str | Path = "runs") -> Artifact:
-    """As `resolve`, but a name may also be that of an artifact in quarantine when none is published under it."""
-    if not Path(given).exists():
-        for run in reversed(all_runs(runs)):
-            for place in (run.artifacts / given, run.artifacts / "quarantine" / given):
-                if (place / "manifest.json").is_file():
-                    return read(place)
-    return resolve(given, runs)
+    """As `resolve`, but a name may also be that of an artifact in quarantine when its run has none published under it."""
+    named = None if Path(given).exists() else _named(str(given), runs, ("", "quarantine"))
+    return named if named is not None else resolve(given, runs)
+
+
+def _named(name: str, runs: str | Path, folders: Iterable[str]) -> Artifact | None:
+    """The artifact of that plain name in the newest run that has it, in the first of these folders of its artifacts."""
+    if name in ("", "quarantine") or "/" in name or name.startswith(".") or not all_runs(runs):
+        return None
+    first = newest(runs)
+    for run in newest_first(runs):
+        for folder in folders:
+            place = run.artifacts / folder / name
+            if (place / "manifest.json").is_file():
+                of = f"of {run.name}, the newest run" if run.name == first.name else ""
+                say(f"Artifact: {shown(place)} ({of or f'{first.name}, the newest run, has none of that name'})")
+                return read(place)
+    return None
 
 
 def run_of(artifact: Artifact, run: str | None = None, runs: str | Path = "runs") -> Run:
@@ -166,13 +182,18 @@ def outputs_of(classes: int) -> list[dict[str, Any]]:
     return [{"name": name, "dtype": "float32", "shape": ["batch", classes]} for name in ("logits", "probabilities")]
 
 
+def check_place(final: Path) -> None:
+    """Raise `LfdeployError` where something else than an artifact has the name that one is to have."""
+    if final.exists() and not (final / "manifest.json").is_file():
+        raise LfdeployError(f"{final} exists and is not an artifact; move it away or choose another --out.")
+
+
 def publish(staged: Path, final: Path) -> None:
     """Give a whole artifact its name by one rename; an older one of that name is moved aside first and removed."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    aside = final.with_name(f".{final.name}.{os.getpid()}.old")
+    aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.old")
     if final.exists():
-        if not (final / "manifest.json").is_file():
-            raise LfdeployError(f"{final} exists and is not an artifact; move it away or choose another --out.")
+        check_place(final)
         os.rename(final, aside)
     os.rename(staged, final)
     shutil.rmtree(aside, ignore_errors=True)

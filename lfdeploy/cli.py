@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from pathlib import Path
-from typing import Any
+try:  # a Ctrl-C that comes this early needs no words
+    import json
+    from pathlib import Path
+    from typing import Any
 
-import click
+    import click
 
-import lfdeploy
-from lfdeploy.config import ExportConfig, TrainConfig
-from lfdeploy.errors import LfdeployError, UsageError
-from lfdeploy.options import flags
+    import lfdeploy
+    from lfdeploy.config import ExportConfig, TrainConfig
+    from lfdeploy.errors import LfdeployError, UsageError
+    from lfdeploy.options import flags
+    from lfdeploy.shell import Commands
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 RUNS = click.option("--runs", default="runs", show_default=True, metavar="DIR", help="where runs live")
 JSON = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
@@ -23,42 +25,6 @@ DEVICE = click.option(
 DATA = click.option("--data", default=None, metavar="NAME|DIR|FILE", help="other pictures than the run's: all of them are judged")
 BACKEND = click.option("--backend", default="auto", metavar="NAME", help="what opens it [auto, or see: lfdeploy list backends]")
 FROM_RUN = click.option("--run", default=None, metavar="DIR", help="the run it came from, if it is not where it was")
-
-
-class Commands(click.Group):
-    """Turns expected failures into one line and an exit code, and guesses at mistyped commands."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a user's mistake never shows a traceback."""
-        try:
-            return super().invoke(ctx)
-        except LfdeployError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            sys.exit(130)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        except OSError as error:  # a full disk, a place that may not be written, a file where a directory belongs
-            if not error.strerror:
-                raise
-            click.echo(f"Error: {error.strerror}{f': {error.filename}' if error.filename else ''}. Free or name another place.", err=True)
-            sys.exit(1)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """The named command, or an error with the nearest name."""
-        if args and args[0] not in self.commands:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], self.commands, n=1)
-            ctx.fail(f"No command '{args[0]}'." + (f" Did you mean '{near[0]}'?" if near else f" Commands: {', '.join(self.commands)}."))
-        return super().resolve_command(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which they are used."""
-        return list(self.commands)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -93,11 +59,11 @@ def train(ctx: click.Context, /, name: str | None, runs: str, resume: str | None
     config = TrainConfig(**values)
     if file:
         try:
-            stored = json.loads(Path(file).read_text())
+            stored = json.loads(Path(file).read_text(encoding="utf-8"))
             config = TrainConfig(**(stored | {"option": tuple((k, v) for k, v in stored["option"])}))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise LfdeployError(f"--config {file} cannot be used: {error}.") from None
-    from lfdeploy.run import resolve
+    from lfdeploy.runs import resolve
     from lfdeploy.tables import trained
     from training import train as run_training
 
@@ -117,13 +83,15 @@ def evaluate(run: str | None, data: str | None, split: str, backend: str, device
     """Accuracy of a RUN's networks, or of an ARTIFACT through its own backend (default: the newest run)."""
     from training.scores import evaluate as score
 
-    document = score(run, runs=runs, data=data, split=split, device=device, backend=backend)
+    scores = score(run, runs=runs, data=data, split=split, device=device, backend=backend)
     if as_json:
-        click.echo(json.dumps(document, indent=2))
+        from lfdeploy.console import document
+
+        document(scores)
         return
     from lfdeploy.tables import evaluated
 
-    evaluated(document)
+    evaluated(scores)
 
 
 @main.command(short_help="To ONNX, TensorRT, OpenVINO or torch.export, proven to answer alike")
@@ -139,16 +107,16 @@ def export(run: str | None, data: str | None, runs: str, as_json: bool, **values
     failed, nothing published. 4: built, not run here (with --require-verified).
     """
     config = ExportConfig(**values)
-    from lfdeploy.console import say
-    from lfdeploy.run import resolve, shown
+    from lfdeploy.console import document
+    from lfdeploy.run import shown
+    from lfdeploy.runs import resolve
 
     chosen = resolve(run, runs).finished()
-    say(f"Run: {chosen.name}" + ("" if run else " (the newest)"))
     from export import export as make
 
     made = make(config, chosen, data)
     if as_json:
-        click.echo(json.dumps([a.manifest | {"path": shown(a.path)} for a in made], indent=2, ensure_ascii=False))
+        document([a.manifest | {"path": shown(a.path)} for a in made])
         return
     from lfdeploy.tables import exported
 
@@ -175,7 +143,9 @@ def verify(
     found = resolve(artifact, runs)
     report = judge(found, run=run, runs=runs, data=data, images=images, device=device, backend=backend)
     if as_json:
-        click.echo(json.dumps(report.document(), indent=2, ensure_ascii=False))
+        from lfdeploy.console import document
+
+        document(report.document())
     else:
         from lfdeploy.tables import verified
 
@@ -194,20 +164,22 @@ def bisect(artifact: str, data: str | None, images: int, run: str | None, runs: 
     """Name the first layer at which an ARTIFACT, published or in quarantine/, leaves its run's PyTorch module."""
     from export.bisect import bisect as look
 
-    document = look(artifact, images=images, run=run, runs=runs, data=data)
+    finding = look(artifact, images=images, run=run, runs=runs, data=data)
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        from lfdeploy.console import document
+
+        document(finding)
         return
     from lfdeploy.tables import bisected
 
-    bisected(document)
+    bisected(finding)
 
 
 @main.command(short_help="Classify pictures with an artifact")
 @click.argument("artifact")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|DIR...")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, metavar="K", help="classes per picture")
-@click.option("--csv", "csv_file", default=None, metavar="FILE", help="write a table instead of printing")
+@click.option("--csv", "csv_file", default=None, metavar="FILE", help="write a table (UTF-8, labels as they are) instead of printing")
 @click.option("--explain", default=None, metavar="DIR", help="write a heat map per picture (of an artifact exported with --explain)")
 @click.option("--backend", default="auto", metavar="NAME", help="auto, or pytorch: the run's own module in its place")
 @DEVICE
@@ -248,11 +220,12 @@ def bench(
     of another exporter is measured too.
     """
     if artifacts == ("train",):
+        from lfdeploy.console import document
         from lfdeploy.tables import training_speed
         from training.bench import bench_training
 
-        document = bench_training(arch, method, rounds or 15, how["device"])
-        click.echo(json.dumps(document, indent=2)) if as_json else training_speed(document)
+        speeds = bench_training(arch, method, rounds or 15, how["device"])
+        document(speeds) if as_json else training_speed(speeds)
         return
     from export.bench_report import report
 
@@ -263,7 +236,7 @@ def bench(
     report(artifacts, sizes, rounds or 30, markdown, plot, as_json, **how)
 
 
-@main.command(short_help="Open a web page that classifies")
+@main.command(cls=click.Command, short_help="Open a web page that classifies")
 @click.argument("artifacts", nargs=-1, metavar="[ARTIFACT...]")
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="HOST", help="address to listen on")
 @click.option("--port", default=7860, show_default=True, metavar="PORT", type=click.IntRange(0, 65535), help="0 takes a free one")
@@ -277,11 +250,11 @@ def serve(artifacts: tuple[str, ...], host: str, port: int, device: str, runs: s
 
 
 @main.command("list", short_help="Methods, architectures, data sets, backends, runs, artifacts")
-@click.argument("what", type=click.Choice(["methods", "archs", "datasets", "backends", "runs", "artifacts"]))
+@click.argument("what", required=False, type=click.Choice(["methods", "archs", "datasets", "backends", "runs", "artifacts"]))
 @RUNS
 @JSON
-def list_(what: str, runs: str, as_json: bool) -> None:
-    """Show methods and their options, architectures, data sets, backends, runs or artifacts."""
+def list_(what: str | None, runs: str, as_json: bool) -> None:
+    """Show methods and their options, architectures, data sets, backends, runs or artifacts; all of them without a word."""
     from lfdeploy import listing
 
     listing.show(what, runs, as_json)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +16,27 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+QUIET = 10.0  # seconds without a line, where there is no terminal, after which a meter speaks
+
+
 def say(message: str) -> None:
-    """One line on standard error; above a progress bar if one is shown."""
+    """One line on standard error, above a progress bar if one is shown; dropped where that is closed or full."""
     if _active is not None and _active.bar is not None:
         _active.bar.console.print(message, markup=False, highlight=False)
-    else:
+        return
+    _pulse.spoken = time.monotonic()
+    try:
         print(message, file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # what was to be said is worth less than what is being done
+        pass
+
+
+def document(value: object) -> None:
+    """One JSON document on standard output, in letters where its encoding has them all."""
+    import click
+
+    encoding = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "")
+    click.echo(json.dumps(value, indent=2, ensure_ascii=encoding != "utf8"))
 
 
 def duration(seconds: float) -> str:
@@ -32,18 +49,23 @@ def duration(seconds: float) -> str:
 
 
 class Meter:
-    """Progress of a known number of units: a bar with rate and time left on a terminal, nothing elsewhere."""
+    """Progress of a number of units, 0 where it is not known: on a terminal a bar with rate and time left.
 
-    def __init__(self, title: str, total: int, unit: str) -> None:
+    Elsewhere the innermost meter says a line after `QUIET` seconds of silence.
+    """
+
+    def __init__(self, title: str, total: int = 0, unit: str = "") -> None:
         self.title, self.total, self.unit, self.done = title, total, unit, 0
-        self.start = time.perf_counter()
-        self.first = 0
+        self.entered = self.start = time.perf_counter()
+        self.first: int | None = None
         self.bar: Progress | None = None
         self.task: Any = None
 
     def __enter__(self) -> Meter:
         global _active
-        if sys.stderr.isatty() and _active is None:
+        if not _terminal():
+            _pulse.add(self)
+        elif _active is None and self.total:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
 
@@ -56,14 +78,15 @@ class Meter:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         global _active
+        _pulse.remove(self)
         if self.bar is not None:
             self.bar.stop()
             _active = None
 
     def at(self, done: int, title: str | None = None) -> None:
-        """Move to ``done`` units in all; the rate counts from the first call."""
-        if self.done == 0:
-            self.first = done if done > 1 else 0
+        """Move to ``done`` units in all; the rate counts from the first call, which may come late in the whole."""
+        if self.first is None:
+            self.first, self.start = done, time.perf_counter()
         self.done = done
         if title is not None:
             self.title = title
@@ -72,23 +95,66 @@ class Meter:
 
     def left(self) -> float:
         """Seconds left at the rate so far."""
-        spent, made = time.perf_counter() - self.start, self.done - self.first
+        spent, made = time.perf_counter() - self.start, self.done - (self.first or 0)
         return spent / made * (self.total - self.done) if made > 0 else float("nan")
 
     def info(self) -> str:
         """Rate and time left."""
-        spent, made = time.perf_counter() - self.start, self.done - self.first
+        spent, made = time.perf_counter() - self.start, self.done - (self.first or 0)
         if made <= 0 or spent <= 0:
             return ""
-        return f"{made / spent:,.0f} {self.unit}/s  {duration(self.left())} left"
+        rate = made / spent
+        return f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s  {duration(self.left())} left"
+
+    def line(self) -> str:
+        """Where it stands, as one line."""
+        spent = duration(time.perf_counter() - self.entered)
+        if not self.total:
+            return f"{self.title}: at work for {spent}"
+        return f"{self.title}: {self.done:,} of {self.total:,} {self.unit} after {spent}  {self.info()}".rstrip()
 
 
+class _Pulse:
+    """The thread that lets the innermost meter speak; there is one while there are meters and no terminal."""
+
+    def __init__(self) -> None:
+        self.meters: list[Meter] = []
+        self.changed = threading.Condition()
+        self.spoken = 0.0
+
+    def add(self, meter: Meter) -> None:
+        with self.changed:
+            self.meters.append(meter)
+            if len(self.meters) == 1:
+                self.spoken = time.monotonic()
+                threading.Thread(target=self._run, args=(meter,), daemon=True).start()
+
+    def remove(self, meter: Meter) -> None:
+        with self.changed:
+            if meter in self.meters:
+                self.meters.remove(meter)
+                self.changed.notify_all()
+
+    def _run(self, outermost: Meter) -> None:
+        while True:
+            with self.changed:
+                if outermost not in self.meters:
+                    return
+                rest = self.spoken + QUIET - time.monotonic()
+                if rest > 0:
+                    self.changed.wait(rest)
+                    continue
+                line = self.meters[-1].line()
+            say(line)
+
+
+_pulse = _Pulse()
 _active: Meter | None = None
 
 
 @contextmanager
 def decoding() -> Iterator[Any]:
-    """A meter for `lfdeploy.data.load`, as its ``report``; shown only when it takes a while."""
+    """A meter for `lfdeploy.data.load`, as its ``report``; on a terminal shown only when it takes a while."""
     meter: list[Meter] = []
 
     def report(done: int, total: int) -> None:
@@ -97,17 +163,25 @@ def decoding() -> Iterator[Any]:
         meter[0].at(done)
 
     try:
-        yield report
+        with Meter("Reading pictures"):
+            yield report
     finally:
         for m in meter:
             m.__exit__(None, None, None)
+
+
+def _terminal() -> bool:
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # closed
+        return False
 
 
 def width() -> int:
     """Columns of standard output; 140 where it is no terminal."""
     from rich.console import Console
 
-    return Console().width if sys.stdout.isatty() else 140
+    return Console().width if sys.stdout is not None and sys.stdout.isatty() else 140
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], left: int = 1, tight: bool = False) -> None:

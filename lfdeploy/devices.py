@@ -1,12 +1,27 @@
-"""Which NVIDIA GPUs this machine has, asked of the driver itself: no torch, no CUDA toolkit, a few milliseconds."""
+"""What this machine computes with: its NVIDIA GPUs, asked of the driver itself (no torch, no CUDA toolkit, a few
+milliseconds), and the instruction set of its CPU."""
 
 from __future__ import annotations
 
 import ctypes
+import platform
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from lfdeploy.errors import LfdeployError
+
+#: names of x86 instruction sets, the best first, and the flags of /proc/cpuinfo that together make them
+INSTRUCTION_SETS = {
+    "amx_int8": ("amx_int8",),
+    "avx512_bf16": ("avx512_bf16", "avx512_vnni"),
+    "avx512_vnni": ("avx512_vnni",),
+    "avx_vnni": ("avx_vnni",),
+    "avx512": ("avx512bw", "avx512dq", "avx512vl"),
+    "avx2": ("avx2",),
+}
+#: those that add products of int8 numbers up in 32 bits; the other x86 ones stop at 16, where two products may not fit
+EXACT_INT8 = ("amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni")
 
 
 @dataclass(frozen=True)
@@ -46,3 +61,27 @@ def pick(asked: str) -> str:
     if asked == "cuda" and not gpus():
         raise LfdeployError("--device cuda: this machine shows no NVIDIA GPU. Use --device cpu, or check nvidia-smi.")
     return asked
+
+
+@lru_cache(maxsize=1)
+def instruction_set() -> str:
+    """The best instruction set of this machine's CPU: a key of `INSTRUCTION_SETS`, else the architecture (``aarch64``)."""
+    try:
+        return best_instruction_set(Path("/proc/cpuinfo").read_text())
+    except OSError:
+        return platform.machine()
+
+
+def best_instruction_set(cpuinfo: str) -> str:
+    """The key of `INSTRUCTION_SETS` for the text of /proc/cpuinfo: what all of its processors have."""
+    lines = [line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith("flags")]
+    if not lines:
+        return platform.machine()
+    flags = set(lines[0]).intersection(*lines[1:])
+    return next((name for name, needed in INSTRUCTION_SETS.items() if flags.issuperset(needed)), "x86_64")
+
+
+def int8_saturates() -> bool:
+    """Whether this CPU's fast sum of uint8 x int8 products may overflow: x86 without VNNI or AMX."""
+    name = instruction_set()
+    return name not in EXACT_INT8 and name in (*INSTRUCTION_SETS, "x86_64", "AMD64")

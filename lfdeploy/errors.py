@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class LfdeployError(Exception):
     """An expected failure: one line for the user, no traceback."""
@@ -54,3 +56,13 @@ def choose(kind: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f" Did you mean '{near[0]}'?" if near else ""
     raise UsageError(f"Unknown {kind} '{name}'.{guess} Choose one of: {', '.join(known)}.")
+
+
+def sentence(error: OSError) -> str:
+    """Why a file could not be written or read, and what to do about it."""
+    where = f"{error.filename} could not be written" if error.filename else "a file could not be written"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full: {where}. Free some space, or name another place."
+    if error.errno == errno.EFBIG:
+        return f"Files may not grow so large here (ulimit -f): {where}. Allow more, or name another place."
+    return f"{error.strerror}{f': {error.filename}' if error.filename else ''}. Free or name another place."

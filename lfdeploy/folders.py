@@ -15,7 +15,7 @@ import numpy as np
 
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import SUFFIXES, Pixels
-from lfdeploy.names import check_labels, clean, counted, label_of, some, split_of
+from lfdeploy.labels import check_labels, clean, counted, label_of, some, split_of
 from lfdeploy.sources import Labels, Source
 
 MORE_SUFFIXES = (".jfif", ".pjpeg", ".pjp", ".apng", ".dib", ".avifs")  # other names of formats that are read

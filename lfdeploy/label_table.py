@@ -11,7 +11,7 @@ import numpy as np
 
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
-from lfdeploy.names import check_labels, counted, label_of, split_of
+from lfdeploy.labels import check_labels, counted, label_of, split_of
 from lfdeploy.sources import Labels, Source
 
 HEADER = "Its first line must be path,label or path,label,split"

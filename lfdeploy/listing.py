@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -13,24 +12,30 @@ from typing import Any
 
 import click
 
-from lfdeploy.console import Meter, say, table
+from lfdeploy.console import Meter, document, say, table
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import SUFFIXES
+from lfdeploy.names import printable
 
 CHUNK = 256
 
 
-def show(what: str, runs: str, as_json: bool) -> None:
-    """One of the tables, or what lies in the runs directory."""
-    rows = list(_ROWS[what](runs))
+def show(what: str | None, runs: str, as_json: bool) -> None:
+    """One of the tables, or what lies in the runs directory; None shows them all."""
     if as_json:
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        tables = {name: list(rows(runs)) for name, rows in _ROWS.items() if what in (None, name)}
+        document(tables[what] if what else tables)
         return
+    for name in [what] if what else _ROWS:
+        _show(name, list(_ROWS[name](runs)), runs, "" if what else name.capitalize())
+
+
+def _show(what: str, rows: list[dict[str, Any]], runs: str, title: str) -> None:
     if not rows:
         say(f"There are no {what} in {runs}/ yet. Make one with: lfdeploy {'train' if what == 'runs' else 'export'}")
         return
     columns = [c for c in rows[0] if c != "options"]
-    table("", columns, [[_text(row[c]) for c in columns] for row in rows], left=len(columns))
+    table(title, columns, [[_text(row[c]) for c in columns] for row in rows], left=len(columns))
     for row in rows:
         if row.get("options"):
             cells = [[o["name"], _text(o["default"]), "|".join(o["choices"]), o["help"]] for o in row["options"]]
@@ -80,14 +85,14 @@ def _backends(runs: str) -> Iterator[dict[str, Any]]:
 
 
 def _runs(runs: str) -> Iterator[dict[str, Any]]:
-    from lfdeploy.run import all_runs
+    from lfdeploy.runs import newest_first
 
-    for run in reversed(all_runs(runs)):
+    for run in newest_first(runs):
         config, done = run.read("config.json"), (run.path / "summary.json").exists()
         test = run.read("summary.json")["test"] if done else {"peers": [], "fused": None, "ensemble": None}
+        state = "finished" if done else "diverged" if run.diverged() else "not finished"
         yield {"run": run.name, "method": config["method"], "networks": " + ".join(run.spec["archs"]),
-               "best peer %": max(test["peers"], default=None), "fused %": test["fused"],
-               "state": "finished" if done else "not finished"}  # fmt: skip
+               "best peer %": max(test["peers"], default=None), "fused %": test["fused"], "state": state}  # fmt: skip
 
 
 def _artifacts(runs: str) -> Iterator[dict[str, Any]]:
@@ -121,7 +126,7 @@ def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
         found = importlib.util.find_spec(stage)
         if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != home:
             strangers.append(f"'{stage}' is imported from {found.origin if found else 'nowhere'}, not from {home}")
-    document: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "versions": versions(),
         "cpus": os.cpu_count(),
         "gpus": [f"{gpu.name} (compute capability {gpu.capability})" for gpu in gpus()],
@@ -131,12 +136,12 @@ def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
         "problems": strangers,
     }
     if as_json:
-        click.echo(json.dumps(document, indent=2))
+        document(facts)
     else:
-        table("Versions", ["package", "version"], [[k, v] for k, v in document["versions"].items()], left=2)
-        cells = [[name, told["builds"], told["runs"]] for name, told in document["backends"].items()]
+        table("Versions", ["package", "version"], [[k, v] for k, v in facts["versions"].items()], left=2)
+        cells = [[name, told["builds"], told["runs"]] for name, told in facts["backends"].items()]
         table("Backends", ["backend", "builds here", "runs here"], cells, left=3)
-        click.echo(f"CPU cores: {document['cpus']}   GPUs: {', '.join(document['gpus']) or 'none'}   Python: {sys.executable}")
+        click.echo(f"CPU cores: {facts['cpus']}   GPUs: {', '.join(facts['gpus']) or 'none'}   Python: {sys.executable}")
     if strangers:
         raise LfdeployError(f"{strangers[0]}; reinstall lfdeploy into an environment of its own.")
 
@@ -159,7 +164,7 @@ def _doctor_of(name: str, runs: str, as_json: bool) -> None:
     told = {"name": artifact.name, "whole": True, "runs_here": found.state == "runs here", "state": found.state,
             "reason": found.reason, "command": found.command, "verdict": artifact.verdict}  # fmt: skip
     if as_json:
-        click.echo(json.dumps({"versions": versions(), "artifact": told}, indent=2, ensure_ascii=False))
+        document({"versions": versions(), "artifact": told})
         return
     click.echo(f"{artifact.name}: whole (its bytes are the manifest's), parity {artifact.verdict}")
     click.echo(f"{found.state}: {found.reason}")
@@ -216,25 +221,24 @@ def predict(
     if as_json:
         rows = [{"picture": a.source, "label": a.label or None, "top": [{"label": n, "probability": p} for n, p in a.top],
                  "abstain": a.abstain, "notes": list(a.notes), "error": a.error or None} for a in answers]  # fmt: skip
-        document = {"artifact": predictor.artifact.name, "sha256": predictor.artifact.manifest["sha256"],
-                    "backend": predictor.session.backend, "device": predictor.session.device, "predictions": rows}  # fmt: skip
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        document({"artifact": predictor.artifact.name, "sha256": predictor.artifact.manifest["sha256"],
+                  "backend": predictor.session.backend, "device": predictor.session.device, "predictions": rows})  # fmt: skip
     elif csv_file:
         _write_csv(Path(csv_file), answers, top)
         say(f"{len(answers)} rows in {csv_file}")
     else:
-        width = max(len(a.source) for a in answers)
+        width = max(len(printable(a.source)) for a in answers)
         for a in answers:
-            text = "  ".join(f"{name} {100 * p:.1f}%" for name, p in a.top) or f"no answer: {a.error}"
+            text = "  ".join(f"{name} {100 * p:.1f}%" for name, p in a.top) or f"no answer: {printable(a.error)}"
             notes = "; ".join((*(["not sure"] if a.abstain else []), *a.notes))
-            click.echo(f"{a.source:<{width}}  {text}" + (f"  ({notes})" if notes else ""))
+            click.echo(f"{printable(a.source):<{width}}  {text}" + (f"  ({notes})" if notes else ""))
     if maps:
         say(f"{len(maps.names)} heat maps in {explain}")
     bad = [a for a in answers if a.error]
     if bad and len(bad) == len(answers):
         raise LfdeployError(bad[0].error if len(bad) == 1 else f"none of the {len(bad)} files is a readable picture.")
     if bad:
-        say(f"{len(bad)} of {len(answers)} files could not be read; the first: {bad[0].error}")
+        say(f"{len(bad)} of {len(answers)} files could not be read; the first: {printable(bad[0].error)}")
 
 
 def _write_csv(path: Path, answers: Iterable[Any], top: int) -> None:
@@ -244,12 +248,7 @@ def _write_csv(path: Path, answers: Iterable[Any], top: int) -> None:
     writer = csv.writer(text)
     writer.writerow(["picture", "error", *[f"{word}{i + 1}" for i in range(top) for word in ("label", "probability")], "abstain"])
     for a in answers:
-        cells = [cell for name, p in a.top for cell in (_inert(name), f"{p:.7g}")]
+        cells = [cell for name, p in a.top for cell in (name, f"{p:.7g}")]
         cells += [""] * (2 * top - len(cells))
-        writer.writerow([_inert(a.source), _inert(a.error), *cells, "" if a.abstain is None else str(a.abstain).lower()])
-    write_bytes(path, text.getvalue().encode())
-
-
-def _inert(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+        writer.writerow([a.source, a.error, *cells, "" if a.abstain is None else str(a.abstain).lower()])
+    write_bytes(path, text.getvalue().encode(errors="surrogateescape"))  # names of files byte for byte

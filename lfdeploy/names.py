@@ -1,94 +1,48 @@
-"""What names of folders and labels mean: splits in the spellings people use, and names fit for labels."""
+"""Which names a run and a class may have, and how any text is shown on one line."""
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
-from lfdeploy.errors import LfdeployError
+from lfdeploy.errors import LfdeployError, UsageError
 
-SPELLINGS = {
-    "train": ("train", "training", "trn"),
-    "val": (
-        "val",
-        "vals",
-        "valid",
-        "validate",
-        "validation",
-        "dev",
-        "devel",
-        "development",
-        "eval",
-        "evaluation",
-    ),
-    "test": ("test", "tests", "testing", "tst"),
-}
-ORNAMENTS = {
-    "set",
-    "data",
-    "dataset",
-    "split",
-    "image",
-    "images",
-    "img",
-    "imgs",
-    "picture",
-    "pictures",
-    "photos",
-    "seg",
-}
-ENDINGS = ("dataset", "images", "split", "data", "sets", "set")
+LONGEST = 200  # bytes of a run's name: file systems take 255, and temporary names are longer than what they stand for
+UNREADABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, line and paragraph separators
 
 
-def split_of(name: str) -> str | None:
-    """The split that a name like Training or VALID_set stands for: ``train``, ``val``, ``test``, or None."""
-    words = [word for word in re.split(r"[\W_\d]+", clean(name).casefold()) if word and word not in ORNAMENTS]
-    if len(words) != 1:
-        return None
-    stems = [words[0], *(words[0].removesuffix(ending) for ending in ENDINGS)]
-    for split, spellings in SPELLINGS.items():
-        if any(stem in spellings for stem in stems):
-            return split
-    return None
+def readable(text: str) -> bool:
+    """Whether a text is one line and has an encoding."""
+    return all(unicodedata.category(char) not in UNREADABLE for char in text)
 
 
-def clean(name: str) -> str:
-    """A name without blanks around it, in the composed form of Unicode, so that what looks equal is equal."""
-    return unicodedata.normalize("NFC", name.strip())
+def printable(text: str) -> str:
+    """The text on one line: what is not readable as backslash escapes."""
+    if readable(text):
+        return text
+    return "".join(char if readable(char) else char.encode("unicode_escape").decode() for char in text)
 
 
-def label_of(name: str, where: str) -> str:
-    """The label that a folder's or a table's name gives; raises for one that no file could hold."""
-    label = clean(name)
-    if not label:
-        raise LfdeployError(f"{where} has a class without a name ({name!r}); give it one.")
-    if not label.isprintable():
-        raise LfdeployError(f"{where} has the class {name!a}, which cannot be printed; rename it.")
-    return label
+def check_name(name: str | None) -> None:
+    """Raise `UsageError` for what cannot be a run's name."""
+    if name is None:
+        return
+    plain = Path(name).name == name and not name.startswith((".", "-")) and name not in ("", "latest")
+    if not plain or not readable(name):
+        raise UsageError(f"--name is '{printable(name)}'; it must be the plain name of a directory in --runs.")
+    if len(name.encode()) > LONGEST:
+        raise UsageError(f"--name is {len(name.encode())} bytes long; at most {LONGEST} can be the name of a directory.")
 
 
-def check_labels(labels: Iterable[str], where: str) -> None:
-    """Raise for two names of classes that a person would take for one."""
-    seen: dict[str, str] = {}
-    for label in labels:
-        key = clean(label).casefold()
-        if key in seen:
-            kind = "twice the class" if label == seen[key] else "the classes"
-            names = f"'{seen[key]}' and '{label}', which differ only in case"
-            if label == seen[key]:
-                names = f"'{label}'"
-            raise LfdeployError(f"{where} has {kind} {names}. Merge or rename them.")
-        seen[key] = label
+def check_classes(classes: Iterable[str], data: str) -> None:
+    """Raise `LfdeployError` for a class name that is no line of text, so that files with one class a line can hold it."""
+    for name in classes:
+        if not name.strip() or not readable(name):
+            raise LfdeployError(f"{printable(data)}: the class name '{printable(name)}' is not a line of readable text. Rename it.")
 
 
-def some(names: Iterable[str], most: int = 3) -> str:
-    """The first few of many names, for a sentence."""
-    listed = list(names)
-    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
-
-
-def counted(count: int, noun: str) -> str:
-    """Like 1 picture, 30 pictures, 4,000 files."""
-    plural = {"class": "classes"}.get(noun, f"{noun}s")
-    return f"{count:,} {noun if count == 1 else plural}"
+def stem_of(text: str) -> str:
+    """What a run that was given no name may be called after: the text without what `check_name` refuses."""
+    plain = "".join(char if readable(char) and char != "/" else "_" for char in text).lstrip(".-")
+    return plain.encode()[: LONGEST - 20].decode(errors="ignore") or "run"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lfdeploy.names import counted, some
+from lfdeploy.labels import counted, some
 from lfdeploy.sources import Labels, Source
 
 if TYPE_CHECKING:

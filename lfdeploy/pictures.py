@@ -12,7 +12,7 @@ import numpy as np
 from lfdeploy.config import DataConfig
 from lfdeploy.data import Data, Fault, Report, decode_all, load, name_of, part_of
 from lfdeploy.errors import LfdeployError
-from lfdeploy.names import counted, some
+from lfdeploy.labels import counted, some
 from lfdeploy.numbers import remarks_on, unread
 from lfdeploy.recall import Changes, Index, Listing, listed, match, recalled
 from lfdeploy.record import NO_PIXELS, SPLITS, Record

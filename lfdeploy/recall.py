@@ -15,7 +15,7 @@ from lfdeploy import data
 from lfdeploy.data import Report, part_of, paths_of, silent
 from lfdeploy.errors import PictureError
 from lfdeploy.images import Pixels, fit_all, prepare
-from lfdeploy.names import counted, some
+from lfdeploy.labels import counted, some
 from lfdeploy.record import SPLITS, Record
 from lfdeploy.sources import Source
 from lfdeploy.splits import Digests, Files, Split, bytes_digest, digest_of, file_digest, pixel_digest, workers

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from errno import EEXIST, ENOTDIR, ENOTEMPTY
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfdeploy.config import DataConfig
 from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.locks import owner_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from lfdeploy.record import Record
 
 SCHEMA = 1
+DIVERGED = "diverged.json"  # in a run whose loss became no number
 
 
 def write_json(path: Path, value: object) -> None:
     """Write under a temporary name, then rename: a file that exists is whole."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode(errors="backslashreplace"))  # a path that is no UTF-8 is escaped as JSON does it
 
 
 def write_bytes(path: Path, blob: bytes) -> None:
     """Write under a temporary name, then rename."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.write_bytes(blob)
         os.replace(partial, path)
-    except OSError:
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        error.filename = str(path)  # what the reader knows, rather than the temporary name
+        raise
+    except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def check_name(name: str | None) -> None:
-    """Raise `UsageError` for what cannot be a run's name."""
-    if name is not None and (name.startswith(".") or name in ("", "latest") or Path(name).name != name):
-        raise UsageError(f"--name is '{name}'; it must be the plain name of a directory in --runs.")
 
 
 def may_write(flag: str, name: str) -> None:
@@ -78,7 +78,7 @@ class Run:
     def read(self, file: str) -> dict[str, Any]:
         """One of the run's JSON documents."""
         try:
-            value: dict[str, Any] = json.loads((self.path / file).read_text())
+            value: dict[str, Any] = json.loads((self.path / file).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise LfdeployError(f"{self.path} has no {file}; it is not a run of lfdeploy.") from None
         except ValueError as error:
@@ -100,11 +100,37 @@ class Run:
         """Where exports of this run go."""
         return self.path / "artifacts"
 
+    @property
+    def lock(self) -> Path:
+        """The lock that a training holds."""
+        return self.path / ".lock"
+
+    def diverged(self) -> str:
+        """What to say of a run whose loss became no number; empty for any other."""
+        if not (self.path / DIVERGED).exists():
+            return ""
+        found = self.read(DIVERGED)
+        return (
+            f"The loss is {found['loss']} in epoch {found['epoch']}: run {self.name} diverged. "
+            f"Train again with a smaller rate: --lr {found['lr'] / 4:g}."
+        )
+
     def finished(self) -> Run:
-        """The run itself, or an error that says how to finish it."""
-        if not (self.path / "summary.json").exists():
-            raise LfdeployError(f"Run {self.name} has not finished training. Finish it with: lfdeploy train --resume {shown(self.path)}")
-        return self
+        """The run itself, or an error that says how to finish it, or which other one could be named."""
+        if (self.path / "summary.json").exists():
+            return self
+        if self.diverged():
+            raise LfdeployError(self.diverged())
+        from lfdeploy.runs import newest_first
+
+        done = [run.name for run in newest_first(self.path.parent) if (run.path / "summary.json").exists()]
+        other = f" Or name a finished run: {done[0]}" if done else ""
+        owner = owner_of(self.lock)
+        if owner:
+            raise LfdeployError(f"Run {self.name} is still in training, by {owner}. Wait for it to end.{other}")
+        raise LfdeployError(
+            f"Run {self.name} has not finished training. Finish it with: lfdeploy train --resume {shown(self.path)}.{other}"
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights by name, read without executing code."""
@@ -145,9 +171,13 @@ class Run:
         return read_record(self.path, spec["classes"], int(spec["image_size"]), spec["data_fingerprint"])
 
     def data(
-        self, other: str | None = None, report: Report = lambda done, total: None, need: Sequence[str] = ("test",), alone: bool = False
+        self,
+        other: str | None = None,
+        report: Report = lambda done, total: None,
+        need: Sequence[str] = ("test",),
+        alone: bool = False,
     ) -> Data:
-        """The pictures of this run, prepared and split as they were in training; with ``other`` those of another place.
+        """The pictures of this run, split as they were in training; with ``other`` those of another place.
 
         ``need``, ``alone``: see `lfdeploy.pictures.pictures_of`.
         """
@@ -163,64 +193,6 @@ def config_json(config: object) -> dict[str, Any]:
         if values.get(key) and Path(values[key]).exists():
             values[key] = str(Path(values[key]).resolve())
     return dict(values)
-
-
-def new_run(runs: Path, name: str | None, stem: str, documents: Mapping[str, object]) -> Run:
-    """A new run's directory with its first documents, whole from the first moment: named, or by ``stem`` and the next free number."""
-    runs.mkdir(parents=True, exist_ok=True)
-    staged = runs / f".new.{os.getpid()}"
-    staged.mkdir()
-    number = 1
-    try:
-        for file, document in documents.items():
-            if isinstance(document, bytes):
-                write_bytes(staged / file, document)
-            else:
-                write_json(staged / file, document)
-        while True:
-            path = runs / (name or f"{stem}-{number}")
-            try:
-                if path.exists():
-                    raise FileExistsError
-                os.rename(staged, path)
-                return Run(path)
-            except OSError as error:
-                if error.errno not in (None, EEXIST, ENOTDIR, ENOTEMPTY):
-                    raise
-                if name is not None:
-                    raise LfdeployError(f"There is a run '{name}' in {runs}/ already. Choose another --name, or --resume {name}.") from None
-                number += 1
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def resolve(run: str | Path | None, runs: str | Path = "runs") -> Run:
-    """A run by path or name; None means runs/latest. Raises with the names there are."""
-    if run is not None:
-        for path in (Path(run), Path(runs) / run):
-            if (path / "config.json").is_file():
-                return Run(path.resolve() if path.is_symlink() else path)
-        names = ", ".join(sorted(r.name for r in all_runs(runs))) or "none; make one with: lfdeploy train"
-        raise LfdeployError(f"There is no run '{run}'. Runs in {runs}/: {names}.")
-    latest = Path(runs) / "latest"
-    if not (latest / "config.json").is_file():
-        raise LfdeployError(f"There is no run in {runs}/ yet. Make one with: lfdeploy train")
-    return Run(Path(runs) / latest.resolve().name)
-
-
-def all_runs(runs: str | Path) -> list[Run]:
-    """Every run in a directory, oldest first."""
-    found = [p for p in Path(runs).glob("*") if (p / "config.json").is_file() and not p.is_symlink()]
-    return [Run(p) for p in sorted(found, key=lambda p: (p / "config.json").stat().st_mtime)]
-
-
-def point_latest(run: Run) -> None:
-    """Make runs/latest a link to this run, in one step."""
-    link = run.path.parent / "latest"
-    partial = run.path.parent / f".latest.{os.getpid()}"
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(run.path.name)
-    os.replace(partial, link)
 
 
 def shown(path: Path) -> str:

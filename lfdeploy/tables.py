@@ -24,7 +24,9 @@ def trained(run: Run) -> None:
     columns = ["", f"kept epoch {summary['kept_epoch']}", f"last epoch {summary['epochs']}"]
     title = f"Top-1 on {summary['data']['test']:,} test pictures, %"
     table(title, columns, [[name, f"{a:.2f}", f"{b:.2f}"] for name, a, b in rows])
-    say(f"{summary['images_per_second']:,.0f} images/s on {summary['device']}; curves.png and confusion.png are in {shown(run.path)}")
+    drawn = [name for name in ("curves.png", "confusion.png") if (run.path / name).exists()]
+    places = f"; {' and '.join(drawn)} {'are' if len(drawn) > 1 else 'is'} in {shown(run.path)}" if drawn else ""
+    say(f"{summary['images_per_second']:,.0f} images/s on {summary['device']}{places}")
     say(f"Next: lfdeploy export --{'fused' if test['fused'] is not None else 'peer 0'} --format onnx")
 
 

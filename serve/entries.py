@@ -13,8 +13,8 @@ from lfdeploy.artifact import Artifact, of_run
 from lfdeploy.artifact import resolve as resolve_artifact
 from lfdeploy.errors import LfdeployError
 from lfdeploy.predict import Predictor
-from lfdeploy.run import resolve as resolve_run
 from lfdeploy.run import shown
+from lfdeploy.runs import resolve as resolve_run
 
 #: What parity's verdicts are called on the page.
 VERDICTS = {"pass": "verified", "unverified": "unverified", "fail": "parity failed"}

@@ -31,13 +31,9 @@ def save(run: Run, cohort: nn.Module, optimizer: torch.optim.Optimizer, progress
 
 def load(run: Run, cohort: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
     """Restore everything and return the progress; None when nothing was saved yet."""
-    path = run.path / FILE
-    if not path.exists():
+    state = _state(run)
+    if state is None:
         return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip and pickle errors of many kinds
-        raise LfdeployError(f"{path} is damaged: {error}. Train again.") from None
     cohort.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
@@ -45,3 +41,20 @@ def load(run: Run, cohort: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
         torch.cuda.set_rng_state_all(state["cuda_rng"])
     progress: dict[str, Any] = state["progress"]
     return progress
+
+
+def saved(run: Run) -> tuple[int, int] | None:
+    """The epoch and the step, both from 0, at which the saved state goes on; None when nothing was saved yet."""
+    state = _state(run)
+    return None if state is None else (state["progress"]["epoch"], state["progress"]["step"])
+
+
+def _state(run: Run) -> dict[str, Any] | None:
+    path = run.path / FILE
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip and pickle errors of many kinds
+        raise LfdeployError(f"{path} is damaged: {error}. Train again.") from None
+    return state

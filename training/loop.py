@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -23,14 +19,18 @@ from lfdeploy.data import Data, load
 from lfdeploy.devices import pick
 from lfdeploy.errors import Interrupted, LfdeployError, choose
 from lfdeploy.images import RESIZE
+from lfdeploy.locks import Lock
 from lfdeploy.models import ARCHITECTURES, create
+from lfdeploy.names import check_classes, stem_of
 from lfdeploy.pictures import resumed
-from lfdeploy.run import SCHEMA, Run, check_name, config_json, new_run, point_latest, shown, versions, write_bytes, write_json
+from lfdeploy.run import DIVERGED, SCHEMA, Run, config_json, shown, versions, write_bytes, write_json
+from lfdeploy.runs import may_begin, new_run, point_latest
 from training import checkpoint, plots
 from training.augment import normalise
 from training.batches import Augment, Batches, pixel_statistics
 from training.engine import Engine, pick_precision, threads_for
 from training.evaluate import evaluate_cohort
+from training.guards import check_batch_of_one, interruptible, lock_to_resume, what_is_kept
 from training.methods import METHODS
 from training.schedule import learning_rate, ramp_up
 
@@ -59,21 +59,32 @@ def train(config: TrainConfig, name: str | None = None, runs: str | Path = "runs
     ``resume`` continues that run under its own settings (``config`` is then ignored). Raises `Interrupted` after
     Ctrl-C or SIGTERM, with the state saved, and `LfdeployError` for what the user can mend.
     """
-    if resume is not None:
-        if (resume.path / "summary.json").exists():
-            raise LfdeployError(f"Run {resume.name} has finished already; there is nothing to resume.")
-        config = _config_of(resume)
-    choose("method", config.method, list(METHODS))
-    setup = _prepare(config, name, Path(runs), resume)
+    held = [lock_to_resume(resume)] if resume is not None else []
     try:
-        with _interruptible() as interrupted:
-            _epochs(setup, interrupted)
-            _finish(setup, config)
-            if interrupted:
-                raise Interrupted(f"Interrupted, but run {setup.run.name} had just finished; nothing is lost.")
+        if resume is not None:
+            config = _config_of(resume)
+        setup = _prepare(config, name, Path(runs), resume, held)
+        try:
+            with interruptible() as interrupted:
+                _train(setup, config, interrupted)
+        finally:
+            setup.engine.close()
     finally:
-        setup.engine.close()
+        for lock in held:
+            lock.release()
     return setup.run
+
+
+def _train(setup: Setup, config: TrainConfig, interrupted: list[int]) -> None:
+    try:
+        _epochs(setup, interrupted)
+        _finish(setup, config, interrupted)
+    except OSError as error:
+        if not error.strerror:
+            raise
+        raise LfdeployError(what_is_kept(setup.run, error)) from None
+    if interrupted:
+        raise Interrupted(f"Interrupted, but run {setup.run.name} had just finished; nothing is lost.")
 
 
 def _config_of(run: Run) -> TrainConfig:
@@ -85,8 +96,11 @@ def _config_of(run: Run) -> TrainConfig:
         raise LfdeployError(f"{run.path}/config.json is not of this version: {error}.") from None
 
 
-def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | None) -> Setup:
-    check_name(name)
+def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | None, held: list[Lock]) -> Setup:
+    """Everything until the first step; the lock of a run that begins here is added to ``held``."""
+    if resume is None:
+        may_begin(runs, name)
+    choose("method", config.method, list(METHODS))
     method = METHODS[config.method]
     options = parse_options(method.options, config.option, config.method)
     device = pick(config.device)
@@ -94,6 +108,7 @@ def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | No
     with decoding() as report:
         largest = min([ARCHITECTURES[a].largest for a in names], default=64)
         data = load(config, report, largest, say) if resume is None else resumed(resume, report)
+    check_classes(data.classes, config.data)
     archs = config.archs(data.arch)
     torch.manual_seed(config.seed)
     peers = [create(arch, len(data.classes)) for arch in archs]
@@ -108,6 +123,8 @@ def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | No
     mean_t, std_t = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     first = torch.from_numpy(data.train.images[:64].copy()).to(device)
     dtype, precision = pick_precision(config.precision, cohort, device, normalise(first, mean_t, std_t))
+    if batch == 1:
+        check_batch_of_one(cohort, normalise(first[:1], mean_t, std_t))
     threads = threads_for(config.threads, cohort, device)
     engine = Engine(cohort, method.graph(cohort, options), device, dtype, threads)
     optimizer = torch.optim.SGD(cohort.parameter_groups(config.weight_decay), lr=config.lr, momentum=0.9, nesterov=True, foreach=True)
@@ -120,8 +137,10 @@ def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | No
         "data_fingerprint": data.fingerprint,
     }  # fmt: skip
     if resume is None:
-        stem = "-".join((data.name, config.method, *dict.fromkeys(archs)))
-        run = new_run(runs, name, stem, {"config.json": config_json(config), "spec.json": spec, record.FILE: record.to_bytes(data)})
+        stem = stem_of("-".join((data.name, config.method, *dict.fromkeys(archs))))
+        documents = {"config.json": config_json(config), "spec.json": spec, record.FILE: record.to_bytes(data)}
+        run, lock = new_run(runs, name, stem, documents)
+        held.append(lock)
     else:
         run = resume
     point_latest(run)
@@ -142,29 +161,6 @@ def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | No
 def _on_cpu(archs: tuple[str, ...], data: Data) -> list[Any]:
     with torch.random.fork_rng(devices=[]):
         return [create(arch, len(data.classes)) for arch in archs]
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """A list that receives SIGINT and SIGTERM instead of the process, so that a step can end first."""
-    import threading
-
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait
-        caught.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _epochs(s: Setup, interrupted: list[int]) -> None:
@@ -191,34 +187,40 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
                     sums[name] = sums[name] + part.double() if name in sums else part.double()
                 meter.at((done + 1) * size, f"epoch {epoch + 1}/{s.epochs}")
                 if interrupted:
-                    seconds = progress["seconds"] + time.perf_counter() - began
-                    progress.update(epoch=epoch, step=step + 1, sums={n: float(v) for n, v in sums.items()}, seconds=seconds)
+                    spent = time.perf_counter() - began
+                    progress.update(epoch=epoch, step=step + 1, sums={n: float(v) for n, v in sums.items()})
+                    progress.update(seconds=progress["seconds"] + spent, part=progress.get("part", 0.0) + spent)
                     checkpoint.save(run, cohort, s.optimizer, progress)
                     raise Interrupted(f"Interrupted; the state is saved. Go on with: lfdeploy train --resume {shown(run.path)}")
-            row = _close_epoch(s, epoch, sums, progress, time.perf_counter() - began, (s.batches.steps - start) * size)
+            row = _close_epoch(s, epoch, sums, progress, time.perf_counter() - began)
             checkpoint.save(run, cohort, s.optimizer, progress)
             say(_line(row, s.epochs, meter.left()))
 
 
-def _close_epoch(s: Setup, epoch: int, sums: dict[str, Tensor], progress: dict[str, Any], seconds: float, images: int) -> dict[str, Any]:
-    """Evaluate on val, keep the weights if they are the best, write the metrics line, move on."""
+def _close_epoch(s: Setup, epoch: int, sums: dict[str, Tensor], progress: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Evaluate on val, keep the weights if they are the best, write the metrics line, move on.
+
+    ``seconds`` of this sitting; those of an interrupted epoch's earlier ones are in ``progress``.
+    """
     parts = {name: float(value) / s.batches.steps for name, value in sums.items()}
     loss = sum(parts.values())
     if not math.isfinite(loss):
-        raise LfdeployError(f"The loss is {loss} in epoch {epoch + 1}. Train again with a smaller rate: --lr {s.lr / 4:g}.")
+        write_json(s.run.path / DIVERGED, {"epoch": epoch + 1, "loss": str(loss), "lr": s.lr})
+        raise LfdeployError(s.run.diverged())
     val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std).top1 if len(s.data.val) else {}
     shipped = [value for name, value in val.items() if name.startswith("peer") or name == "fused"]
     score = sum(shipped) / len(shipped) if shipped else float(epoch)
     if score >= progress["best"]:
         progress.update(best=score, kept_epoch=epoch + 1)
         _keep(s)
+    whole = progress.get("part", 0.0) + seconds
     row = {
         "epoch": epoch + 1, "loss": loss, "parts": parts, "lr": s.optimizer.param_groups[0]["lr"], "val": val,
-        "images_per_second": images / seconds, "seconds": seconds,
+        "images_per_second": s.batches.steps * s.batches.batch_size / whole, "seconds": whole,
     }  # fmt: skip
-    with (s.run.path / "metrics.jsonl").open("a") as file:
+    with (s.run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-    progress.update(epoch=epoch + 1, step=0, sums={}, seconds=progress["seconds"] + seconds)
+    progress.update(epoch=epoch + 1, step=0, sums={}, seconds=progress["seconds"] + seconds, part=0.0)
     return row
 
 
@@ -242,26 +244,23 @@ def _line(row: dict[str, Any], epochs: int, left: float) -> str:
     return f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}  {'val ' + val if val else ''}  {rest}"
 
 
-def _finish(s: Setup, config: TrainConfig) -> None:
-    """Touch the test split, once for the last epoch and once for the kept one; write the summary and the plots."""
+def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
+    """Touch the test split, once for the last epoch and once for the kept one; write the summary, then the plots."""
     run, cohort = s.run, s.engine.cohort
-    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     progress = checkpoint.load(run, cohort, s.optimizer)
     assert progress is not None
-    last = evaluate_cohort(s.engine, s.data.test, s.mean, s.std)
-    cohort.load_state_dict(run.tensors())
-    kept = evaluate_cohort(s.engine, s.data.test, s.mean, s.std)
-    val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std).document() if len(s.data.val) else None
-    title = f"{run.name}: {run.spec['method']}, {' + '.join(run.spec['archs'])}"
-    plots.curves(rows, run.path / "curves.png", title)
-    node = "fused" if "fused" in kept.top1 else "peer0"
-    plots.confusion(
-        s.data.test.labels,
-        kept.predicted,
-        s.data.classes,
-        run.path / "confusion.png",
-        f"{run.name}: {node}, test, top-1 {kept.top1[node]:.1f} %",
-    )
+    with Meter("Evaluating", 2 * len(s.data.test) + len(s.data.val), "pictures") as meter:
+
+        def tick(count: int) -> None:
+            meter.at(meter.done + count)
+            if interrupted:
+                raise Interrupted(f"Interrupted; training is done, its evaluation is not: lfdeploy train --resume {shown(run.path)}")
+
+        last = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
+        cohort.load_state_dict(run.tensors())
+        kept = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
+        val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, tick).document() if len(s.data.val) else None
     images = s.batches.steps * s.batches.batch_size * len(rows)
     summary = {
         "method": config.method, "archs": run.spec["archs"], "epochs": s.epochs, "kept_epoch": progress["kept_epoch"],
@@ -274,3 +273,4 @@ def _finish(s: Setup, config: TrainConfig) -> None:
         "device": s.engine.device, "precision": s.precision.split()[0], "seed": config.seed, "versions": versions(),
     }  # fmt: skip
     write_json(run.path / "summary.json", summary)
+    plots.draw(run, rows, s.data, kept.predicted, "fused" if "fused" in kept.top1 else "peer0")

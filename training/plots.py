@@ -1,24 +1,76 @@
-"""curves.png and confusion.png of a run."""
+"""curves.png and confusion.png of a run: ornaments, which may fail without a loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lfdeploy.console import say
+from lfdeploy.data import Data
+from lfdeploy.names import printable
+from lfdeploy.run import Run
+
 INK, GRID = "#333a44", "#e3e6ea"
+FONT = "DejaVu Sans"  # comes with matplotlib
+BOXES = "Last Resort"  # a font that has a box for every letter there is
+LONGEST = 28  # letters of a class name in a picture
 
 
-def _figure(width: float, height: float, panels: int) -> Any:
+def draw(run: Run, rows: Sequence[dict[str, Any]], data: Data, answers: NDArray[np.int64], node: str) -> None:
+    """Both pictures: of the epochs' ``rows``, and of the ``answers`` (N,) that ``node`` gave on the test pictures."""
+    spec, truth = run.spec, data.test.labels
+    top1 = 100 * float((answers == truth).mean())
+    title = f"{run.name}: {spec['method']}, {' + '.join(spec['archs'])}"
+    attempt(run.path / "curves.png", lambda path: curves(rows, path, title))
+    title = f"{run.name}: {node}, test, top-1 {top1:.1f} %"
+    attempt(run.path / "confusion.png", lambda path: confusion(truth, answers, data.classes, path, title))
+
+
+def attempt(path: Path, drawing: Callable[[Path], None]) -> None:
+    """Draw one picture; what hinders it, like a font or a full disk, is a line."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # else it tells of its caches and of fonts
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            drawing(path)
+    except Exception as error:  # fonts, caches and disks fail in many ways
+        said = str(error).strip().splitlines()
+        say(f"Note: {path.name} could not be drawn ({printable(said[0]) if said else type(error).__name__}); all else is there.")
+
+
+def legible(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names as a picture can show them, a class's number where no installed font has its letters, and the fonts."""
+    from matplotlib.font_manager import findfont, fontManager, get_font
+
+    lacking = {ord(char) for name in names for char in name} - set(get_font(findfont(FONT)).get_charmap())
+    fonts = [FONT]
+    real = [entry for entry in fontManager.ttflist if not entry.name.startswith(BOXES)]
+    for entry in real if lacking else ():
+        letters = lacking & set(get_font(entry.fname).get_charmap())
+        if letters:
+            fonts.append(entry.name)
+            lacking -= letters
+    shown = []
+    for number, name in enumerate(names):
+        short = name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+        shown.append(str(number) if lacking & set(map(ord, name)) else short)
+    return shown, fonts
+
+
+def _figure(width: float, height: float, panels: int, fonts: Sequence[str] = (FONT,)) -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({
+        "font.family": list(fonts), "text.parse_math": False,
         "font.size": 10, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
         "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
         "grid.color": GRID, "axes.axisbelow": True, "figure.facecolor": "white", "axes.titlelocation": "left",
@@ -30,9 +82,12 @@ def _save(figure: Any, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     partial = path.with_name(f".{path.name}.partial.png")
-    figure.savefig(partial, dpi=130)
-    plt.close(figure)
-    partial.replace(path)
+    try:
+        figure.savefig(partial, dpi=130)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+        plt.close(figure)
 
 
 def curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
@@ -67,7 +122,8 @@ def confusion(truth: NDArray[np.int64], answer: NDArray[np.int64], classes: Sequ
     np.add.at(matrix, (truth, answer), 1)
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     named = count <= 25
-    figure, axes = _figure(6.6 if named else 12, 6, 1 if named else 2)
+    classes, fonts = legible(classes)
+    figure, axes = _figure(6.6 if named else 12, 6, 1 if named else 2, fonts)
     axis = axes if named else axes[0]
     axis.grid(False)
     axis.imshow(share, cmap="Blues", vmin=0, vmax=100)

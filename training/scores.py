@@ -15,8 +15,9 @@ from lfdeploy.console import Meter, decoding, say
 from lfdeploy.data import Split
 from lfdeploy.errors import LfdeployError
 from lfdeploy.models.deploy import targets
-from lfdeploy.run import Run, all_runs
-from lfdeploy.run import resolve as resolve_run
+from lfdeploy.run import Run
+from lfdeploy.runs import all_runs
+from lfdeploy.runs import resolve as resolve_run
 
 
 def evaluate(

@@ -1,22 +1,28 @@
 """OpenVINO IR: model.xml and model.bin, on the CPU.
 
 OpenVINO may compute in bf16 by itself where the processor has it, which costs fp32 four digits. Here it is told f32
-and accuracy, and what it took is read back; so is whether an int8 file is really multiplied in int8.
+and accuracy, and what it took is read back; so is whether an int8 file is really multiplied in int8. On an x86 CPU
+without VNNI its int8 sums overflow (OpenVINO's "saturation issue"), so there the file's int8 numbers are multiplied in
+fp32: the same answers, but no faster than fp32.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked, output_names
+from lfdeploy.console import say
+from lfdeploy.devices import instruction_set, int8_saturates
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
 
 HINTS = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
+IN_FLOAT = {"LP_TRANSFORMS_MODE": "NO"}  # int8 numbers are widened before they are multiplied
 LAYERS = ("Convolution", "FullyConnected", "MatMul")
 METADATA = ("framework", "lfdeploy")  # where OpenVINO puts the ONNX file's metadata_props
 TELEMETRY = "openvino_telemetry"
@@ -82,16 +88,23 @@ class OpenVinoSession:
             raise LfdeployError("openvino runs on the CPU; --device cuda has no meaning here. For the GPU export --format onnx or trt.")
         self.manifest, self.lock = source.manifest, Lock()
         model = read_ir(source.file)
+        int8 = source.manifest.get("precision") == "int8"
+        widened = int8 and int8_saturates()
+        settings = HINTS | (IN_FLOAT if widened else {})
+        if source.threads:
+            settings = settings | {"INFERENCE_NUM_THREADS": str(source.threads)}
         try:
-            threads = {"INFERENCE_NUM_THREADS": str(source.threads)} if source.threads else {}
-            self.compiled = load().Core().compile_model(model, "CPU", HINTS | threads)
+            self.compiled = load().Core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise LfdeployError(f"{source.file.name} cannot be compiled by openvino: {_reason(error)}") from None
         arithmetic = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if arithmetic != "f32":
             raise LfdeployError(f"openvino gave {arithmetic} arithmetic where f32 was asked for.")
-        if source.manifest.get("precision") == "int8":
-            _require_int8(source.file.name, layers_of(self.compiled.get_runtime_model()), products_in_int8(model))
+        layers = layers_of(self.compiled.get_runtime_model())
+        if int8:
+            _require_products(source.file.name, layers, products_in_int8(model), "fp32" if widened else "int8")
+        if widened:
+            _say_widened(instruction_set())
         self.request = self.compiled.create_infer_request()
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
@@ -108,14 +121,19 @@ class OpenVinoSession:
 
 
 def layers_of(runtime: Any) -> dict[str, int]:
-    """How many convolutions and matrix products of a compiled model's runtime graph multiply in which precision."""
-    found: dict[str, int] = {}
+    """How many convolutions and matrix products of a compiled model's runtime graph multiply in which precision.
+
+    The kernel's name tells it (jit_avx2_I8, brgemm_avx2_f32): a layer's precision may be that of weights which the
+    kernel widens before it multiplies.
+    """
+    layers: dict[str, int] = {}
     for op in runtime.get_ops():
-        told = op.get_rt_info()
-        if told["layerType"].value in LAYERS:
-            kind = str(told["runtimePrecision"].value)
-            found[kind] = found.get(kind, 0) + 1
-    return found
+        facts = op.get_rt_info()
+        if facts["layerType"].value in LAYERS:
+            kind = str(facts["primitiveType"].value).rpartition("_")[2].lower()
+            kind = {"i8": "int8", "f32": "fp32"}.get(kind, kind)
+            layers[kind] = layers.get(kind, 0) + 1
+    return layers
 
 
 def products_in_int8(model: Any) -> int:
@@ -126,12 +144,19 @@ def products_in_int8(model: Any) -> int:
     )
 
 
-def _require_int8(name: str, layers: dict[str, int], wanted: int) -> None:
-    """Raise unless at least as many layers multiply in int8 as the file has int8 weights for."""
-    got = layers.get("u8", 0) + layers.get("i8", 0)
-    if not 0 < wanted <= got:
-        told = ", ".join(f"{count} in {kind}" for kind, count in sorted(layers.items()))
-        raise LfdeployError(f"openvino multiplies {told} on this processor where {name} has int8 weights for {wanted}. Export fp32.")
+def _require_products(name: str, layers: dict[str, int], weights: int, kind: str) -> None:
+    """Raise unless the file has int8 weights and at least as many layers multiply in this kind of number: int8, or all in fp32."""
+    count = layers.get(kind, 0)
+    if not 0 < weights <= count or (kind == "fp32" and len(layers) > 1):
+        products = ", ".join(f"{number} in {other}" for other, number in sorted(layers.items()))
+        wanted = f"{name} has int8 weights for {weights}, to be multiplied in {kind} here"
+        raise LfdeployError(f"openvino multiplies {products} on this processor where {wanted}. Export fp32.")
+
+
+@lru_cache(maxsize=1)
+def _say_widened(cpu: str) -> None:
+    """Say once in a process that int8 files are computed in fp32 here."""
+    say(f"Note: openvino's int8 sums overflow on a CPU without VNNI ({cpu}): it computes in fp32, as exact, no faster.")
 
 
 def _missing() -> str:

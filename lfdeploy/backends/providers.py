@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from lfdeploy.backends.base import Backend, Floats, Session, Source, checked, output_names
+from lfdeploy.backends.onnxruntime import session_options
 from lfdeploy.devices import gpus
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
@@ -100,8 +101,7 @@ def session_on(file: Path, provider: str, options: Mapping[str, str], pixels: Pi
     import onnxruntime as ort
 
     ort.set_default_logger_severity(4)  # what does not load is said below, in one line
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 4
+    settings = session_options()
     settings.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         settings.profile_file_prefix = str(Path(folder) / "profile")

@@ -15,7 +15,7 @@ from lfdeploy.config import DataConfig
 from lfdeploy.data import load
 from lfdeploy.errors import LfdeployError
 from lfdeploy.folders import folder
-from lfdeploy.names import split_of
+from lfdeploy.labels import split_of
 from lfdeploy.sources import Source
 
 sys.path.insert(0, str(Path(__file__).parent))

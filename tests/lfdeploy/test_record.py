@@ -18,7 +18,8 @@ from lfdeploy.config import DataConfig
 from lfdeploy.data import Data, load
 from lfdeploy.errors import LfdeployError
 from lfdeploy.pictures import resumed
-from lfdeploy.run import Run, new_run
+from lfdeploy.run import Run
+from lfdeploy.runs import new_run
 from lfdeploy.splits import Files
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -37,7 +38,9 @@ def begin(root: Path, data: Path, keep: bool = True, **settings: Any) -> tuple[R
     documents: dict[str, object] = {"config.json": asdict(config), "spec.json": spec}
     if keep:
         documents[record.FILE] = record.to_bytes(pictures)
-    return new_run(root / "runs", "r", "r", documents), pictures
+    run, lock = new_run(root / "runs", "r", "r", documents)
+    lock.release()
+    return run, pictures
 
 
 @pytest.fixture

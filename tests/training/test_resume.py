@@ -155,7 +155,7 @@ def test_sudden_death_at_every_place_of_an_epoch(
         elif place == "before the checkpoint":
             patch.setattr(checkpoint, "save", lethal(checkpoint.save, 2))
         else:
-            patch.setattr(loop.plots, "curves", lambda *args: die())
+            patch.setattr(loop, "write_json", lambda *args: die())
         with pytest.raises(Killed):
             train(config, "cut", tmp_path)
     run = Run(tmp_path / "cut")

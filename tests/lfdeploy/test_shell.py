@@ -1,0 +1,114 @@
+"""A command as a process: closed and full streams, other locales, and signals at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+START = "from lfdeploy.cli import main; main()"
+LIST = ["list", "archs", "--json"]
+
+
+def shell(line: str, *, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """A line for /bin/sh, in which ``lf`` is the command."""
+    text = f"lf() {{ {sys.executable} -c '{START}' \"$@\"; }}\n{line}"
+    return subprocess.run(
+        ["/bin/sh", "-c", text], cwd=cwd, env=os.environ | env, capture_output=True, encoding="utf-8", check=False
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "0<&-", "2>/dev/full", "0<&- 2>&-"])
+def test_json_is_answered_whatever_becomes_of_other_streams(closed: str, tmp_path: Path) -> None:
+    done = shell(f"lf list datasets --json {closed}", cwd=tmp_path)
+    assert done.returncode == 0
+    assert {row["data"] for row in json.loads(done.stdout)} >= {"digits", "DIR"}
+
+
+def test_a_closed_stream_is_no_file(tmp_path: Path) -> None:
+    """Where standard error is closed, the next file opened would get its number and all that is printed there."""
+    code = "import os, sys; from lfdeploy.shell import open_streams; open_streams(); os.write(2, b'x'); print(os.fstat(2).st_rdev)"
+    done = shell(f'{sys.executable} -c "{code}" 2>&-', cwd=tmp_path)
+    assert int(done.stdout) == Path(os.devnull).stat().st_rdev
+
+
+@pytest.mark.parametrize(("to", "code"), [(">/dev/full", 1), ("| head -c 1 >/dev/null", 0), (">&-", 0)])
+def test_an_output_that_takes_nothing_is_at_most_a_line(to: str, code: int, tmp_path: Path) -> None:
+    """``head`` ends the pipe after one byte; there is more to say than a pipe holds."""
+    done = shell(f"lf list --json --runs {'x' * 100} {to}", cwd=tmp_path)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+    assert done.returncode == code
+    assert ("The disk is full" in done.stderr) == (to == ">/dev/full")
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "C.UTF-8"}])
+def test_text_is_utf8_in_every_locale(locale: dict[str, str], tmp_path: Path) -> None:
+    """Names of runs and documents in them, read and printed."""
+    run = tmp_path / "runs" / "猫é"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text('{"method": "猫"}', encoding="utf-8")
+    (run / "spec.json").write_text('{"archs": ["é😀"]}', encoding="utf-8")
+    done = shell("lf list runs --json; lf list runs; lf doctor 犬", cwd=tmp_path, **locale)
+    assert "Traceback" not in done.stderr
+    rows, _ = json.JSONDecoder().raw_decode(done.stdout)
+    assert (rows[0]["run"], rows[0]["method"], rows[0]["networks"]) == ("猫é", "猫", "é😀")
+    names = ("猫é", "犬") if "UTF" in locale["LC_ALL"] else (r"\u732b\xe9", r"\u72ac")
+    assert names[0] in done.stdout.replace(json.dumps(rows), "")
+    assert f"There is no artifact '{names[1]}'" in done.stderr
+
+
+def test_a_message_is_one_line(tmp_path: Path) -> None:
+    done = shell('lf doctor "$(printf "a\\nb\\033[31m")"', cwd=tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert r"a\nb\x1b[31m" in done.stderr
+
+
+IN_IMPORT = f"""
+import importlib.abc, os, signal, sys
+class Interrupted(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == os.environ["MODULE"]:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupted())
+{START}
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "lfdeploy.config", "lfdeploy.listing", "lfdeploy.models"])
+def test_a_signal_in_an_import(module: str, tmp_path: Path) -> None:
+    """Sent to itself at the moment at which Python looks for the module."""
+    command, env = [sys.executable, "-c", IN_IMPORT, *LIST], os.environ | {"MODULE": module}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert done.stderr in ("", "Interrupted.\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_a_file_is_read(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    """The file is a pipe that gives nothing, so that the command is surely at it; nothing is half-written."""
+    os.mkfifo(tmp_path / "config.json")
+    command = [sys.executable, "-c", START, "train", "--config", "config.json"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    with (tmp_path / "config.json").open("w"):  # opens as soon as the command reads
+        process.send_signal(number)
+        said = process.communicate()[1]
+    assert process.returncode == code
+    assert said == "Interrupted.\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
+    """As of a job that a script put in the background."""
+    code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{IN_IMPORT}"
+    command, env = [sys.executable, "-c", code, *LIST], os.environ | {"MODULE": "lfdeploy.listing"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)
