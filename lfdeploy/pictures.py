@@ -218,11 +218,9 @@ def _judged(
         why = "".join(f". {remark}" for remark in remarks[:2])
         raise LfdeployError(f"{place} holds no pictures to be judged{why}.")
     trained_on = np.isin(split.digests, record.splits["train"].digests)
-    known = f"{counted(int(trained_on.sum()), 'picture')} of them run {run.name} was trained on"
-    if not trained_on.any():
-        known = "none of them trained on"
+    known = f"{int(trained_on.sum()) or 'none'} of them"
     which = "" if len(source.splits) == 1 else f" (its {name} split)"
-    remarks.append(f"all {counted(len(split), 'picture')} of {place}{which} are judged, {known}")
+    remarks.append(f"all {counted(len(split), 'picture')} of {place}{which} are judged; run {run.name} was trained on {known}")
     remarks += remarks_on({asked: split}, tuple(classes))
     splits = {part: _empty() for part in SPLITS} | own | {asked: split}
     data = _data(run, config, source, splits, remarks, tuple(fault.message for fault in faults))

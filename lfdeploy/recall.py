@@ -129,7 +129,7 @@ def match(
     classes: Sequence[str],
     size: int,
 ) -> tuple[dict[str, Index], Changes]:
-    """For each picture of the record its number in the listing, or -1: by its file's bytes, else by pixels."""
+    """For each picture of the record its number in the listing, or -1: by its bytes, else its pixels."""
     numbers = {name: np.full(len(split), -1, np.int64) for name, split in record.splits.items()}
     free = _by_digest(range(len(listing.paths)), listing.files)
     files = {name: split.files for name, split in record.splits.items()}
@@ -165,7 +165,7 @@ def _give(
     numbers: dict[str, Index],
     digests: dict[str, Digests],
 ) -> None:
-    """Give pictures of the record free numbers: of equal ones the same path's first, then the same class's."""
+    """Give pictures of the record free numbers: of equal ones at the same path, then of the same class."""
     for by_path, by_label in ((True, True), (True, False), (False, True), (False, False)):
         for name, split in record.splits.items():
             for row in np.flatnonzero(numbers[name] < 0).tolist():

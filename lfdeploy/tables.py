@@ -55,7 +55,9 @@ def exported(artifacts: Sequence[Artifact]) -> None:
             say(f"{a.name}: the ONNX file it was built from passed every check. On a machine with the GPU: lfdeploy verify {shown(a.path)}")
             say(f"{a.name}: built, UNVERIFIED: {a.manifest['parity']['reason']}.")
         else:
-            say(f"{a.name}: parity PASSED on {a.manifest['accuracy']['images']:,} test pictures: {shown(a.path)}")
+            accuracy = a.manifest["accuracy"]
+            whose = f"pictures of {accuracy['data']}" if "data" in accuracy else "test pictures"
+            say(f"{a.name}: parity PASSED on {accuracy['images']:,} {whose}: {shown(a.path)}")
 
 
 def verified(name: str, report: Any) -> None:

@@ -246,7 +246,7 @@ def test_other_pixels_from_the_same_bytes_are_said(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As with another version of the decoder: the fingerprint is then another, and every split is read again."""
+    """As with another version of the decoder: the fingerprint is another, and every split is read again."""
     from lfdeploy import splits
 
     run, then = begin(tmp_path, folder)
@@ -306,7 +306,7 @@ def test_all_of_a_folder_is_judged(tmp_path: Path, folder: Path) -> None:
     data = run.data(str(fresh))
     assert len(data.test) == 60 and data.whose == "fresh"
     assert data.trained_on is not None and not data.trained_on.any()
-    assert "all 60 pictures of" in remarks(data) and "none of them trained on" in remarks(data)
+    assert f"all 60 pictures of {fresh} are judged; run r was trained on none of them" in remarks(data)
     assert len(data.bad) == 1 and "cut.png" in remarks(data)
 
 
@@ -319,7 +319,7 @@ def test_pictures_that_were_trained_on_are_counted(tmp_path: Path, folder: Path)
     data = run.data(str(fresh))
     assert len(data.test) == 19
     assert data.trained_on is not None and data.trained_on.sum() == 4
-    assert "4 pictures of them run r was trained on" in remarks(data)
+    assert "run r was trained on 4 of them" in remarks(data)
     assert set(data.test.digests[data.trained_on].tolist()) <= set(then.train.digests.tolist())
 
 
