@@ -140,10 +140,10 @@ def some_pictures(run: Run, data: str | None, count: int) -> Pixels:
     if not count:
         return found
     config = run.data_config(data)
-    if data is None and ("/" in config.data or config.data.endswith(".npz")) and not Path(config.data).exists():
+    if data is None and ("/" in config.data or config.data.endswith((".npz", ".csv"))) and not Path(config.data).exists():
         raise LfdeployError(f"The run's data are no longer at {config.data}. Say where they are with --data, or use --images 0.")
-    splits = read_source(config.data, config.data_root).splits
-    pictures, labels = splits["test"] if "test" in splits and len(splits["test"][1]) else splits["train"]
+    splits = read_source(config.data, config.data_root, judged=True).splits
+    pictures, labels = splits["test"] if "test" in splits and len(splits["test"][1]) else next(iter(splits.values()))
     if not len(labels):
         raise LfdeployError(f"{config.data} holds no pictures.")
     chosen = np.unique(np.linspace(0, len(labels) - 1, min(count, len(labels))).astype(int))

@@ -47,8 +47,12 @@ def model_card(manifest: dict[str, Any]) -> str:
         f"| file | {' + '.join(f'`{n}`' for n in files)}, {manifest['bytes']:,} bytes, sha256 {hashes} |",
     ]
     if accuracy:
+        whose = "test pictures"
+        if "data" in accuracy:
+            whose = f"pictures of {accuracy['data']}, {accuracy['trained_on'] or 'none'} of them trained on"
+            whose = whose if accuracy["trained_on"] is not None else f"pictures of {accuracy['data']}"
         lines.append(
-            f"| top-1 | {accuracy['top1']:.2f} % on {accuracy['images']:,} test pictures "
+            f"| top-1 | {accuracy['top1']:.2f} % on {accuracy['images']:,} {whose} "
             f"(PyTorch: {accuracy['top1_reference']:.2f} %), measured with {accuracy['measured_on']} |"
         )
         for output, top1, module in table(accuracy):

@@ -188,7 +188,7 @@ def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Pa
         manifest["accuracy"] = found and {
             "split": "test", "images": found["images"], "top1": found["top1"], "top1_reference": found["top1_reference"],
             "measured_on": report["subject"], "chance": report.pop("chance"),
-        } | _of_members(report)  # fmt: skip
+        } | _of_members(report) | report.pop("judged", {})  # fmt: skip
         manifest["parity"] = report
         write_json(place / "manifest.json", sealed(manifest))
         if report["verdict"] == "fail":

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from export.members import combined, expanded
 from export.parity import Report, judge
@@ -21,9 +22,9 @@ from export.report import page
 from lfdeploy.artifact import Artifact, read, run_of
 from lfdeploy.backends import BACKENDS, chosen, executes
 from lfdeploy.chance import against_chance
-from lfdeploy.console import Meter, decoding
-from lfdeploy.data import Split
-from lfdeploy.errors import LfdeployError, ParityError
+from lfdeploy.console import Meter, decoding, say
+from lfdeploy.data import Data, Split
+from lfdeploy.errors import LfdeployError, ParityError, sentence
 from lfdeploy.locks import Lock
 from lfdeploy.models.together import ALL
 from lfdeploy.run import Run, write_json
@@ -63,6 +64,8 @@ def prove(
     """
     with decoding() as report:
         pictures = run.data(data, report)
+    for remark in pictures.remarks:
+        say(f"Note: {remark}.")
     split = pictures.test
     if images is not None and images < len(split):
         split = Split(
@@ -123,9 +126,14 @@ def main() -> None:
     """The fresh process: an order on standard input, reports beside the artifacts, an expected fault on standard output."""
     order = json.load(sys.stdin)
     try:
-        write_reports(Run(Path(order["run"])), [Path(place) for place in order["staged"]], order["data"])
+        with Meter("Parity"):
+            write_reports(Run(Path(order["run"])), [Path(place) for place in order["staged"]], order["data"])
     except LfdeployError as error:
         print(error)
+    except OSError as error:
+        if not error.strerror:
+            raise
+        print(sentence(error))
 
 
 def write_reports(run: Run, staged: Sequence[Path], data: str | None) -> None:
@@ -133,7 +141,7 @@ def write_reports(run: Run, staged: Sequence[Path], data: str | None) -> None:
 
     def done(artifact: Artifact, report: Report, ref: Reference) -> None:
         tested = on_test(artifact.manifest, report.logits, ref.images.labels)
-        document = report.document() | ({"probabilities": tested} if tested else {})
+        document = report.document() | ({"probabilities": tested} if tested else {}) | judged(ref.data)
         if report.comparison:
             right = round(report.comparison["top1"] * report.comparison["images"] / 100)
             document["chance"] = against_chance(right, ref.images.labels)
@@ -142,6 +150,14 @@ def write_reports(run: Run, staged: Sequence[Path], data: str | None) -> None:
         write_json(artifact.path / REPORT, document)
 
     prove(run, [read(place) for place in staged], data, done=done)
+
+
+def judged(data: Data) -> dict[str, Any]:
+    """For a report on other pictures than the run's: whose they are, and how many the run was trained on."""
+    if data.whose is None:
+        return {}
+    known = None if data.trained_on is None else int(data.trained_on.sum())
+    return {"judged": {"data": data.whose, "trained_on": known}}
 
 
 def require_verified(artifact: Artifact, report: Report) -> None:

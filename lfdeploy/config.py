@@ -8,6 +8,8 @@ from typing import Any
 
 from lfdeploy.errors import UsageError, choose
 
+LARGEST_SEED = 2**32 - 1  # each epoch draws from 2**20 x seed + epoch, of which PyTorch takes 64 bits
+
 
 def setting(default: Any, help: str, *, choices: Sequence[str] = (), metavar: str = "", short: str = "") -> Any:
     """A dataclass field that `lfdeploy.options.flags` turns into a command-line flag."""
@@ -25,7 +27,7 @@ def _positive(config: object, *names: str) -> None:
 class DataConfig:
     """Which pictures, at what size, split how. Two equal ones load the same arrays."""
 
-    data: str = setting("digits", "name, folder of class folders, or .npz", metavar="NAME|DIR|NPZ")
+    data: str = setting("digits", "name, folder of class folders, .npz, or .csv (path,label[,split])", metavar="NAME|DIR|FILE")
     data_root: str | None = setting(None, "where torchvision data sets live (default: ./data)", metavar="DIR")
     image_size: int | None = setting(None, "side of the model's square input (default: by data)", metavar="N")
     val_fraction: float = setting(0.1, "held out when there is no val/; 0 keeps the last epoch", metavar="F")
@@ -40,8 +42,8 @@ class DataConfig:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be from 0 to below 0.9.")
         if self.image_size is not None and not 8 <= self.image_size <= 1024:
             raise UsageError(f"--image-size is {self.image_size}; it must be from 8 to 1024.")
-        if self.seed < 0:
-            raise UsageError(f"--seed is {self.seed}; it must be 0 or greater.")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UsageError(f"--seed is {self.seed}; it must be from 0 to {LARGEST_SEED}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ bit for bit whether they come from a folder or an npz, under whatever names.
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,49 +18,33 @@ from numpy.typing import NDArray
 
 from lfdeploy.config import DataConfig
 from lfdeploy.errors import LfdeployError, PictureError
-from lfdeploy.images import MAX_PIXELS, Picture, Pixels, decode, fit, fit_all, prepare
+from lfdeploy.images import Pixels, fit_all, prepare
+from lfdeploy.numbers import drawn_out, outline, remarks_on, unread
 from lfdeploy.sources import Labels, Source, read
+from lfdeploy.splits import Files as Files
+from lfdeploy.splits import Split as Split
+from lfdeploy.splits import bytes_digest, file_digest, pixel_digest, workers
 
 RESIDENT_BYTES = 3 << 30
 Report = Callable[[int, int], None]
 
 
-class Files:
-    """Pictures that stay on disk: ``files[indices]`` decodes just those, in threads, to uint8 (B, S, S, 3)."""
-
-    def __init__(self, paths: Sequence[Path], size: int) -> None:
-        self.paths, self.size = list(paths), size
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: NDArray[np.int64] | slice) -> Pixels:
-        chosen = self.paths[index] if isinstance(index, slice) else [self.paths[i] for i in index]
-        with ThreadPoolExecutor(_workers()) as pool:
-            return np.stack(list(pool.map(lambda path: prepare(path, self.size), chosen)))
+def silent(done: int, total: int) -> None:
+    """A `Report` for nobody."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """One split: images uint8 (N, S, S, 3), an array or `Files`; labels (N,); a digest of all, and one of each picture's pixels."""
-
-    images: Pixels | Files
-    labels: Labels
-    digest: str
-    digests: NDArray[np.bytes_] = field(default_factory=lambda: np.zeros(0, "S16"))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batches(self, size: int) -> Iterator[tuple[Pixels, Labels]]:
-        """The whole split in order, ``size`` at a time."""
-        for start in range(0, len(self), size):
-            yield self.images[start : start + size], self.labels[start : start + size]
+def part_of(report: Report, start: int, total: int) -> Report:
+    """The report of one part of the work, which begins after ``start`` of ``total`` units."""
+    return lambda done, _: report(start + done, total)
 
 
 @dataclass(frozen=True)
 class Data:
-    """What `load` returns. ``remarks`` are sentences for the user; ``bad`` names pictures left out and why."""
+    """What `load` returns. ``remarks`` are sentences for the user; ``bad`` names pictures left out and why.
+
+    ``whose`` names pictures that are judged in place of the run's own test split; ``trained_on`` (N,) then
+    marks those that the run was trained on, and is None where that is not known.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -73,6 +57,9 @@ class Data:
     epochs: int
     arch: str
     flip: bool
+    bad_files: tuple[bytes, ...] = ()
+    whose: str | None = None
+    trained_on: NDArray[np.bool_] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -86,144 +73,176 @@ class Data:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    images: Pixels | Files
-    labels: Labels
-    digests: NDArray[np.bytes_]
+class Fault:
+    """A file that is no picture we can read: a word for the kind, a sentence, a digest of its bytes."""
 
-    def take(self, index: NDArray[np.int64]) -> _Prepared:
-        if isinstance(self.images, Files):
-            images: Pixels | Files = Files([self.images.paths[i] for i in index], self.images.size)
-        else:
-            images = self.images[index]
-        return _Prepared(images, self.labels[index], self.digests[index])
-
-    def split(self) -> Split:
-        digest = hashlib.sha256(self.digests.tobytes() + self.labels.tobytes()).hexdigest()
-        return Split(self.images, self.labels, digest, self.digests)
+    code: str
+    message: str
+    file: bytes
 
 
-def load(config: DataConfig, report: Report = lambda done, total: None, largest: int = 224) -> Data:
+def load(
+    config: DataConfig,
+    report: Report = silent,
+    largest: int = 224,
+    announce: Callable[[str], None] = lambda line: None,
+    together: bool = True,
+) -> Data:
     """Read, resize, split and check.
 
-    ``report(done, total)`` is called while pictures are decoded; ``largest`` caps the default image size.
+    ``report(done, total)`` is called while pictures are decoded, ``announce`` before that with what was read
+    and how it is understood; ``largest`` caps the default image size; ``together``: see `drawn_out`.
     Raises `LfdeployError` for no pictures, one class, an empty class, a corrupt picture under ``strict``.
     """
     source = read(config.data, config.data_root)
+    announce(outline(config.data, source))
     if len(source.classes) < 2:
-        raise LfdeployError(f"{config.data} has one class, '{source.classes[0]}'; a classifier needs at least two.")
+        one = f"{config.data} has one class, '{source.classes[0]}'"
+        raise LfdeployError(f"{one}; a classifier needs at least two.")
+    why = "".join(f". {remark}" for remark in source.remarks[:2])
     if not any(len(labels) for _, labels in source.splits.values()):
-        raise LfdeployError(f"{config.data} holds no pictures.")
+        raise LfdeployError(f"{config.data} holds no pictures{why}.")
     size = config.image_size or min(largest, source.image_size or _natural_size(source))
-    total = sum(len(labels) for _, labels in source.splits.values())
-    resident = total * size * size * 3 <= RESIDENT_BYTES
-    bad: list[str] = []
-    parts: dict[str, _Prepared] = {}
-    done = 0
-    for name, (pictures, labels) in source.splits.items():
-        parts[name] = _prepare(pictures, labels, size, resident, bad, lambda n, base=done: report(base + n, total))  # type: ignore[misc]
-        done += len(labels)
-    report(total, total)
-    if bad and config.strict:
-        raise LfdeployError(f"{bad[0]} ({len(bad)} such files; --strict was given)")
-    remarks = list(source.remarks)
-    present = np.bincount(parts["train"].labels, minlength=len(source.classes))
-    for label, count in enumerate(present):
+    faults: list[Fault] = []
+    found = decode_all(source, size, faults, report)
+    if faults and config.strict:
+        raise LfdeployError(f"{faults[0].message} ({len(faults)} such files; --strict was given)")
+    for label, count in enumerate(np.bincount(found["train"].labels, minlength=len(source.classes))):
         if count == 0:
-            raise LfdeployError(f"class '{source.classes[label]}' has no readable training picture. Add some, or remove it.")
-    if "test" not in parts:
-        parts["train"], parts["test"] = _hold_out(parts["train"], config.test_fraction, config.seed)
-        remarks.append(f"no test split: {len(parts['test'].labels)} pictures held out by seed {config.seed}")
-    shared = len(np.intersect1d(parts["train"].digests, parts["test"].digests))
-    if shared:
-        remarks.append(f"{shared} pictures are in both train and test (same pixels): test accuracy flatters by up to that")
-    if "val" not in parts:
-        parts["train"], parts["val"] = _hold_out(parts["train"], config.val_fraction, config.seed)
-    if len(parts["test"].labels) == 0:
+            empty = f"class '{source.classes[label]}' has no readable training picture{why}"
+            raise LfdeployError(f"{empty}. Add some, or remove it.")
+    parts, remarks = _split(found, config, together)
+    if len(parts["test"]) == 0:
         raise LfdeployError(f"{config.data}: the test split is empty; add pictures or raise --test-fraction.")
-    stem = config.data if not Path(config.data).exists() else Path(config.data).resolve().stem
+    remarks = [*source.remarks, *unread(faults), *remarks, *remarks_on(parts, source.classes)]
     return Data(
-        name=stem, classes=source.classes, image_size=size, bad=tuple(bad), remarks=tuple(remarks),
-        train=parts["train"].split(), val=parts["val"].split(), test=parts["test"].split(),
+        name=name_of(config.data), classes=source.classes, image_size=size,
+        train=parts["train"], val=parts["val"], test=parts["test"], remarks=tuple(remarks),
+        bad=tuple(fault.message for fault in faults), bad_files=tuple(fault.file for fault in faults),
         epochs=source.epochs, arch=source.arch, flip=source.flip,
     )  # fmt: skip
 
 
-def _workers() -> int:
-    return max(2, min(16, os.cpu_count() or 2))
+def name_of(data: str) -> str:
+    """A short name of what ``--data`` names."""
+    return data if not Path(data).exists() else Path(data).resolve().stem
+
+
+def decode_all(source: Source, size: int, faults: list[Fault], report: Report = silent) -> dict[str, Split]:
+    """Every split of a source at model size, in its order; what cannot be read goes to ``faults``."""
+    total = sum(len(labels) for _, labels in source.splits.values())
+    resident = total * size * size * 3 <= RESIDENT_BYTES
+    parts: dict[str, Split] = {}
+    done = 0
+    for name, (pictures, labels) in source.splits.items():
+        paths = paths_of(source, name)
+        if isinstance(pictures, np.ndarray):
+            parts[name] = _from_array(pictures, labels, paths, size)
+        else:
+            part = part_of(report, done, total)
+            parts[name] = _from_files(pictures, labels, paths, size, resident, faults, part)
+        done += len(labels)
+    report(total, total)
+    return parts
+
+
+def paths_of(source: Source, split: str) -> list[str]:
+    """Where each picture of a split is, from what ``--data`` named; for arrays its split and number."""
+    pictures, _ = source.splits[split]
+    if isinstance(pictures, np.ndarray):
+        return [f"{split}[{number}]" for number in range(len(pictures))]
+    root = source.root
+    inside = [path.relative_to(root) if root and path.is_relative_to(root) else path for path in pictures]
+    return [str(path) for path in inside]
+
+
+def _split(
+    found: Mapping[str, Split],
+    config: DataConfig,
+    together: bool,
+) -> tuple[dict[str, Split], list[str]]:
+    """Train, val and test in the order of their content, held out of train where the source has none."""
+    remarks: list[str] = []
+    left = found["train"].by_content()
+    held: dict[str, NDArray[np.int64]] = {}
+    for name, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
+        if name in found:
+            continue
+        train = found["train"]
+        mask = drawn_out(train.digests[left], train.labels[left], fraction, config.seed, together)
+        held[name], left = left[mask], left[~mask]
+        if name == "test":
+            remarks.append(f"no test split: {len(held[name])} pictures held out by seed {config.seed}")
+    parts = {name: found[name].take(found[name].by_content()) for name in ("val", "test") if name in found}
+    parts |= {name: found["train"].take(index) for name, index in held.items()}
+    return {"train": found["train"].take(left)} | parts, remarks
 
 
 def _natural_size(source: Source) -> int:
     """The median short side of up to 200 training pictures, to the next multiple of 16 below, at least 16."""
+    from PIL import Image
+
     pictures, _ = source.splits["train"]
     if isinstance(pictures, np.ndarray):
         return int(min(pictures.shape[1:3]))
     sides = []
-    for path in pictures[:: max(1, len(pictures) // 200)]:
-        try:
-            from PIL import Image
-
-            with Image.open(path) as image:
-                sides.append(min(image.size) if image.width * image.height <= MAX_PIXELS else 0)
-        except OSError:
-            continue
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a header's odd tag or size is judged when the picture is decoded
+        for path in pictures[:: max(1, len(pictures) // 200)]:
+            try:
+                with Image.open(path) as image:
+                    sides.append(min(image.size))
+            except Exception:  # of many kinds; such a file is named and left out when it is decoded
+                continue
     median = int(np.median([side for side in sides if side] or [32]))
     return max(32, median // 16 * 16)
 
 
-def _prepare(
-    pictures: Pixels | list[Path], labels: Labels, size: int, resident: bool, bad: list[str], report: Callable[[int], None]
-) -> _Prepared:
-    """Bring pictures to size and into the order of their content."""
-    if isinstance(pictures, np.ndarray):
-        fitted = fit_all(pictures, size)
-        return _ordered(_Prepared(fitted, labels, np.array([_digest(image) for image in fitted], dtype="S16")))
+def _from_array(pictures: Pixels, labels: Labels, paths: list[str], size: int) -> Split:
+    fitted = fit_all(pictures, size)
+    digests = np.array([pixel_digest(image) for image in fitted], dtype="S16")
+    files = np.array([bytes_digest(image.tobytes()) for image in pictures], dtype="S32")
+    return Split(fitted, labels, "", digests, files, tuple(paths))
 
-    def one(path: Path) -> tuple[Pixels | None, bytes, str]:
+
+def _from_files(
+    pictures: list[Path],
+    labels: Labels,
+    paths: list[str],
+    size: int,
+    resident: bool,
+    faults: list[Fault],
+    report: Report,
+) -> Split:
+    """Decode files in threads, into one array where they all stay in memory."""
+    pixels = np.empty((len(pictures) if resident else 0, size, size, 3), np.uint8)
+
+    def one(number: int) -> tuple[bytes, bytes, Fault | None]:
+        file = file_digest(pictures[number])
         try:
-            picture: Picture = decode(path, size)
-            pixels = fit(picture.image, size)
+            image = prepare(pictures[number], size)
         except PictureError as error:
-            return None, b"", str(error)
-        return (pixels if resident else None), _digest(pixels), ""
+            return file, b"", Fault(error.code, str(error), file)
+        if resident:
+            pixels[number] = image
+        return file, pixel_digest(image), None
 
     kept: list[int] = []
-    pixels: list[Pixels] = []
-    digests = []
-    with ThreadPoolExecutor(_workers()) as pool:
-        for index, (image, digest, fault) in enumerate(pool.map(one, pictures)):
+    rows: list[tuple[bytes, bytes]] = []
+    with ThreadPoolExecutor(workers()) as pool:
+        for number, (file, digest, fault) in enumerate(pool.map(one, range(len(pictures)))):
             if fault:
-                bad.append(fault)
+                faults.append(fault)
             else:
-                kept.append(index)
-                digests.append(digest)
-                if image is not None:
-                    pixels.append(image)
-            if index % 64 == 0:
-                report(index)
-    images: Pixels | Files
+                kept.append(number)
+                rows.append((file, digest))
+            if number % 64 == 0:
+                report(number, len(pictures))
+    images: Pixels | Files = Files([pictures[i] for i in kept], size)
     if resident:
-        images = np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
-    else:
-        images = Files([pictures[i] for i in kept], size)
-    return _ordered(_Prepared(images, labels[kept], np.array(digests, dtype="S16")))
-
-
-def _digest(pixels: Pixels) -> bytes:
-    return hashlib.blake2b(pixels.tobytes(), digest_size=8).hexdigest().encode()
-
-
-def _ordered(part: _Prepared) -> _Prepared:
-    return part.take(np.lexsort((part.labels, part.digests)))
-
-
-def _hold_out(part: _Prepared, fraction: float, seed: int) -> tuple[_Prepared, _Prepared]:
-    """Split off a stratified share by the seed; every class keeps at least one picture."""
-    random = np.random.default_rng(seed)
-    held: list[int] = []
-    for label in np.unique(part.labels):
-        index = random.permutation(np.flatnonzero(part.labels == label))
-        held += index[: min(round(len(index) * fraction), len(index) - 1)].tolist()
-    mask = np.zeros(len(part.labels), dtype=bool)
-    mask[held] = True
-    return part.take(np.flatnonzero(~mask)), part.take(np.flatnonzero(mask))
+        images = pixels if len(kept) == len(pictures) else pixels[kept]
+    files, digests = (
+        np.array([file for file, _ in rows], "S32"),
+        np.array([digest for _, digest in rows], "S16"),
+    )
+    return Split(images, labels[kept], "", digests, files, tuple(paths[i] for i in kept))

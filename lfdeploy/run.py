@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from lfdeploy.data import Data, Report
     from lfdeploy.models.deploy import Classifier
+    from lfdeploy.record import Record
 
 SCHEMA = 1
 DIVERGED = "diverged.json"  # in a run whose loss became no number
@@ -64,7 +66,7 @@ def sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A directory with config.json, spec.json, metrics.jsonl, summary.json, model.safetensors, checkpoint/."""
+    """A directory with config.json, spec.json, splits.npz, metrics.jsonl, summary.json, model.safetensors, checkpoint/."""
 
     path: Path
 
@@ -160,21 +162,27 @@ class Run:
             values["data"] = data
         return DataConfig(**values)
 
-    def data(self, other: str | None = None, report: Report = lambda done, total: None) -> Data:
-        """The pictures of this run, prepared and split as they were in training."""
-        from lfdeploy.data import load
+    def record(self) -> Record | None:
+        """The pictures that the run was begun with; None for a run that has no record of them."""
+        from lfdeploy.record import read_record
 
-        config = self.data_config(other)
-        looks_like_path = "/" in config.data or config.data.endswith(".npz")
-        if other is None and looks_like_path and not Path(config.data).exists():
-            raise LfdeployError(f"The run's data are no longer at {config.data}. Say where they are with --data.")
-        data = load(config, report)
-        if list(data.classes) != self.spec["classes"]:
-            raise LfdeployError(
-                f"{config.data} has other classes than the run ({len(data.classes)}, the first '{data.classes[0]}'; "
-                f"the run has {len(self.spec['classes'])}, the first '{self.spec['classes'][0]}')."
-            )
-        return data
+        spec = self.spec
+        return read_record(self.path, spec["classes"], int(spec["image_size"]), spec["data_fingerprint"])
+
+    def data(
+        self,
+        other: str | None = None,
+        report: Report = lambda done, total: None,
+        need: Sequence[str] = ("test",),
+        alone: bool = False,
+    ) -> Data:
+        """The pictures of this run, split as they were in training; with ``other`` those of another place.
+
+        ``need``, ``alone``: see `lfdeploy.pictures.pictures_of`.
+        """
+        from lfdeploy.pictures import pictures_of
+
+        return pictures_of(self, other, report, need, alone)
 
 
 def config_json(config: object) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError
 from lfdeploy.locks import Held, Lock, take
 from lfdeploy.names import check_name, printable
-from lfdeploy.run import Run, write_json
+from lfdeploy.run import Run, write_bytes, write_json
 
 
 def may_begin(runs: Path, name: str | None) -> None:
@@ -44,7 +44,10 @@ def new_run(runs: Path, name: str | None, stem: str, documents: Mapping[str, obj
     number = 1
     try:
         for file, document in documents.items():
-            write_json(staged / file, document)
+            if isinstance(document, bytes):
+                write_bytes(staged / file, document)
+            else:
+                write_json(staged / file, document)
         while True:
             path = runs / (name or f"{stem}-{number}")
             try:

@@ -1,9 +1,9 @@
-"""Where pictures come from: the data sets with a name, folders, npz files. Nothing is resized or split here."""
+"""Where pictures come from: data sets with a name, and what a path means. Nothing is resized or split."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,14 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfdeploy.errors import LfdeployError, choose
-from lfdeploy.images import SUFFIXES, Pixels
+from lfdeploy.images import Pixels
 
 Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures as found: per split an array uint8 (N, H, W, 3) or a list of files, and labels (N,)."""
+    """Pictures as they lie there: per split an array uint8 (N, H, W, 3) or a list of files, and labels (N,).
+
+    ``root``: paths are told from here. ``places``: the folder of each split, where splits have folders.
+    """
 
     classes: tuple[str, ...]
     splits: dict[str, tuple[Pixels | list[Path], Labels]]  # "train", and "val", "test" where they exist
@@ -29,6 +32,8 @@ class Source:
     arch: str = "resnet20"
     flip: bool = True
     remarks: tuple[str, ...] = field(default=())
+    root: Path | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 def digits(root: Path) -> Source:
@@ -105,80 +110,24 @@ DATASETS: dict[str, Named] = {
 }
 
 
-def read(data: str, root: str | None) -> Source:
-    """Find out what ``--data`` means and read it. A path wins only when it looks like one."""
+def read(data: str, root: str | None, judged: bool = False) -> Source:
+    """What ``--data`` names; a path wins only where it looks like one. ``judged``: nobody trains on the pictures."""
+    from lfdeploy.arrays import npz
+    from lfdeploy.folders import folder
+    from lfdeploy.label_table import label_table
+
     path = Path(data)
     if data in DATASETS:
         return DATASETS[data].read(Path(root or "data"))
     if path.is_dir():
-        return folder(path)
-    if path.suffix == ".npz":
-        return npz(path)
-    if "/" in data or path.exists():
-        raise LfdeployError(f"--data {data}: no such folder or .npz file.")
+        return folder(path, judged)
+    if path.suffix.lower() == ".npz":
+        return npz(path, judged)
+    if path.suffix.lower() == ".csv":
+        return label_table(path, judged)
+    if path.exists():
+        raise LfdeployError(f"--data {data} is neither a folder nor an .npz or .csv file.")
+    if "/" in data:
+        raise LfdeployError(f"--data {data}: no such folder, .npz or .csv file.")
     choose("data set", data, sorted(DATASETS))
     raise AssertionError("unreachable")
-
-
-def npz(path: Path) -> Source:
-    """An npz with train_x uint8 (N, H, W, 3), train_y, test_x, test_y, classes; val_x, val_y if wanted."""
-    if not path.is_file():
-        raise LfdeployError(f"--data {path}: no such file.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except Exception as error:  # zip and header errors of many kinds
-        raise LfdeployError(f"{path} cannot be read as npz: {error}.") from None
-    missing = [name for name in ("train_x", "train_y", "classes") if name not in arrays]
-    if missing:
-        raise LfdeployError(f"{path} lacks {', '.join(missing)}; it must hold train_x, train_y, test_x, test_y, classes.")
-    classes = tuple(str(name) for name in arrays["classes"])
-    splits: dict[str, tuple[Pixels | list[Path], Labels]] = {}
-    for split in ("train", "val", "test"):
-        if f"{split}_x" not in arrays:
-            continue
-        x, y = arrays[f"{split}_x"], arrays.get(f"{split}_y")
-        if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3:
-            raise LfdeployError(f"{path}: {split}_x is {x.dtype} {x.shape}; it must be uint8 (N, H, W, 3).")
-        if y is None or y.shape != (len(x),):
-            raise LfdeployError(f"{path}: {split}_y must have one label for each of the {len(x)} pictures.")
-        if len(y) and not (y.min() >= 0 and y.max() < len(classes)):
-            raise LfdeployError(f"{path}: {split}_y runs from {y.min()} to {y.max()}, but there are {len(classes)} classes.")
-        splits[split] = (x, y.astype(np.int64))
-    return Source(classes, splits)
-
-
-def folder(path: Path) -> Source:
-    """train/ val/ test/ of class folders (validation/, valid/ too), or one level of class folders."""
-    found = {child.name: child for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")}
-    names = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
-    parts = {split: found[n] for split, options in names.items() for n in options if n in found}
-    if "train" not in parts:
-        parts = {"train": path}
-    classes = tuple(sorted(c.name for c in parts["train"].iterdir() if c.is_dir() and not c.name.startswith(".")))
-    if not classes:
-        raise LfdeployError(
-            f"{path} has no class folders. Put each class's pictures in a folder of its own: {path}/cat/1.jpg, {path}/dog/2.jpg."
-        )
-    splits: dict[str, tuple[Pixels | list[Path], Labels]] = {}
-    remarks = []
-    for split, top in parts.items():
-        extra = sorted(c.name for c in top.iterdir() if c.is_dir() and not c.name.startswith(".") and c.name not in classes)
-        if extra:
-            raise LfdeployError(f"{top} has the class '{extra[0]}', which {parts['train']} has not.")
-        files: list[Path] = []
-        labels: list[int] = []
-        ignored = 0
-        for label, name in enumerate(classes):
-            for file in sorted((top / name).rglob("*")) if (top / name).is_dir() else []:
-                if not file.is_file() or file.name.startswith("."):
-                    continue
-                if file.suffix.lower() not in SUFFIXES:
-                    ignored += 1
-                    continue
-                files.append(file)
-                labels.append(label)
-        if ignored:
-            remarks.append(f"{ignored} files in {top.name}/ are not pictures by name and were left out")
-        splits[split] = (files, np.array(labels, dtype=np.int64))
-    return Source(classes, splits, remarks=tuple(remarks))

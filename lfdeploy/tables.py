@@ -32,8 +32,13 @@ def trained(run: Run) -> None:
 
 def evaluated(document: dict[str, Any]) -> None:
     """Accuracy by node."""
-    title = f"{document['name']}: {document['images']:,} pictures of {document['split']}, {document['backend']} on {document['device']}"
+    whose = document.get("whose", document["split"])
+    title = f"{document['name']}: {document['images']:,} pictures of {whose}, {document['backend']} on {document['device']}"
     table(title, ["", "top-1 %", "right"], [[n, f"{r['top1']:.2f}", f"{r['correct']:,}"] for n, r in document["nodes"].items()])
+    fresh = document.get("not_trained_on")
+    if fresh and fresh["images"]:
+        title = f"{document['name']}: the {fresh['images']:,} pictures of these that were not trained on"
+        table(title, ["", "top-1 %", "right"], [[n, f"{r['top1']:.2f}", f"{r['correct']:,}"] for n, r in fresh["nodes"].items()])
 
 
 def exported(artifacts: Sequence[Artifact]) -> None:
@@ -62,7 +67,9 @@ def exported(artifacts: Sequence[Artifact]) -> None:
                 say(f"{a.name}: {done}: lfdeploy verify {shown(a.path)}")
             say(f"{a.name}: built, UNVERIFIED: {a.manifest['parity']['reason']}.")
         else:
-            say(f"{a.name}: parity PASSED on {a.manifest['accuracy']['images']:,} test pictures: {shown(a.path)}")
+            accuracy = a.manifest["accuracy"]
+            whose = f"pictures of {accuracy['data']}" if "data" in accuracy else "test pictures"
+            say(f"{a.name}: parity PASSED on {accuracy['images']:,} {whose}: {shown(a.path)}")
 
 
 def verified(name: str, report: Any) -> None:

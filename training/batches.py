@@ -13,6 +13,8 @@ from torch import Tensor
 from lfdeploy.data import Files, Split
 from training.augment import crop_flip
 
+CHUNK = 1 << 20  # pixels that are summed at a time
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -64,12 +66,21 @@ class Batches:
 
 
 def pixel_statistics(split: Split, most: int = 20_000) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel in [0, 1], over at most that many pictures, to four decimals."""
+    """Mean and standard deviation per channel in [0, 1], over at most that many pictures, to four decimals.
+
+    Sums are of whole numbers, so they are exact in any order; few pictures stand in memory beside the split.
+    """
     step = max(1, len(split) // most)
-    total, squares, pixels = np.zeros(3), np.zeros(3), 0
-    for images, _ in split.batches(1024):
-        x = images[::step].reshape(-1, 3).astype(np.float64) / 255
-        total, squares, pixels = total + x.sum(0), squares + (x**2).sum(0), pixels + len(x)
-    mean = total / pixels
-    std = np.sqrt(np.maximum(squares / pixels - mean**2, 1e-4))
+    blocks = [np.arange(start, min(start + 1024, len(split)), step) for start in range(0, len(split), 1024)]
+    chosen = np.concatenate(blocks)
+    side = split.images[:1].shape[1]
+    few = max(1, CHUNK // (side * side))
+    total, squares, pixels = np.zeros(3, np.uint64), np.zeros(3, np.uint64), 0
+    for start in range(0, len(chosen), few):
+        x = split.images[chosen[start : start + few]].reshape(-1, 3).astype(np.uint32)
+        total += x.sum(0, dtype=np.uint64)
+        squares += (x * x).sum(0, dtype=np.uint64)
+        pixels += len(x)
+    mean = total / pixels / 255
+    std = np.sqrt(np.maximum(squares / pixels / 255**2 - mean**2, 1e-4))
     return [round(float(m), 4) for m in mean], [round(float(s), 4) for s in std]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lfdeploy import record
 from lfdeploy.config import TrainConfig, parse_options
 from lfdeploy.console import Meter, decoding, duration, say
 from lfdeploy.data import Data, load
@@ -21,6 +22,7 @@ from lfdeploy.images import RESIZE
 from lfdeploy.locks import Lock
 from lfdeploy.models import ARCHITECTURES, create
 from lfdeploy.names import check_classes, stem_of
+from lfdeploy.pictures import resumed
 from lfdeploy.run import DIVERGED, SCHEMA, Run, config_json, shown, versions, write_bytes, write_json
 from lfdeploy.runs import may_begin, new_run, point_latest
 from training import checkpoint, plots
@@ -106,7 +108,8 @@ def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | No
     exact_fp32(device)
     names = [choose("architecture", a, list(ARCHITECTURES)) for a in (config.arch or "").split(",") if a]
     with decoding() as report:
-        data = load(config, report, min([ARCHITECTURES[a].largest for a in names], default=64))
+        largest = min([ARCHITECTURES[a].largest for a in names], default=64)
+        data = load(config, report, largest, say) if resume is None else resumed(resume, report)
     check_classes(data.classes, config.data)
     archs = config.archs(data.arch)
     torch.manual_seed(config.seed)
@@ -137,12 +140,11 @@ def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | No
     }  # fmt: skip
     if resume is None:
         stem = stem_of("-".join((data.name, config.method, *dict.fromkeys(archs))))
-        run, lock = new_run(runs, name, stem, {"config.json": config_json(config), "spec.json": spec})
+        documents = {"config.json": config_json(config), "spec.json": spec, record.FILE: record.to_bytes(data)}
+        run, lock = new_run(runs, name, stem, documents)
         held.append(lock)
     else:
         run = resume
-        if run.spec["data_fingerprint"] != data.fingerprint:
-            raise LfdeployError(f"The pictures in {config.data} have changed since run {run.name} began; train a new run.")
     point_latest(run)
     say(f"Run {run.name}: {' + '.join(archs)} by {config.method} on {data.name}, {data.image_size}x{data.image_size} px")
     for remark in data.remarks:

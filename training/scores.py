@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lfdeploy.artifact import Artifact, input_of, run_of
 from lfdeploy.artifact import resolve as resolve_artifact
 from lfdeploy.backends import BACKENDS, Session, Source, chosen
-from lfdeploy.console import Meter, decoding
+from lfdeploy.console import Meter, decoding, say
 from lfdeploy.data import Split
 from lfdeploy.errors import LfdeployError
 from lfdeploy.models.deploy import targets
@@ -25,7 +26,10 @@ def evaluate(
     """Top-1 and the number of right answers by node; ``name`` is a run, an artifact, or None for the newest run."""
     run, artifact = _find(name, runs)
     with decoding() as report:
-        pictures = run.data(data, report).split(split)
+        found = run.data(data, report, need=(split,), alone=True)
+    for remark in found.remarks:
+        say(f"Note: {remark}.")
+    pictures = found.split(split)
     if len(pictures) == 0:
         raise LfdeployError(f"The {split} split of run {run.name} is empty.")
     if backend != "auto" and artifact is None:
@@ -41,16 +45,26 @@ def evaluate(
         for target in targets(len(spec["archs"]), spec["fused"] is not None):
             manifest = {"target": target, "input": input_of(int(spec["image_size"])), "batch": {"max": 256}}
             nodes[target] = ("pytorch", BACKENDS["pytorch"].open(Source(run.weights, manifest, run), device), 256)
-    rows, used = {}, ("", "")
+    fresh = None if found.trained_on is None or not found.trained_on.any() else ~found.trained_on
+    rows, fresh_rows, used = {}, {}, ("", "")
     with Meter("Evaluating", len(pictures) * len(nodes), "pictures") as meter:
         for target, (backend, session, most) in nodes.items():
-            right = _count_right(session, pictures, most, meter)
-            rows[target] = {"top1": 100 * right / len(pictures), "correct": right}
+            right = _right(session, pictures, most, meter)
+            rows[target] = _row(right)
+            if fresh is not None:
+                fresh_rows[target] = _row(right[fresh])
             used = (backend, session.device)
-    return {
+    document = {
         "name": artifact.name if artifact else run.name, "run": run.name, "split": split, "images": len(pictures),
         "data": data or run.data_config().data, "backend": used[0], "device": used[1], "nodes": rows,
+        "left_out": list(found.bad),
     }  # fmt: skip
+    if found.whose is not None:
+        document["whose"] = found.whose
+        document["trained_on"] = None if found.trained_on is None else int(found.trained_on.sum())
+    if fresh is not None:
+        document["not_trained_on"] = {"images": int(fresh.sum()), "nodes": fresh_rows}
+    return document
 
 
 def _find(name: str | None, runs: str) -> tuple[Run, Artifact | None]:
@@ -64,10 +78,15 @@ def _find(name: str | None, runs: str) -> tuple[Run, Artifact | None]:
     return run_of(artifact, None, runs), artifact
 
 
-def _count_right(session: Session, pictures: Split, most: int, meter: Meter) -> int:
-    right = 0
+def _right(session: Session, pictures: Split, most: int, meter: Meter) -> NDArray[np.bool_]:
+    """Marks (N,) of the pictures whose top class is their label."""
+    parts = []
     for images, labels in pictures.batches(most):
         logits, _ = session(np.ascontiguousarray(images))
-        right += int((logits.argmax(1) == labels).sum())
+        parts.append(logits.argmax(1) == labels)
         meter.at(meter.done + len(labels))
-    return right
+    return np.concatenate(parts)
+
+
+def _row(right: NDArray[np.bool_]) -> dict[str, Any]:
+    return {"top1": 100 * float(right.mean()) if len(right) else None, "correct": int(right.sum())}

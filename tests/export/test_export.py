@@ -13,6 +13,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,6 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from export import export
+from export.card import model_card
 from export.graph import fold
 from export.halves import nature
 from export.report import page
@@ -235,3 +237,18 @@ def test_bytes_that_changed_after_their_proof_are_not_published(tiny_run: Run, t
     with pytest.raises(ParityError, match=r"stage file: .*model.onnx has sha256"):
         pipeline.export(ExportConfig(peer=0, out=str(tmp_path / "made")), tiny_run)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("judged", "words"),
+    [
+        ({}, "359 test pictures (PyTorch"),
+        ({"data": "fresh", "trained_on": 0}, "359 pictures of fresh, none of them trained on (PyTorch"),
+        ({"data": "fresh", "trained_on": 12}, "359 pictures of fresh, 12 of them trained on (PyTorch"),
+        ({"data": "fresh", "trained_on": None}, "359 pictures of fresh (PyTorch"),
+    ],
+)
+def test_the_card_says_whose_pictures(tiny_run: Run, judged: dict[str, Any], words: str) -> None:
+    manifest = read(tiny_run.artifacts / "peer0-onnx-fp32").manifest
+    manifest["accuracy"] = manifest["accuracy"] | {"images": 359} | judged
+    assert words in model_card(manifest)

@@ -20,8 +20,8 @@ from scipy import stats
 
 from export.contract import lone_facts
 from export.graph import METADATA, in_precision, to_onnx
-from export.probabilities import FEWEST, calibrate, measured, on_test, read_back
-from export.reference import validation
+from export.probabilities import FEWEST, calibrate, measured, on_test, read_back, temperature_checks
+from export.reference import reference, validation
 from export.temperature import find_threshold, fit, lower_bound, needed, nll, probabilities, reliability, tail
 from lfdeploy.artifact import read, sealed
 from lfdeploy.confidence import KEY
@@ -393,7 +393,7 @@ def test_untouched_passes_and_bisects_clean(tiny_run: Run, broken: Path, lf: Cal
     assert document["first"]["layer"] == "outputs", document["sentence"]
 
 
-def test_with_other_pictures_its_origin_is_not_examined(
+def test_with_other_pictures_the_run_s_own_validation_pictures_are_examined(
     tiny_run: Run, calibrated: Path, pictures: Data, tmp_path: Path, lf: Callable[..., Result]
 ) -> None:
     arrays = {
@@ -403,7 +403,18 @@ def test_with_other_pictures_its_origin_is_not_examined(
     }
     np.savez(tmp_path / "other.npz", classes=np.array(pictures.classes), **arrays)
     result = lf("verify", calibrated, "--run", tiny_run.path, "--data", tmp_path / "other.npz")
-    assert result.exit_code == 0 and "Where the temperature came from is not examined" in result.stderr
+    assert result.exit_code == 0, result.stderr
+    assert "T = " in result.stdout and "not examined" not in result.stderr
+
+
+def test_without_the_run_s_own_validation_pictures_its_origin_is_not_examined(
+    tiny_run: Run, calibrated: Path, pictures: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = replace(pictures, val=pictures.test)
+    ref = reference(tiny_run, "peer0", pictures.test, others)
+    checks = list(temperature_checks(read(calibrated).manifest, ref, same_data=False))
+    assert [check.name for check in checks] == ["split"]
+    assert "Where the temperature came from is not examined" in capsys.readouterr().err
 
 
 # Formats and precisions

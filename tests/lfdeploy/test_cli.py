@@ -48,6 +48,7 @@ def test_contract_of_a_run(tiny_run: Run) -> None:
     assert names == {
         "config.json",
         "spec.json",
+        "splits.npz",
         "metrics.jsonl",
         "summary.json",
         "model.safetensors",

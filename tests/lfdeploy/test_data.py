@@ -102,7 +102,7 @@ def test_pictures_on_disk_are_the_same_as_in_memory(tmp_path: Path, monkeypatch:
 def test_duplicates_across_train_and_test_are_told(tmp_path: Path) -> None:
     root = folder(tmp_path / "p")
     shutil.copy(root / "train" / "class 0" / "0.png", root / "test" / "class 0" / "again.png")
-    assert any("1 pictures are in both train and test" in r for r in load(DataConfig(data=str(root))).remarks)
+    assert any("1 picture is in both train and test" in r for r in load(DataConfig(data=str(root))).remarks)
 
 
 def test_refusals_are_one_line_and_say_what_to_do(tmp_path: Path) -> None:

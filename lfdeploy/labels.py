@@ -1,0 +1,95 @@
+"""What names of folders and labels mean: splits in the spellings people use, and names fit for labels."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from lfdeploy.errors import LfdeployError
+from lfdeploy.names import readable
+
+SPELLINGS = {
+    "train": ("train", "training", "trn"),
+    "val": (
+        "val",
+        "vals",
+        "valid",
+        "validate",
+        "validation",
+        "dev",
+        "devel",
+        "development",
+        "eval",
+        "evaluation",
+    ),
+    "test": ("test", "tests", "testing", "tst"),
+}
+ORNAMENTS = {
+    "set",
+    "data",
+    "dataset",
+    "split",
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "picture",
+    "pictures",
+    "photos",
+    "seg",
+}
+ENDINGS = ("dataset", "images", "split", "data", "sets", "set")
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name like Training or VALID_set stands for: ``train``, ``val``, ``test``, or None."""
+    words = [word for word in re.split(r"[\W_\d]+", clean(name).casefold()) if word and word not in ORNAMENTS]
+    if len(words) != 1:
+        return None
+    stems = [words[0], *(words[0].removesuffix(ending) for ending in ENDINGS)]
+    for split, spellings in SPELLINGS.items():
+        if any(stem in spellings for stem in stems):
+            return split
+    return None
+
+
+def clean(name: str) -> str:
+    """A name without blanks around it, in the composed form of Unicode, so that what looks equal is equal."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def label_of(name: str, where: str) -> str:
+    """The label that a folder's or a table's name gives; raises for one that no file could hold."""
+    label = clean(name)
+    if not label:
+        raise LfdeployError(f"{where} has a class without a name ({name!r}); give it one.")
+    if not readable(label):
+        raise LfdeployError(f"{where} has the class {name!a}, which cannot be printed; rename it.")
+    return label
+
+
+def check_labels(labels: Iterable[str], where: str) -> None:
+    """Raise for two names of classes that a person would take for one."""
+    seen: dict[str, str] = {}
+    for label in labels:
+        key = clean(label).casefold()
+        if key in seen:
+            kind = "twice the class" if label == seen[key] else "the classes"
+            names = f"'{seen[key]}' and '{label}', which differ only in case"
+            if label == seen[key]:
+                names = f"'{label}'"
+            raise LfdeployError(f"{where} has {kind} {names}. Merge or rename them.")
+        seen[key] = label
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first few of many names, for a sentence."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """Like 1 picture, 30 pictures, 4,000 files."""
+    plural = {"class": "classes"}.get(noun, f"{noun}s")
+    return f"{count:,} {noun if count == 1 else plural}"

@@ -1,0 +1,143 @@
+"""Numbers about data, told before training: classes, counts, equal pictures, classes that a split lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfdeploy.labels import counted, some
+from lfdeploy.sources import Labels, Source
+
+if TYPE_CHECKING:
+    from lfdeploy.data import Fault
+    from lfdeploy.splits import Digests, Split
+
+LISTED = 20  # classes that are told by name with their number of pictures
+
+
+def outline(data: str, source: Source) -> str:
+    """How a source is understood: its splits with their folders, its classes, how many pictures."""
+    parts = []
+    for split, (_, labels) in source.splits.items():
+        place = f"{split} " if len(source.splits) > 1 else ""
+        if split in source.places:
+            place = f"{source.places[split]}/ "
+        parts.append(f"{place}{counted(len(labels), 'picture')}")
+    first = "train" if "train" in source.splits else next(iter(source.splits))
+    counts = np.bincount(source.splits[first][1], minlength=len(source.classes))
+    rows = zip(source.classes[:LISTED], counts, strict=False)
+    classes = ", ".join(f"{label} ({count:,})" for label, count in rows)
+    more = len(source.classes) - LISTED
+    if more > 0:
+        classes += f" and {more:,} more (from {counts.min():,} to {counts.max():,} pictures each)"
+    return f"Reading {data}: {', '.join(parts)}; {counted(len(source.classes), 'class')}: {classes}"
+
+
+def unread(faults: Sequence[Fault]) -> list[str]:
+    """How many files could not be read, by kind, each with an example."""
+    kinds: dict[str, list[str]] = {}
+    for fault in faults:
+        kinds.setdefault(fault.code, []).append(fault.message)
+    lines = []
+    for code, messages in kinds.items():
+        files = counted(len(messages), "file")
+        lines.append(f"left out as {code.replace('_', ' ')}: {files} ({messages[0].rstrip('.')})")
+    return lines
+
+
+def drawn_out(
+    digests: Digests,
+    labels: Labels,
+    fraction: float,
+    seed: int,
+    together: bool = True,
+) -> NDArray[np.bool_]:
+    """Marks (N,) of a stratified share, drawn by the seed; every class keeps at least one picture.
+
+    ``together``: pictures that are equal are held out all or none, and none that has two labels. Without
+    equal pictures that changes nothing.
+    """
+    random = np.random.default_rng(seed)
+    held = np.zeros(len(labels), dtype=bool)
+    _, group = np.unique(digests, return_inverse=True)
+    torn = _with_two_labels(group, labels)
+    for label in np.unique(labels):
+        index = random.permutation(np.flatnonzero(labels == label))
+        room = min(round(len(index) * fraction), len(index) - 1)
+        if not together:
+            held[index[:room]] = True
+            continue
+        copies: dict[int, list[int]] = {}
+        for i in index.tolist():
+            copies.setdefault(int(group[i]), []).append(i)
+        for equal in copies.values():
+            if len(equal) <= room and not torn[equal[0]]:
+                held[equal] = True
+                room -= len(equal)
+    return held
+
+
+def remarks_on(parts: Mapping[str, Split], classes: tuple[str, ...]) -> list[str]:
+    """Equal pictures across every pair of splits and under two labels, and classes that val or test lacks."""
+    remarks = []
+    effects = {
+        "test": "test accuracy flatters by up to that",
+        "val": "the choice of the best epoch leans on them",
+    }
+    for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
+        if one not in parts or other not in parts:
+            continue
+        shared = np.isin(parts[other].digests, parts[one].digests)
+        if shared.any():
+            count = int(shared.sum())
+            verb = "is" if count == 1 else "are"
+            pictures = f"{counted(count, 'picture')} {verb} in both {one} and {other}"
+            remarks.append(f"{pictures} (same pixels; {other} has {len(parts[other]):,}): {effects[other]}")
+    for name, split in parts.items():
+        _, group = np.unique(split.digests, return_inverse=True)
+        torn = np.flatnonzero(_with_two_labels(group, split.labels))
+        if len(torn):
+            first = [i for i in torn if group[i] == group[torn[0]]]
+            two = first[0], first[-1]
+            example = " and ".join(f"{classes[split.labels[i]]}: {split.paths[i]}" for i in two)
+            pictures = f"{counted(len(torn), 'picture')} of {name} have the same pixels"
+            remarks.append(f"{pictures} as one of another class ({example})")
+    across = 0 if "train" not in parts else _across_with_two_labels(parts)
+    if across:
+        have = "has" if across == 1 else "have"
+        pictures = f"{counted(across, 'picture')} of val or test {have} the same pixels as one of train"
+        remarks.append(f"{pictures} of another class")
+    for name in ("val", "test"):
+        if name in parts and len(parts[name]):
+            lacking = [label for number, label in enumerate(classes) if number not in parts[name].labels]
+            if lacking:
+                count = len(lacking)
+                remarks.append(f"{name} has no picture of {counted(count, 'class')}: {some(lacking, 8)}")
+    return remarks
+
+
+def _with_two_labels(group: NDArray[np.int64], labels: Labels) -> NDArray[np.bool_]:
+    """Marks (N,) of pictures that are equal to one with another label."""
+    if not len(labels):
+        return np.zeros(0, dtype=bool)
+    count = int(group.max()) + 1
+    lowest, highest = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
+    np.minimum.at(lowest, group, labels)
+    np.maximum.at(highest, group, labels)
+    marks: NDArray[np.bool_] = (lowest < highest)[group]
+    return marks
+
+
+def _across_with_two_labels(parts: Mapping[str, Split]) -> int:
+    """Pictures of val or test that are in train under another class only."""
+    known: dict[bytes, set[int]] = {}
+    for digest, label in zip(parts["train"].digests.tolist(), parts["train"].labels.tolist(), strict=True):
+        known.setdefault(digest, set()).add(label)
+    count = 0
+    for name in ("val", "test"):
+        for digest, label in zip(parts[name].digests.tolist(), parts[name].labels.tolist(), strict=True):
+            count += digest in known and label not in known[digest]
+    return count
