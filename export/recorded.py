@@ -14,8 +14,9 @@ import numpy as np
 from export.check import Check, Unexamined, at_most, equal
 from export.halves import answers
 from export.reference import Reference
-from lfdeploy.recorded import FILE, Recorded, facts_here, picture_digest, read
+from lfdeploy.recorded import FILE, Recorded, facts_here, read
 from lfdeploy.run import sha256
+from lfdeploy.splits import pixel_digest
 
 STAGE = "reference"
 ALIKE, ELSEWHERE = 1e-4, 1e-2  # of the logits' scale: by the same torch and processor, and by others
@@ -56,7 +57,7 @@ def _picture_checks(ref: Reference, recorded: Recorded, scale: float, bound: flo
         return
     indices = np.array([places[recorded.digests[row]] for row in rows], np.int64)
     pixels = np.ascontiguousarray(ref.images.images[indices])
-    changed = sum(picture_digest(image) != recorded.digests[row] for image, row in zip(pixels, rows, strict=True))
+    changed = sum(pixel_digest(image).decode() != recorded.digests[row] for image, row in zip(pixels, rows, strict=True))
     yield equal(STAGE, "pictures whose pixels are no longer those that training saw", changed, 0)
     reference = recorded.logits[ref.target][rows]
     yield _apart(f"{len(rows)} pictures", answers(ref.classifier, pixels), reference, scale, bound)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,22 @@ def against_chance(right: int, labels: NDArray[np.int64]) -> dict[str, Any]:
     """What is known of ``right`` answers on pictures with these labels (N,).
 
     ``majority`` is the share of the most frequent class in %; ``p`` how likely as many right answers are for who always
-    answers that class with such a chance; ``above`` whether that is below 5 %.
+    answers that class with such a chance; ``above`` whether that is below 5 %. Pictures of one class alone tell nothing:
+    ``above`` is true then.
     """
     count = len(labels)
     share = float(np.bincount(labels).max()) / count
     p = binomial_tail(right, count, share)
-    return {"majority": 100 * share, "p": p, "above": bool(p < ALPHA)}
+    return {"majority": 100 * share, "p": p, "above": bool(p < ALPHA or share == 1)}
+
+
+def warning(names: Sequence[str], chances: Sequence[dict[str, Any]]) -> str:
+    """A sentence that names what is not better than that; empty where all is."""
+    below = [name for name, chance in zip(names, chances, strict=True) if not chance["above"]]
+    if not below:
+        return ""
+    what = f"{', '.join(below)} {'is' if len(below) == 1 else 'are'}"
+    return f"Warning: {what} {SENTENCE} ({chances[0]['majority']:.2f} %)."
 
 
 def binomial_tail(least: int, count: int, share: float) -> float:

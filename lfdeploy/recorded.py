@@ -6,7 +6,6 @@ be held to it, whatever code the two share.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,11 +37,6 @@ class Recorded:
     probes: Pixels
     probe_logits: Mapping[str, Floats]
     facts: Mapping[str, Any]
-
-
-def picture_digest(pixels: Pixels) -> str:
-    """16 hexadecimal digits that name a picture by its pixels uint8 (S, S, 3)."""
-    return hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=8).hexdigest()
 
 
 def chosen(count: int) -> NDArray[np.int64]:

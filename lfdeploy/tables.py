@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lfdeploy.chance import warning
 from lfdeploy.console import say, table
 from lfdeploy.run import shown
 
@@ -27,6 +28,8 @@ def trained(run: Run) -> None:
     drawn = [name for name in ("curves.png", "confusion.png") if (run.path / name).exists()]
     places = f"; see {' and '.join(drawn)} in {shown(run.path)}" if drawn else ""
     say(f"{summary['images_per_second']:,.0f} images/s on {summary['device']}{places}")
+    if told := warning(list(summary["chance"]), list(summary["chance"].values())):
+        say(told)
     say(f"Next: lfdeploy export --{'fused' if test['fused'] is not None else 'peer 0'} --format onnx")
 
 
@@ -35,6 +38,9 @@ def evaluated(document: dict[str, Any]) -> None:
     whose = document.get("whose", document["split"])
     title = f"{document['name']}: {document['images']:,} pictures of {whose}, {document['backend']} on {document['device']}"
     table(title, ["", "top-1 %", "right"], [[n, f"{r['top1']:.2f}", f"{r['correct']:,}"] for n, r in document["nodes"].items()])
+    nodes = document["nodes"]
+    if told := warning(list(nodes), [row["chance"] for row in nodes.values()]):
+        say(told)
     fresh = document.get("not_trained_on")
     if fresh and fresh["images"]:
         title = f"{document['name']}: the {fresh['images']:,} pictures of these that were not trained on"
@@ -61,6 +67,8 @@ def exported(artifacts: Sequence[Artifact]) -> None:
             say(f"{a.name}: slower than fp32 on this CPU ({a.manifest['cpu']}); published for its size and for other CPUs.")
         for one in a.manifest["parity"].get("not_examined", ()):
             say(f"{a.name}: stage {one['stage']}: not examined: {one['reason']}.")
+        if a.manifest["accuracy"] and (told := warning([a.name], [a.manifest["accuracy"]["chance"]])):
+            say(told)
         if a.verdict == "unverified":
             if "engine" in a.manifest or a.manifest["precision"] == "bf16":
                 done = "the ONNX file it was built from passed every check. On a machine with the GPU"

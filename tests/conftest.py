@@ -59,6 +59,13 @@ def write_coloured(path: Path, size: int = 16, classes: int = 3, train: int = 90
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The fault suite's table: every planted fault, the stage that must name it, and what the gate said."""
     reports = [r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, []) if r.when == "call"]
+    exporter = [value for report in reports for key, value in report.user_properties if key == "exporter"]
+    if exporter:
+        terminalreporter.section("faults of the exporter itself")
+        for name, stage in exporter:
+            terminalreporter.line(f"{name:<78} {stage or 'PUBLISHED'}")
+        alone = sum(bool(stage) and stage != "origin" for _, stage in exporter)
+        terminalreporter.line(f"{alone} of {len(exporter)} refused, without stage origin")
     rows = [tuple(value) for report in reports for key, value in report.user_properties if key == "fault"]
     if not rows:
         return

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lfdeploy import record
+from lfdeploy.chance import against_chance
 from lfdeploy.config import TrainConfig, parse_options
 from lfdeploy.console import Meter, decoding, duration, say
 from lfdeploy.data import Data, load
@@ -249,6 +252,13 @@ def _line(row: dict[str, Any], epochs: int, left: float) -> str:
     return f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}  {'val ' + val if val else ''}  {rest}"
 
 
+def _chances(top1: dict[str, float], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Of every node that can be shipped: is it better than the most frequent class?"""
+    count = len(labels)
+    shipped = {name: value for name, value in top1.items() if not name.startswith("aux") and name != "ensemble_probs"}
+    return {name: against_chance(round(value * count / 100), labels) for name, value in shipped.items()}
+
+
 def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
     """Touch the test split once for the last epoch and once for the kept one; write the summary, then plots."""
     run, cohort = s.run, s.engine.cohort
@@ -278,7 +288,7 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
             "name": s.data.name, "classes": len(s.data.classes), "image_size": s.data.image_size, "train": len(s.data.train),
             "val": len(s.data.val), "test": len(s.data.test), "bad": len(s.data.bad), "fingerprint": s.data.fingerprint,
         },
-        "val": val, "test": kept.document(), "test_last": last.document(),
+        "val": val, "test": kept.document(), "test_last": last.document(), "chance": _chances(kept.top1, s.data.test.labels),
         "images_per_second": images / progress["seconds"], "seconds": progress["seconds"],
         "device": s.engine.device, "precision": s.precision.split()[0], "seed": config.seed, "versions": versions(),
     }  # fmt: skip

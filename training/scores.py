@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lfdeploy.artifact import Artifact, input_of, run_of
 from lfdeploy.artifact import resolve as resolve_artifact
 from lfdeploy.backends import BACKENDS, Session, Source, chosen
+from lfdeploy.chance import against_chance
 from lfdeploy.console import Meter, decoding, say
 from lfdeploy.data import Split
 from lfdeploy.errors import LfdeployError
@@ -50,7 +51,7 @@ def evaluate(
     with Meter("Evaluating", len(pictures) * len(nodes), "pictures") as meter:
         for target, (backend, session, most) in nodes.items():
             right = _right(session, pictures, most, meter)
-            rows[target] = _row(right)
+            rows[target] = _row(right) | {"chance": against_chance(int(right.sum()), pictures.labels)}
             if fresh is not None:
                 fresh_rows[target] = _row(right[fresh])
             used = (backend, session.device)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from lfdeploy.data import Data
 from lfdeploy.images import Pixels
-from lfdeploy.recorded import Floats, Recorded, chosen, facts_here, picture_digest, probe_pixels, write
+from lfdeploy.recorded import Floats, Recorded, chosen, facts_here, probe_pixels, write
 from lfdeploy.run import Run, sha256
+from lfdeploy.splits import pixel_digest
 from training.augment import normalise
 from training.engine import Engine
 
@@ -23,7 +24,7 @@ def testify(run: Run, engine: Engine, data: Data, mean: Tensor, std: Tensor) -> 
     probes = probe_pixels(data.image_size)
     logits, probe_logits = (_logits(engine, pixels, mean, std) for pixels in (pictures, probes))
     facts = facts_here(engine.device) | {"classes": list(data.classes), "weights_sha256": sha256(run.weights)}
-    write(run, Recorded(tuple(map(picture_digest, pictures)), logits, probes, probe_logits, facts))
+    write(run, Recorded(tuple(pixel_digest(picture).decode() for picture in pictures), logits, probes, probe_logits, facts))
 
 
 def _logits(engine: Engine, pixels: Pixels, mean: Tensor, std: Tensor) -> dict[str, Floats]:

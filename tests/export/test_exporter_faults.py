@@ -1,0 +1,122 @@
+"""The gate against its own maker: broken functions of ours, in the process that makes the file and in the one that judges it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import export.pipeline
+from export import export as make
+from export.prove import write_reports
+from lfdeploy.config import ExportConfig, TrainConfig
+from lfdeploy.errors import LfdeployError
+from lfdeploy.run import Run
+
+HERE = Path(__file__)
+EXPORT = HERE.parents[2] / "export"
+MAKERS = {"graph", "quantize", "calibrate", "pipeline", "origin", "triton"}
+EVIDENCE = ("evidence", "arithmetic", "activations", "exact", "float_onnx", "float_ir", "float_program", "halves", "bounds")
+Note = Callable[[str, object], None]
+
+
+def beside(name: str, file: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, HERE.with_name(file))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+faults = beside("tests_export_exporter_faults", "exporter_faults.py")
+
+
+@pytest.fixture(scope="session")
+def filed_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One resnet8 on pictures that are files, wider than high, of three classes."""
+    from training import train
+
+    folder = tmp_path_factory.mktemp("filed")
+    random = np.random.default_rng(0)
+    for label, colour in {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (50, 60, 200)}.items():
+        (folder / "pictures" / label).mkdir(parents=True)
+        for number in range(60):
+            ramp = np.linspace(-60, 60, 64)[None, :, None]
+            pixels = np.array(colour) + ramp + random.normal(0, 30, (44, 64, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "pictures" / label / f"{number}.png")
+    config = TrainConfig(data=str(folder / "pictures"), arch="resnet8", peers=1, method="independent", epochs=2, lr=0.01)
+    return train(config, name="filed", runs=folder / "runs")
+
+
+def refused_at(run: Run, format: str, precision: str, out: Path, patch: pytest.MonkeyPatch) -> str:
+    """The stage that refuses peer 0 of a run, made and judged by the functions as they are now; empty where none does."""
+    patch.setattr(export.pipeline, "in_fresh_process", lambda run, staged, data, *more: write_reports(run, staged, data))
+    patch.setattr(export.pipeline, "speedup", lambda *args: {"1": {"ratio": 1.0, "low": 1.0, "high": 1.0}})
+    try:
+        make(ExportConfig(peer=0, format=format, precision=precision, out=str(out)), run)
+    except LfdeployError as error:
+        stage = re.search(r"stage (\w+)", str(error))
+        return stage.group(1) if stage else f"no stage: {error}"
+    return ""
+
+
+def name_of(fault: tuple[str, str, str]) -> str:
+    return "-".join(fault).replace(" ", "_")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", list(faults.FAULTS), ids=name_of)
+def test_a_fault_of_the_exporter_is_refused(
+    fault: tuple[str, str, str], tiny_run: Run, filed_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    record_property: Note,
+) -> None:  # fmt: skip
+    format, precision, name = fault
+    run = filed_run if name.startswith("decoded") else tiny_run
+    faults.FAULTS[fault](monkeypatch)
+    stage = refused_at(run, format, precision, tmp_path / "artifact", monkeypatch)
+    record_property("exporter", (f"{format} {precision}: {name}", stage))
+    assert stage, "published"
+    assert stage != "origin", "only by making the file again with the broken code"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "precision"), list(dict.fromkeys(fault[:2] for fault in faults.FAULTS)))
+def test_the_healthy_neighbour_passes(format: str, precision: str, tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refused_at(tiny_run, format, precision, tmp_path / "artifact", monkeypatch) == ""
+
+
+@pytest.mark.slow
+def test_the_healthy_run_of_files_passes(filed_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refused_at(filed_run, "onnx", "fp32", tmp_path / "artifact", monkeypatch) == ""
+
+
+def imported(module: str) -> set[str]:
+    """What a module of export/ imports from export/, itself and through others."""
+    known: set[str] = set()
+    pending = [module]
+    while pending:
+        tree = ast.parse((EXPORT / f"{pending.pop()}.py").read_text(encoding="utf-8"))
+        names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+        own = {name.removeprefix("export.") for name in names if name.startswith("export.")}
+        pending += own - known
+        known |= own
+    return known
+
+
+@pytest.mark.parametrize("module", EVIDENCE)
+def test_evidence_does_not_come_from_the_maker(module: str) -> None:
+    assert imported(module) & MAKERS == set()
+
+
+def test_there_are_enough() -> None:
+    assert len(faults.FAULTS) >= 60
