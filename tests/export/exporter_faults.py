@@ -403,14 +403,14 @@ MODULE: dict[str, Plant] = {  # in every precision and format
     "ReLU6 for ReLU in the stem": exported(capped_stem),
     "BatchNorm's epsilon 1e-3": before_folding(eps(1e-3)),
     "BatchNorm's variance biased": before_folding(layers(nn.BatchNorm2d, biased_variance)),
-    "the mean half a level off": exported(lambda c: c.shift.sub_(0.5 * c.scale) and None),
+    "the mean half a level off": exported(lambda c: c.shift.sub_(0.5 * c.scale)),
 }
 FP32: dict[str, Plant] = MODULE | {
-    "the head's bias dropped": exported(head(lambda layer: layer.bias.zero_() and None)),
-    "one class's bias +0.05": exported(head(lambda layer: layer.bias[3].add_(0.05) and None)),
+    "the head's bias dropped": exported(head(lambda layer: layer.bias.zero_())),
+    "one class's bias +0.05": exported(head(lambda layer: layer.bias[3].add_(0.05))),
     "a norm's mean dropped": before_folding(layers(nn.BatchNorm2d, mean_lost, first=True)),
-    "deviation x1.01": exported(lambda c: c.scale.div_(1.01) and None),
-    "divided by 256": exported(lambda c: c.scale.mul_(255 / 256) and None),
+    "deviation x1.01": exported(lambda c: c.scale.div_(1.01)),
+    "divided by 256": exported(lambda c: c.scale.mul_(255 / 256)),
     "kernels mirrored": exported(layers(nn.Conv2d, mirrored, first=True)),
     "padded with the edge": exported(layers(nn.Conv2d, lambda layer: setattr(layer, "padding_mode", "replicate"), first=True)),
     "the peak of the map for its mean": exported(peak),
@@ -423,7 +423,7 @@ FP16: dict[str, Plant] = MODULE | {
     "the prologue in fp16": exported(half_prologue),
     "weights through bf16": exported(layers(nn.Conv2d, through(torch.bfloat16))),
     "weights cut off, not rounded": before_folding(layers(nn.Linear, truncated)),
-    "one class's bias +0.01": exported(head(lambda layer: layer.bias[3].add_(0.01) and None)),
+    "one class's bias +0.01": exported(head(lambda layer: layer.bias[3].add_(0.01))),
 }
 INT8: dict[str, Plant] = MODULE | {
     "channel 0 of every layer x1.1, the head's bias dropped": quantised(
@@ -451,8 +451,8 @@ IR: dict[str, Plant] = {
     "the mean half a level off": MODULE["the mean half a level off"],
 }
 SHARED: dict[str, Plant] = {
-    "shared: divided by 256": classified(lambda c: c.scale.mul_(255 / 256) and None),
-    "shared: the mean ten levels off": classified(lambda c: c.shift.sub_(10 * c.scale) and None),
+    "shared: divided by 256": classified(lambda c: c.scale.mul_(255 / 256)),
+    "shared: the mean ten levels off": classified(lambda c: c.shift.sub_(10 * c.scale)),
     "shared: logits halved": half_logits,
     "shared: the peers change places": another_peer,
     "shared: epsilon 1e-2": loaded(eps(1e-2)),
@@ -460,7 +460,7 @@ SHARED: dict[str, Plant] = {
     "shared: classes in another order": reversed_classes,
     "shared: a norm's mean dropped": loaded(layers(nn.BatchNorm2d, mean_lost, first=True)),
     "shared: mirrored kernels": loaded(layers(nn.Conv2d, mirrored, first=True)),
-    "shared: deviation x1.05": classified(lambda c: c.scale.div_(1.05) and None),
+    "shared: deviation x1.05": classified(lambda c: c.scale.div_(1.05)),
 }
 DECODED: dict[str, Plant] = {  # of a run whose pictures are files
     "decoded: another resize rule": nearest,
