@@ -92,7 +92,7 @@ def unusable(library: str) -> str:
             PROBES[library]()
     except Exception as error:  # libraries raise many kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = (lines or [type(error).__name__])[0][:200].rstrip(".")
+        reason = (lines or [type(error).__name__])[0].partition(". ")[0][:200].rstrip(".")
         return f"{library} cannot use the GPU that the driver shows ({gpus()[0].name}): {reason}"
     return ""
 
@@ -114,6 +114,7 @@ def _probe_onnxruntime() -> None:
         raise RuntimeError(f"onnxruntime {ort.__version__} is built without the CUDA provider")
     import torch  # noqa: F401  (brings the CUDA libraries that the provider links)
 
+    ort.set_default_logger_severity(4)  # what does not load is said in one line
     ort.preload_dlls()
     x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [x], [y])
