@@ -63,10 +63,11 @@ def model_card(manifest: dict[str, Any]) -> str:
         times = [
             f"{one['ratio']:.2f} ({one['low']:.2f} to {one['high']:.2f}) at batch {b}" for b, one in manifest["speedup_over_fp32"].items()
         ]
-        cpu = f"the CPU that exported it ({manifest['cpu']})" if "cpu" in manifest else "the CPU that exported it"
+        cpu = "the CPU that exported it" + (f" ({manifest['cpu']})" if "cpu" in manifest else "")
         slower = max(one["ratio"] for one in manifest["speedup_over_fp32"].values()) < 1
         remark = "; **slower than fp32 there**: int8 sums in hardware need VNNI or AMX" if slower else ""
-        lines.append(f"| speed against its fp32 sibling | {', '.join(times)}; {runtime}, one thread of {cpu}, 95 % intervals{remark} |")
+        how = f"{runtime}, one thread of {cpu}, 95 % intervals{remark}"
+        lines.append(f"| speed against its fp32 sibling | {', '.join(times)}; {how} |")
     lines += [f"| parity | **{parity['verdict']}**{': ' + parity['reason'] if parity['reason'] else ''} |", ""]
     if "engine" in manifest:
         engine = manifest["engine"]

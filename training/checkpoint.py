@@ -43,7 +43,7 @@ def load(run: Run, cohort: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     cohort.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
-    for device, rng in zip(_gpus_of(cohort), state["cuda_rng"], strict=False):  # none where it goes on on the CPU
+    for device, rng in zip(_gpus_of(cohort), state["cuda_rng"], strict=False):  # the CPU has none
         torch.cuda.set_rng_state(rng, device)
     progress: dict[str, Any] = state["progress"]
     return progress
