@@ -30,10 +30,10 @@ def speedup(
     manifest: Mapping[str, Any],
     batches: tuple[int, ...],
 ) -> Speeds:
-    """How many times faster ``file`` is than ``float_file``, one backend, one thread of the CPU, by batch size.
+    """How many times faster ``file`` is than ``float_file``, by batch size: one backend, one CPU thread.
 
-    ``ratio`` is that of the median CPU times of interleaved calls; ``low`` and ``high`` bound the median of the
-    paired ratios (95 %). ``manifest`` is that of ``file``.
+    ``ratio`` is that of the median CPU times of interleaved calls; ``low`` and ``high`` bound the median of
+    the paired ratios (95 %). ``manifest`` is that of ``file``.
     """
     facts = [dict(manifest) | {"precision": "fp32"}, manifest]
     sources = [Source(place, fact, threads=1) for place, fact in zip((float_file, file), facts, strict=True)]

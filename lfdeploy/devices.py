@@ -1,6 +1,7 @@
-"""What this machine computes with: its NVIDIA GPUs, its CPU's instruction set, and which library can use a GPU.
+"""What this machine computes with: its NVIDIA GPUs, its CPU's instruction set, which library can use a GPU.
 
-The driver itself is asked for GPUs: no torch, no CUDA toolkit, a few milliseconds. A library is asked by using it.
+The driver itself is asked for GPUs: no torch, no CUDA toolkit, a few milliseconds. A library is asked by
+using it.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def pick(asked: str, library: str = "torch") -> str:
-    """``cpu`` or ``cuda`` for ``auto``, ``cpu``, ``cuda``: where the library (a key of `PROBES`) really computes.
+    """``cpu`` or ``cuda`` for ``auto``, ``cpu``, ``cuda``: where a library (of `PROBES`) really computes.
 
-    ``auto`` takes the CPU where the library cannot use the GPU, and says so once. CUDA asked for and not usable is
-    an `LfdeployError`.
+    ``auto`` takes the CPU where the library cannot use the GPU, and says so once. CUDA asked for and not
+    usable is an `LfdeployError`.
     """
     if asked == "cpu" or (asked == "auto" and not gpus()):
         return "cpu"
@@ -85,7 +86,7 @@ def _say_cpu(reason: str) -> None:
 
 @lru_cache
 def unusable(library: str) -> str:
-    """Why a library cannot use the first GPU that the driver shows, by trying; empty where it can or none is there."""
+    """Why a library cannot use the GPU that the driver shows, by trying; else, or without a GPU, empty."""
     if not gpus():
         return ""
     try:

@@ -1,7 +1,7 @@
 """`lfdeploy bench train`: our steps against a plain loop over the same networks and losses, interleaved.
 
-The plain loop is what a first script does: a DataLoader with per-image transforms (four workers where a GPU waits),
-fp32, NCHW, eager, all networks one after the other. Same cohort, same loss graph, same optimiser, same batch.
+The plain loop is what a first script does: a DataLoader with per-image transforms (four workers where a GPU
+waits), fp32, NCHW, eager, all networks one after the other. Same cohort, loss graph, optimiser and batch.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def session_options(threads: int = 0) -> Any:
     # idle threads leave the cores to others
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if int8_saturates():
-        # Sums of uint8 x int8 products stop at 16 bits; with this they are uint8 x uint8 and exact, but slower.
-        # Not set elsewhere: onnxruntime would take the slow way on CPUs with VNNI too, whose sums are exact anyway.
+        # Sums of uint8 x int8 products stop at 16 bits; with this they are uint8 x uint8: exact, but slower.
+        # Not set elsewhere: onnxruntime would take the slow way with VNNI too, whose sums are exact anyway.
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 

@@ -219,12 +219,14 @@ def test_what_is_missing_or_broken_leaves_the_others(tmp_path: Path, lf: Callabl
     whole = foreign_onnx(tmp_path / "whole.onnx", TensorProto.FLOAT, ["n", 3, 8, 8], False)
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"nothing")
-    result = lf("bench", "fused-trt-fp32", broken, whole, "--runs", tmp_path / "runs", "--batch", "1", *QUICK, "--json")
+    flags = ("--runs", tmp_path / "runs", *QUICK)
+    result = lf("bench", "fused-trt-fp32", broken, whole, "--batch", "1", *flags, "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert [row["artifact"] for row in document["rows"]] == ["whole.onnx"]
-    assert [note.split(" is not in the table: ")[0] for note in document["notes"][:2]] == ["fused-trt-fp32", str(broken)]
-    alone = lf("bench", "fused-trt-fp32", "--runs", tmp_path / "runs", *QUICK)
+    absent = [note.split(" is not in the table: ")[0] for note in document["notes"][:2]]
+    assert absent == ["fused-trt-fp32", str(broken)]
+    alone = lf("bench", "fused-trt-fp32", *flags)
     assert (alone.exit_code, len(alone.stderr.splitlines())) == (1, 1)
 
 

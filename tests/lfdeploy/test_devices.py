@@ -1,4 +1,4 @@
-"""The instruction set of a CPU, read from the text that Linux gives of it; the GPU that a library can really use."""
+"""The instruction set of a CPU, read from what Linux says of it; the GPU that a library can really use."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_auto_means_what_works_and_says_so_once(
     library: str, shown_gpu: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(devices.PROBES, library, fails)
-    assert [devices.pick("auto", library), devices.pick("auto", library), devices.pick("cpu", library)] == ["cpu"] * 3
+    assert [devices.pick(asked, library) for asked in ("auto", "auto", "cpu")] == ["cpu"] * 3
     reason = f"{library} cannot use the GPU that the driver shows (Shown): the driver is too old"
     assert capsys.readouterr().err == f"Note: the CPU is used: {reason}.\n"
     with pytest.raises(LfdeployError) as refused:
@@ -82,7 +82,7 @@ def test_auto_means_what_works_and_says_so_once(
 
 
 def test_probes_ask_the_library_itself(shown_gpu: None) -> None:
-    """On a machine without a GPU each finds out by itself that there is none, whatever the driver is said to show."""
+    """On a machine without a GPU each finds that out by itself, whatever the driver is said to show."""
     import torch
 
     if torch.cuda.is_available():

@@ -255,7 +255,8 @@ def test_padding_never_reaches_an_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "able"), [("8.6", True), ("8.9", True), ("12.1", True), ("13.0", True), ("9.0", False), ("10.0", False)]
+    ("capability", "able"),
+    [("8.6", True), ("12.1", True), ("13.0", True), ("9.0", False), ("10.0", False)],
 )
 def test_rtx_names_the_gpus_that_it_has_kernels_for(capability: str, able: bool) -> None:
     """It has none for data-centre GPUs after Ampere: an engine there is unverified, not wrong."""
