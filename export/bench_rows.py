@@ -50,16 +50,25 @@ def open_subjects(
     """Everything that runs here, every module right before its first artifact, and a note for what does not run."""
     notes: list[str] = []
     given: list[str | Artifact] = []
-    for name in dict.fromkeys(names):
+    names = list(dict.fromkeys(names))
+    for name in names:
         try:
             given.append(name if is_foreign(name) else resolve(name, runs))
-        except LfdeployError as error:  # the others are measured all the same
-            notes.append(f"{name} is not in the table: {error}")
+        except LfdeployError as error:
+            if len(names) == 1:
+                raise
+            notes.append(f"{name} is not in the table: {error}")  # the others are measured all the same
     sides = [int(a.manifest["input"]["height"]) for a in given if isinstance(a, Artifact)]
     found: list[Subject] = []
     for one in given:
         if isinstance(one, str):
-            file = open_foreign(one, device, threads, sides[0] if sides else None)
+            try:
+                file = open_foreign(one, device, threads, sides[0] if sides else None)
+            except LfdeployError as error:
+                if len(names) == 1:
+                    raise
+                notes.append(f"{one} is not in the table: {error}")
+                continue
             found.append(
                 Subject(file.path.name, file.session.backend, file.session.device, file, file.feed, *file.batches, file.bytes, None)
             )

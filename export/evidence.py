@@ -163,16 +163,14 @@ def graph_checks(evidence: Evidence) -> Iterator[Check | Unexamined]:
             yield at_most("graph", name if output == "logits" else f"{output}: {name}", apart, FLOAT_BOUND)
 
 
-def arithmetic_checks(evidence: Evidence, same_data: bool) -> Iterator[Check | Unexamined]:
+def arithmetic_checks(evidence: Evidence) -> Iterator[Check | Unexamined]:
     """Stage arithmetic: every number is the run's but for rounding, every range what the run's pictures need."""
     matches, strangers = evidence._matched
     yield equal(STAGE, "quantisers that do not fit their dequantisers", evidence.opened.faults[:3], [])
     yield from numbers(matches, strangers, evidence.precision)
     if evidence.precision != "int8":
         return
-    if not same_data:
-        yield Unexamined(STAGE, "activation ranges: these are other pictures than the run's")
-    elif not len(evidence.training):
-        yield Unexamined(STAGE, "activation ranges: the run has no training pictures here")
+    if not len(evidence.training):
+        yield Unexamined(STAGE, "activation ranges: the run's training pictures are not here")
     else:
         yield from range_checks(evidence.opened.ranges, evidence.reach)

@@ -119,6 +119,12 @@ class Gate:
         """Whether the pictures at hand are the run's."""
         return bool(self.ref.data.fingerprint == self.run.spec["data_fingerprint"])
 
+    @property
+    def own_training(self) -> bool:
+        """Whether the training pictures at hand are the run's; they are beside others' pictures, too, where it kept a record."""
+        data = self.ref.data
+        return len(data.train) > 0 and (self.same_data or data.whose is not None)
+
     @cached_property
     def session(self) -> Session:
         """The subject, opened once."""
@@ -152,7 +158,7 @@ class Gate:
         if self.readable is None:
             return None
         named = set(self.manifest["calibration"]["digests"]) if self.precision == "int8" else set()
-        own = self.same_data and self.precision == "int8"
+        own = self.own_training and self.precision == "int8"
         training = training_pictures(self.ref.data, named) if own else self.ref.probes[:0]
         return Evidence(self.readable, self.precision, self.ref.truth(explains(self.manifest)), training)
 
@@ -232,7 +238,7 @@ class Gate:
         if self.evidence is None:
             yield self._unread("arithmetic")
         else:
-            yield from arithmetic_checks(self.evidence, self.same_data)
+            yield from arithmetic_checks(self.evidence)
 
     def _origin(self) -> Iterator[Check | Unexamined]:
         file = self.readable

@@ -143,7 +143,7 @@ def to_onnx(
     found = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
     if found.get("ai.onnx") != opset:
         raise LfdeployError(f"the exporter wrote opset {found.get('ai.onnx')} where {opset} was asked for")
-    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)  # the oldest that has the opset
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
     onnx.checker.check_model(proto, full_check=True)
     blob: bytes = proto.SerializeToString(deterministic=True)
     return blob

@@ -203,7 +203,8 @@ def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Pa
             manifest["speedup_over_fp32"] = speeds
             write_json(place / "manifest.json", sealed(manifest))
             if config.require_faster and not faster(speeds):
-                slow.append(f"{final.name}: {in_words(speeds)}; --require-faster needs {FASTER} times. It was not published")
+                needed = f"--require-faster needs {FASTER} times"
+                slow.append(f"{final.name}: {in_words(speeds)}; {needed}. It was not published")
                 continue
         if report["verdict"] == "unverified":
             unverified.append(f"{final.name} is built but unverified: {report['reason']}")

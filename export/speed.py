@@ -23,11 +23,17 @@ FEWEST_ROUNDS, SECONDS = 5, 2.0  # a batch size has taken long enough, from so m
 Speeds = dict[str, dict[str, float]]
 
 
-def speedup(backend: str, float_file: Path, file: Path, manifest: Mapping[str, Any], batches: tuple[int, ...]) -> Speeds:
-    """How many times faster ``file`` is than ``float_file`` by one backend on one thread of the CPU, by batch size.
+def speedup(
+    backend: str,
+    float_file: Path,
+    file: Path,
+    manifest: Mapping[str, Any],
+    batches: tuple[int, ...],
+) -> Speeds:
+    """How many times faster ``file`` is than ``float_file``, by batch size: one backend, one CPU thread.
 
-    ``ratio`` is that of the median CPU times of interleaved calls; ``low`` and ``high`` bound the median of the paired
-    ratios (95 %). ``manifest`` is that of ``file``.
+    ``ratio`` is that of the median CPU times of interleaved calls; ``low`` and ``high`` bound the median of
+    the paired ratios (95 %). ``manifest`` is that of ``file``.
     """
     facts = [dict(manifest) | {"precision": "fp32"}, manifest]
     sources = [Source(place, fact, threads=1) for place, fact in zip((float_file, file), facts, strict=True)]

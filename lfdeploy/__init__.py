@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from lfdeploy.predict import Predictor
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def open_artifact(path: str | Path, device: str = "auto") -> Predictor:

@@ -104,7 +104,7 @@ class ExportConfig:
     calibrate: bool = setting(False, "divide logits by a temperature in the graph, and find when to say 'not sure'")
     accuracy_when_sure: float | None = setting(None, "--calibrate: wanted of sure answers, in % (default: 99)", metavar="P")
     force: bool = setting(False, "does nothing: int8 is published however fast it is")
-    require_faster: bool = setting(False, "exit 1 and publish no int8 file that is not 1.1 times as fast as fp32 here")
+    require_faster: bool = setting(False, "exit 1 and publish no int8 below 1.1 times the speed of fp32 here")
     triton: str | None = setting(None, "also write a Triton model repository", metavar="DIR")
     require_verified: bool = setting(False, "exit 4 when the file cannot be run here")
 

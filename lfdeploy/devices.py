@@ -1,5 +1,8 @@
-"""What this machine computes with: its NVIDIA GPUs, asked of the driver itself (no torch, no CUDA toolkit, a few
-milliseconds), and the instruction set of its CPU."""
+"""What this machine computes with: its NVIDIA GPUs, its CPU's instruction set, which library can use a GPU.
+
+The driver itself is asked for GPUs: no torch, no CUDA toolkit, a few milliseconds. A library is asked by
+using it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ INSTRUCTION_SETS = {
     "avx512": ("avx512bw", "avx512dq", "avx512vl"),
     "avx2": ("avx2",),
 }
-#: those that add products of int8 numbers up in 32 bits; the other x86 ones stop at 16, where two products may not fit
+#: those that add int8 products up in 32 bits; the other x86 ones stop at 16, where two products may not fit
 EXACT_INT8 = ("amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni")
 
 
@@ -57,10 +60,10 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def pick(asked: str, library: str = "torch") -> str:
-    """``cpu`` or ``cuda`` for ``auto``, ``cpu``, ``cuda``: where the library (a key of `PROBES`) really computes.
+    """``cpu`` or ``cuda`` for ``auto``, ``cpu``, ``cuda``: where a library (of `PROBES`) really computes.
 
-    ``auto`` takes the CPU where the library cannot use the GPU, and says so once. CUDA asked for and not usable is an
-    `LfdeployError`.
+    ``auto`` takes the CPU where the library cannot use the GPU, and says so once. CUDA asked for and not
+    usable is an `LfdeployError`.
     """
     if asked == "cpu" or (asked == "auto" and not gpus()):
         return "cpu"
@@ -75,7 +78,7 @@ def pick(asked: str, library: str = "torch") -> str:
     return "cpu"
 
 
-@lru_cache(maxsize=1)
+@lru_cache
 def _say_cpu(reason: str) -> None:
     """Say once in a process that ``auto`` means the CPU, and why."""
     say(f"Note: the CPU is used: {reason}.")
@@ -83,7 +86,7 @@ def _say_cpu(reason: str) -> None:
 
 @lru_cache
 def unusable(library: str) -> str:
-    """Why a library cannot use the first GPU that the driver shows, after trying; empty where it can, or there is none."""
+    """Why a library cannot use the GPU that the driver shows, by trying; else, or without a GPU, empty."""
     if not gpus():
         return ""
     try:
@@ -92,7 +95,7 @@ def unusable(library: str) -> str:
             PROBES[library]()
     except Exception as error:  # libraries raise many kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = (lines or [type(error).__name__])[0][:200].rstrip(".")
+        reason = (lines or [type(error).__name__])[0].partition(". ")[0][:200].rstrip(".")
         return f"{library} cannot use the GPU that the driver shows ({gpus()[0].name}): {reason}"
     return ""
 
@@ -114,6 +117,7 @@ def _probe_onnxruntime() -> None:
         raise RuntimeError(f"onnxruntime {ort.__version__} is built without the CUDA provider")
     import torch  # noqa: F401  (brings the CUDA libraries that the provider links)
 
+    ort.set_default_logger_severity(4)  # what does not load is said in one line
     ort.preload_dlls()
     x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [x], [y])
@@ -132,7 +136,7 @@ PROBES = {"torch": _probe_torch, "onnxruntime": _probe_onnxruntime}
 
 @lru_cache(maxsize=1)
 def instruction_set() -> str:
-    """The best instruction set of this machine's CPU: a key of `INSTRUCTION_SETS`, else the architecture (``aarch64``)."""
+    """The best of this CPU: a key of `INSTRUCTION_SETS`, else the architecture, like ``aarch64``."""
     try:
         return best_instruction_set(Path("/proc/cpuinfo").read_text())
     except OSError:

@@ -57,8 +57,9 @@ def diagnose(
         packages, install, where = RUNTIMES[manifest["format"]]
         if not set(packages) & set(installed):
             return Diagnosis("package missing", f"{packages[0]} is not installed", install)
-        reason = f"{packages[0]} on {'the GPU or ' if gpus and where == 'both' and not unusable else ''}the CPU"
-        reason += f"; {unusable}" if unusable and where == "both" else ""
+        on_gpu = bool(gpus) and where == "both"
+        reason = f"{packages[0]} on {'the GPU or ' if on_gpu and not unusable else ''}the CPU"
+        reason += f"; {unusable}" if on_gpu and unusable else ""
         return Diagnosis("runs here", reason, f"lfdeploy predict {_path(artifact)} PICTURE")
     try:
         engine = manifest["engine"]
@@ -71,7 +72,8 @@ def diagnose(
         onnx = _export(manifest, "onnx")
         return Diagnosis("no GPU", f"{package} engines run on an NVIDIA GPU only, and this machine shows none", onnx)
     if unusable:
-        return Diagnosis("no GPU", f"{package} engines run on an NVIDIA GPU only, and {unusable}", _export(manifest, "onnx"))
+        onnx = _export(manifest, "onnx")
+        return Diagnosis("no GPU", f"{package} engines run on an NVIDIA GPU only, and {unusable}", onnx)
     if package not in installed:
         return Diagnosis("package missing", f"{package} is not installed", f"pip install {package}=={built}")
     gpu, rebuild = gpus[0], _export(manifest, "trt")

@@ -60,11 +60,13 @@ def exported(artifacts: Sequence[Artifact]) -> None:
     if any(speeds):
         columns.append("speed against fp32")
         for row, speed in zip(rows, speeds, strict=True):
-            row.append(", ".join(f"{one['ratio']:.2f}x at batch {batch}" for batch, one in speed.items()) or "-")
+            ratios = [f"{one['ratio']:.2f}x at batch {batch}" for batch, one in speed.items()]
+            row.append(", ".join(ratios) or "-")
     table("", columns, rows)
     for a, speed in zip(artifacts, speeds, strict=True):
         if speed and max(one["ratio"] for one in speed.values()) < 1:
-            say(f"{a.name}: slower than fp32 on this CPU ({a.manifest['cpu']}); published for its size and for other CPUs.")
+            where = f"slower than fp32 on this CPU ({a.manifest['cpu']})"
+            say(f"{a.name}: {where}; published for its size and for other CPUs.")
         for one in a.manifest["parity"].get("not_examined", ()):
             say(f"{a.name}: stage {one['stage']}: not examined: {one['reason']}.")
         if a.manifest["accuracy"] and (told := warning([a.name], [a.manifest["accuracy"]["chance"]])):

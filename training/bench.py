@@ -1,7 +1,7 @@
 """`lfdeploy bench train`: our steps against a plain loop over the same networks and losses, interleaved.
 
-The plain loop is what a first script does: a DataLoader with per-image transforms (four workers where a GPU waits for
-them), fp32, NCHW, eager, all networks one after the other. Same cohort, same loss graph, same optimiser, same batch.
+The plain loop is what a first script does: a DataLoader with per-image transforms (four workers where a GPU
+waits), fp32, NCHW, eager, all networks one after the other. Same cohort, loss graph, optimiser and batch.
 """
 
 from __future__ import annotations
@@ -111,9 +111,15 @@ def _optimizer(cohort: Cohort) -> torch.optim.Optimizer:
 
 
 def _plain(cohort: Cohort, graph: LossGraph, images: Any, labels: Any, device: str) -> Callable[[], None]:
-    workers = min(4, os.cpu_count() or 1) if device == "cuda" else 0  # on a CPU they would take cores from the step
+    # on a CPU workers would take cores from the step
+    workers = min(4, os.cpu_count() or 1) if device == "cuda" else 0
     loader = torch.utils.data.DataLoader(
-        _Pictures(images, labels), BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+        _Pictures(images, labels),
+        BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
     )
     engine, optimizer = Engine(cohort.train(), graph, device, torch.float32, 0), _optimizer(cohort)
     batches = _endless(lambda: iter(loader))

@@ -39,7 +39,7 @@ def load(run: Run, cohort: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     cohort.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
-    for device, rng in zip(_gpus_of(cohort), state["cuda_rng"], strict=False):  # none where it goes on on the CPU
+    for device, rng in zip(_gpus_of(cohort), state["cuda_rng"], strict=False):  # the CPU has none
         torch.cuda.set_rng_state(rng, device)
     progress: dict[str, Any] = state["progress"]
     return progress
@@ -68,14 +68,15 @@ def random_states(cohort: nn.Module) -> list[Tensor]:
 
 
 def _gpus_of(cohort: nn.Module) -> list[torch.device]:
-    """The GPU that a cohort lives on, as a list; empty on the CPU. Other GPUs of the machine are not touched."""
+    """The GPU that a cohort lives on, as a list; empty on the CPU. Other GPUs are not touched."""
     devices = {parameter.device for parameter in cohort.parameters() if parameter.is_cuda}
     return sorted(devices, key=lambda device: device.index)
 
 
 def on_cpu(state: Any) -> Any:
-    """A nest of dicts and lists with all its tensors on the CPU: a GPU's come in one copy per dtype, the CPU's stay as they are.
+    """A nest of dicts and lists with all its tensors on the CPU: a GPU's come in one copy per dtype.
 
+    Where all are on the CPU already, the nest itself.
     A checkpoint has a thousand small tensors, and each copy by itself would make the host wait for the GPU.
     """
     tensors = list(_tensors(state))
@@ -88,13 +89,15 @@ def _copied(tensors: list[Tensor]) -> list[Tensor]:
     """Copies on the CPU, each in memory of its own and laid out as the original."""
     flat: dict[torch.dtype, Tensor] = {}
     for dtype in {tensor.dtype for tensor in tensors}:
-        flat[dtype] = torch.cat([tensor.detach().reshape(-1) for tensor in tensors if tensor.dtype == dtype]).cpu()
+        rows = [tensor.detach().reshape(-1) for tensor in tensors if tensor.dtype == dtype]
+        flat[dtype] = torch.cat(rows).cpu()
     start = dict.fromkeys(flat, 0)
     copies = []
     for tensor in tensors:
         end = start[tensor.dtype] + tensor.numel()
         values = flat[tensor.dtype][start[tensor.dtype] : end]
-        copies.append(torch.empty_like(tensor, device="cpu", requires_grad=False).copy_(values.view(tensor.shape)))
+        empty = torch.empty_like(tensor, device="cpu", requires_grad=False)
+        copies.append(empty.copy_(values.view(tensor.shape)))
         start[tensor.dtype] = end
     return copies
 

@@ -159,7 +159,7 @@ def exact_fp32(device: str) -> None:
 
 
 def settle(device: str) -> None:
-    """Wait until the device has done what was asked of it, so that a clock read afterwards tells the truth."""
+    """Wait until the device has done what was asked of it: a clock read afterwards tells the truth."""
     if device == "cuda":
         torch.cuda.synchronize()
 

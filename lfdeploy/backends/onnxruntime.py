@@ -19,7 +19,7 @@ PROVIDERS: dict[str, Any] = {
 
 
 def session_options(threads: int = 0) -> Any:
-    """`onnxruntime.SessionOptions` for every session that is opened here: silent, and the same answers on every CPU.
+    """`onnxruntime.SessionOptions` for every session opened here: silent, and the same answers on every CPU.
 
     ``threads`` 0 leaves their number to onnxruntime.
     """
@@ -28,10 +28,11 @@ def session_options(threads: int = 0) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores to others
+    # idle threads leave the cores to others
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if int8_saturates():
-        # Sums of uint8 x int8 products stop at 16 bits; with this they are uint8 x uint8 and exact, but slower. Not
-        # set elsewhere: onnxruntime would take the slow way on CPUs with VNNI too, whose sums are exact by themselves.
+        # Sums of uint8 x int8 products stop at 16 bits; with this they are uint8 x uint8: exact, but slower.
+        # Not set elsewhere: onnxruntime would take the slow way with VNNI too, whose sums are exact anyway.
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 

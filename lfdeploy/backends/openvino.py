@@ -1,9 +1,9 @@
 """OpenVINO IR: model.xml and model.bin, on the CPU.
 
 OpenVINO may compute in bf16 by itself where the processor has it, which costs fp32 four digits. Here it is told f32
-and accuracy, and what it took is read back; so is whether an int8 file is really multiplied in int8. On an x86 CPU
-without VNNI its int8 sums overflow (OpenVINO's "saturation issue"), so there the file's int8 numbers are multiplied in
-fp32: the same answers, but no faster than fp32.
+and accuracy, and what it took is read back; so is whether an int8 file is multiplied in int8. On an x86
+CPU without VNNI its int8 sums overflow (OpenVINO's "saturation issue"), so there the file's int8 numbers are
+multiplied in fp32: the same answers, but no faster than fp32.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class OpenVinoSession:
             raise LfdeployError(f"openvino gave {arithmetic} arithmetic where f32 was asked for.")
         layers = layers_of(self.compiled.get_runtime_model())
         if int8:
-            _require_products(source.file.name, layers, products_in_int8(model), "fp32" if widened else "int8")
+            kind = "fp32" if widened else "int8"
+            _require_products(source.file.name, layers, products_in_int8(model), kind)
         if widened:
             _say_widened(instruction_set())
         self.request = self.compiled.create_infer_request()
@@ -122,10 +123,10 @@ class OpenVinoSession:
 
 
 def layers_of(runtime: Any) -> dict[str, int]:
-    """How many convolutions and matrix products of a compiled model's runtime graph multiply in which precision.
+    """How many convolutions and matrix products of a compiled model's runtime graph multiply in which type.
 
-    The kernel's name tells it (jit_avx2_I8, brgemm_avx2_f32): a layer's precision may be that of weights which the
-    kernel widens before it multiplies.
+    The kernel's name tells it (jit_avx2_I8, brgemm_avx2_f32): a layer's precision may be that of weights
+    which the kernel widens before it multiplies.
     """
     layers: dict[str, int] = {}
     for op in runtime.get_ops():
@@ -146,7 +147,7 @@ def products_in_int8(model: Any) -> int:
 
 
 def _require_products(name: str, layers: dict[str, int], weights: int, kind: str) -> None:
-    """Raise unless the file has int8 weights and at least as many layers multiply in this kind of number: int8, or all in fp32."""
+    """Raise unless the file has int8 weights and as many layers multiply in int8, or all do in fp32."""
     count = layers.get(kind, 0)
     if not 0 < weights <= count or (kind == "fp32" and len(layers) > 1):
         products = ", ".join(f"{number} in {other}" for other, number in sorted(layers.items()))
@@ -157,7 +158,8 @@ def _require_products(name: str, layers: dict[str, int], weights: int, kind: str
 @lru_cache(maxsize=1)
 def _say_widened(cpu: str) -> None:
     """Say once in a process that int8 files are computed in fp32 here."""
-    say(f"Note: openvino's int8 sums overflow on a CPU without VNNI ({cpu}): it computes in fp32, as exact, no faster.")
+    why = f"openvino's int8 sums overflow on a CPU without VNNI ({cpu})"
+    say(f"Note: {why}: it computes in fp32, as exact, no faster.")
 
 
 def _missing() -> str:

@@ -182,7 +182,7 @@ def cannot_run(backend: str) -> str:
     """Why nothing runs on the provider here, or an empty string."""
     if not gpus():
         return f"this machine has no NVIDIA GPU, and {PROVIDERS[backend].name} runs on nothing else"
-    return missing(backend) or (unusable("onnxruntime") if backend == "onnxruntime-cuda" else "")
+    return missing(backend) or unusable("torch" if backend == "onnxruntime-tensorrt-rtx" else "onnxruntime")
 
 
 def backend(name: str) -> Backend:

@@ -105,7 +105,7 @@ def cannot_run(package: str) -> str:
 def no_kernels(package: str, name: str, capability: str) -> str:
     """Why a package runs no engine at all on a GPU of this compute capability, or an empty string.
 
-    TensorRT-RTX lists what it has kernels for, which leaves out data-centre GPUs; what is newer than all of it may run.
+    TensorRT-RTX lists what it has kernels for, and data-centre GPUs are not there. What is newer may run.
     """
     members = getattr(load(package), "ComputeCapability", None)
     if package != "tensorrt-rtx" or members is None:

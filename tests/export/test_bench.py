@@ -215,6 +215,21 @@ def test_foreign_files_that_cannot_be_measured(name: str, tmp_path: Path, lf: Ca
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_what_is_missing_or_broken_leaves_the_others(tmp_path: Path, lf: Callable[..., Result]) -> None:
+    whole = foreign_onnx(tmp_path / "whole.onnx", TensorProto.FLOAT, ["n", 3, 8, 8], False)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"nothing")
+    flags = ("--runs", tmp_path / "runs", *QUICK)
+    result = lf("bench", "fused-trt-fp32", broken, whole, "--batch", "1", *flags, "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert [row["artifact"] for row in document["rows"]] == ["whole.onnx"]
+    absent = [note.split(" is not in the table: ")[0] for note in document["notes"][:2]]
+    assert absent == ["fused-trt-fp32", str(broken)]
+    alone = lf("bench", "fused-trt-fp32", *flags)
+    assert (alone.exit_code, len(alone.stderr.splitlines())) == (1, 1)
+
+
 def test_a_foreign_file_that_fails_at_one_batch_leaves_the_others(tmp_path: Path, lf: Callable[..., Result]) -> None:
     """It declares any batch, and computes only one."""
     path = foreign_onnx(tmp_path / "liar.onnx", TensorProto.FLOAT, ["n", 3, 8, 8], False)

@@ -1,4 +1,4 @@
-"""Published ONNX files in an onnxruntime of early 2024, in an environment of its own: they open, and answer as today."""
+"""Published ONNX files open in an onnxruntime of early 2024, and answer as today."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def test_it_answers_as_today(
     half_artifact: Path,
     int8_artifact: Path,
 ) -> None:
-    place = {"fp32": tiny_run.artifacts / "fused-onnx-fp32", "fp16": half_artifact, "int8": int8_artifact}[precision]
+    fp32 = tiny_run.artifacts / "fused-onnx-fp32"
+    place = {"fp32": fp32, "fp16": half_artifact, "int8": int8_artifact}[precision]
     pictures = np.ascontiguousarray(tiny_run.data().test.images[:64])
     np.save(tmp_path / "pictures.npy", pictures)
     files = [place / "model.onnx", tmp_path / "pictures.npy", tmp_path / "answers.npy"]
@@ -64,7 +65,7 @@ def test_it_answers_as_today(
     assert apart <= 1e-5
 
 
-def test_files_are_of_the_oldest_version_that_has_their_opset(tiny_run: Run, half_artifact: Path, int8_artifact: Path) -> None:
+def test_files_are_of_the_oldest_version(tiny_run: Run, half_artifact: Path, int8_artifact: Path) -> None:
     for place in (tiny_run.artifacts / "fused-onnx-fp32", half_artifact, int8_artifact):
         model = onnx.load(place / "model.onnx")
         assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)], place.name

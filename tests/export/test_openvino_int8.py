@@ -197,7 +197,7 @@ def test_it_answers_on_every_cpu_as_the_standard_says(
     copied: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Against onnx's own evaluator on the graph that the IR was built from; multiplied in fp32 it answers so anywhere."""
+    """Against onnx's own evaluator on the graph that the IR was built from; by either way of multiplying."""
     path, pictures = copied(NAME), np.ascontiguousarray(tiny_run.data().test.images[:32])
     graphs: list[onnx.ModelProto] = []
     rebuild(tiny_run, path, graph=graphs.append)

@@ -106,7 +106,8 @@ def test_int8_answers_on_every_cpu_as_the_standard_says(tiny_run: Run, scheme: s
     pictures = np.ascontiguousarray(data.test.images[:32])
     standard = ReferenceEvaluator(onnx.load_from_string(quantised)).run(["logits"], {"images": pictures})[0]
     scale = np.abs(standard).max()
-    ours, plain = (np.abs(logits(quantised, pictures) - standard).max() / scale for logits in (logits_of, plain_logits))
+    ours = np.abs(logits_of(quantised, pictures) - standard).max() / scale
+    plain = np.abs(plain_logits(quantised, pictures) - standard).max() / scale
     assert ours < 0.03  # a step or two of rounding on the way
     assert not int8_saturates() or plain > 0.1
 
@@ -143,7 +144,7 @@ SLOW = {"1": {"ratio": 0.5, "low": 0.4, "high": 0.6}, "8": {"ratio": 0.8, "low":
 
 
 def test_what_is_faster() -> None:
-    assert in_words(SLOW).startswith("int8 is as fast as fp32 0.50 times at batch 1 and 0.80 times at batch 8, on this CPU")
+    assert "as fast as fp32 0.50 times at batch 1 and 0.80 times at batch 8, on this CPU" in in_words(SLOW)
     assert not faster(SLOW)
     assert not faster(SLOW | {"8": {"ratio": 1.05, "low": 1.0, "high": 1.1}})
     assert faster(SLOW | {"8": {"ratio": 1.1, "low": 1.0, "high": 1.2}})
@@ -158,7 +159,7 @@ def test_a_slow_file_is_published_and_says_so(
     words = ["export", tiny_run.path, "--peer", 1, "--precision", "fp32,int8", "--out", tmp_path / "made"]
     refused = lf(*words, "--require-faster")
     assert (refused.exit_code, refused.stderr.count("Error")) == (1, 1)
-    assert f"0.80 times at batch 8, on this CPU ({instruction_set()}); --require-faster needs 1.1 times" in refused.stderr
+    assert f"0.80 times at batch 8, on this CPU ({instruction_set()}); --require-faster" in refused.stderr
     assert [place.name for place in (tmp_path / "made").iterdir()] == ["peer1-onnx-fp32"]
     kept = lf(*words, "--force")
     assert kept.exit_code == 0, kept.stderr

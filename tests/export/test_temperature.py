@@ -437,7 +437,8 @@ def test_without_the_run_s_own_validation_pictures_its_origin_is_not_examined(
 def test_every_format_carries_it(format: str, precision: str, tiny_run: Run, calibrated: Path, pictures: Data, tmp_path: Path) -> None:
     from export import export
 
-    config = ExportConfig(peer=0, format=format, precision=precision, calibrate=True, accuracy_when_sure=90.0, out=str(tmp_path / "made"))
+    what = {"format": format, "precision": precision, "calibrate": True, "accuracy_when_sure": 90.0}
+    config = ExportConfig(peer=0, out=str(tmp_path / "made"), **what)
     made = export(config, tiny_run)[0]
     wanted = read(calibrated).manifest[KEY]
     assert made.manifest[KEY] == wanted

@@ -51,7 +51,8 @@ Note = Callable[[str, object], None]
 def together(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny run in one file, by precision, away from its other artifacts."""
     out = tmp_path_factory.mktemp("together")
-    made = export(ExportConfig(all=True, single_file=True, precision="fp32,fp16,int8", out=str(out)), tiny_run)
+    config = ExportConfig(all=True, single_file=True, precision="fp32,fp16,int8", out=str(out))
+    made = export(config, tiny_run)
     return {str(a.manifest["precision"]): a.path for a in made}
 
 

@@ -22,7 +22,7 @@ from lfdeploy.artifact import Artifact, read
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.run import Run, sha256
 
-triton_config: Any = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="tritonclient is not installed")
+triton_config: Any = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="no tritonclient")
 
 TYPES = {"UINT8": onnx.TensorProto.UINT8, "FP32": onnx.TensorProto.FLOAT}
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from export.graph import in_precision, to_onnx
-from lfdeploy.backends import buckets, trt_build, trt_layers
-from lfdeploy.backends.trt import INVALID, header_faults, invalid, load, log_to
+from lfdeploy.backends import BACKENDS, buckets, trt_build, trt_layers
+from lfdeploy.backends.trt import INVALID, header_faults, invalid, load, log_to, no_kernels
+from lfdeploy.devices import Gpu
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.models import create
 from lfdeploy.models.deploy import Classifier
@@ -251,3 +252,20 @@ def test_padding_never_reaches_an_answer() -> None:
         kept.append((images, buckets.cut(answers, size)))
     for images, found in kept:  # also after the buffers were used again
         np.testing.assert_array_equal(found[:, 0], images.sum((1, 2, 3), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("capability", "able"),
+    [("8.6", True), ("12.1", True), ("13.0", True), ("9.0", False), ("10.0", False)],
+)
+def test_rtx_names_the_gpus_that_it_has_kernels_for(capability: str, able: bool) -> None:
+    """It has none for data-centre GPUs after Ampere: an engine there is unverified, not wrong."""
+    reason = no_kernels(RTX, "H100", capability)
+    assert (reason == "") is able
+    assert able or f"no kernels for H100 (compute capability {capability}), only for 7.5, 8.0, 8.6" in reason
+
+
+def test_an_engine_cannot_run_on_a_gpu_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lfdeploy.backends.trt.gpus", lambda: (Gpu("H100", "9.0"),))
+    assert "no kernels for H100" in BACKENDS[RTX].cannot_run()
+    assert BACKENDS[RTX].missing() == ""  # it builds for others

@@ -1,4 +1,4 @@
-"""CUDA tensors that hold no numbers: the steps for a GPU run on a machine without one, and copies are counted."""
+"""CUDA tensors that hold no numbers: a GPU's steps run on a machine without one, and copies are counted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Traffic(TorchDispatchMode):
-    """``copies`` counts tensors that move between devices by direction, and values that the host reads as ``read``;
-    ``operators`` counts what runs on the GPU."""
+    """``copies`` counts tensors that move between devices, by direction, and values that the host ``read``.
+
+    ``operators`` counts what runs on the GPU.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What training does on a GPU, on tensors without numbers: no waiting in a step, few copies when it is saved."""
+"""What training does on a GPU, on tensors without numbers: no waiting in a step, few copies when saved."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def cohort_on_cuda(method: str) -> tuple[Cohort, LossGraph]:
 def test_a_step_makes_the_host_wait_for_nothing(method: str) -> None:
     with fake_cuda() as traffic:
         cohort, graph = cohort_on_cuda(method)
-        images, labels = torch.empty(16, 3, 32, 32, device="cuda"), torch.zeros(16, dtype=torch.int64, device="cuda")
+        images = torch.empty(16, 3, 32, 32, device="cuda")
+        labels = torch.zeros(16, dtype=torch.int64, device="cuda")
         traffic.copies.clear()
         parts = evaluate_graph(graph, cohort(images), labels, 0.5)
         torch.stack(list(parts.values())).sum()
@@ -125,7 +126,11 @@ def test_fp32_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
-def test_the_clock_is_read_when_the_gpu_is_done(coloured_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_is_read_when_the_gpu_is_done(
+    coloured_npz: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Every measured epoch waits for the device first; the order of both is written down."""
     from lfdeploy.config import TrainConfig
 
