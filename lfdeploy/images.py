@@ -37,7 +37,20 @@ RESIZE: dict[str, Any] = {
     "crop": "largest centred square",
     "interpolation": "bilinear, antialiased (Pillow)",
 }
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+)
 ARRAYS = "uint8 (H, W, 3), or (H, W) for grey, or (H, W, 4) with alpha"
 
 
@@ -184,7 +197,12 @@ def from_array(array: np.ndarray[Any, Any]) -> Image.Image:
 
 
 def _noted(
-    image: Image.Image, turned: int, samples: Samples, size: int | None, frames: int, whole: tuple[int, int] | None = None
+    image: Image.Image,
+    turned: int,
+    samples: Samples,
+    size: int | None,
+    frames: int,
+    whole: tuple[int, int] | None = None,
 ) -> Picture:
     """The upright picture with its remarks; ``whole`` is the stored size where the decoder reduced it."""
     width, height = whole or image.size

@@ -47,7 +47,13 @@ class Predictor:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, device: str = "auto", backend: str = "auto", run: str | None = None, runs: str = "runs"
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        backend: str = "auto",
+        run: str | None = None,
+        runs: str = "runs",
     ) -> Predictor:
         """Check the file's hash and open it. ``backend='pytorch'`` opens the run's module in the artifact's place."""
         artifact = resolve(path, runs)
@@ -114,7 +120,11 @@ class Predictor:
         return self._answer(names, pixels, remarks, top)
 
     def _answer(
-        self, names: list[str], pixels: list[Pixels], remarks: Sequence[tuple[tuple[str, ...], str, float]], top: int
+        self,
+        names: list[str],
+        pixels: list[Pixels],
+        remarks: Sequence[tuple[tuple[str, ...], str, float]],
+        top: int,
     ) -> list[Prediction]:
         answers = []
         rows = iter(self.run(np.stack(pixels))[1] if pixels else [])

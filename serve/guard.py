@@ -79,7 +79,10 @@ class Guard:
             message = await receive()
             body += message.get("body", b"")
             if message["type"] == "http.disconnect" or len(body) > MOST_BODY:
-                return (413, f"The body is larger than {MOST_BODY // 1000} kB. Upload pictures to /gradio_api/upload."), receive
+                return (
+                    413,
+                    f"The body is larger than {MOST_BODY // 1000} kB. Upload pictures to /gradio_api/upload.",
+                ), receive
             if not message.get("more_body"):
                 break
         pending = [{"type": "http.request", "body": body, "more_body": False}]

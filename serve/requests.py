@@ -85,5 +85,8 @@ def _refused_call(page: gr.Blocks, name: str | None, document: dict[str, Any], d
         try:
             component.data_model.model_validate(value)
         except ValidationError:
-            return 422, 'A picture is given as {"path": ..., "meta": {"_type": "gradio.FileData"}}, the path from an upload.'
+            return (
+                422,
+                'A picture is given as {"path": ..., "meta": {"_type": "gradio.FileData"}}, the path from an upload.',
+            )
     return None

@@ -32,7 +32,10 @@ def read_header(blob: bytes) -> Header:
     if blob.startswith(TIFF):
         return tiff.read(blob)
     if blob[4:8] == b"ftyp":
-        brands = [blob[8:12], *(blob[at : at + 4] for at in range(16, min(int.from_bytes(blob[:4], "big"), 256), 4))]
+        brands = [
+            blob[8:12],
+            *(blob[at : at + 4] for at in range(16, min(int.from_bytes(blob[:4], "big"), 256), 4)),
+        ]
         if {b"avif", b"avis"} & set(brands):
             return avif.read(blob)
         if HEIC & set(brands):

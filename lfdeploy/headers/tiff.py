@@ -6,9 +6,34 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from lfdeploy.headers.header import INTEGERS, MOST_FRAMES, ORIENTATION, Header, damaged, truncated, unsupported
+from lfdeploy.headers.header import (
+    INTEGERS,
+    MOST_FRAMES,
+    ORIENTATION,
+    Header,
+    damaged,
+    truncated,
+    unsupported,
+)
 
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
 NUMBERS = INTEGERS | {13: "I", 16: "Q", 17: "q"}
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, FORMAT = 256, 257, 258, 259, 262, 277, 339
 EXTRA, STRIPS, TILES = 338, 273, 324
