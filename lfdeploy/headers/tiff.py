@@ -1,4 +1,6 @@
-"""TIFF: the first directory, written anew with only the tags that make pixels; odd tags and further pages stay out."""
+"""TIFF: the first directory, written anew with only the tags that make pixels; odd tags and further pages
+stay out.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +113,9 @@ def read(blob: bytes) -> Header:
 
 
 def _largest(facts: dict[int, list[int]], bits: int) -> int:
-    """White as the file tells it: all bits of a depth below 16, or of a tag; another number there is a statistic."""
+    """White as the file tells it: all bits of a depth below 16, or of a tag; another number there is a
+    statistic.
+    """
     for tag in (LARGEST_OF_FORMAT, LARGEST):
         value = (facts.get(tag) or [0])[0]
         if 255 <= value <= 65535 and value & (value + 1) == 0:

@@ -2,7 +2,8 @@
 
     python tests/serve/cost.py ARTIFACT [ROUNDS]
 
-Both are real server processes on this machine, asked in turn, so that a busy machine slows both alike: trust the ratio.
+Both are real server processes on this machine, asked in turn, so that a busy machine slows both alike: trust
+the ratio.
 """
 
 from __future__ import annotations
