@@ -32,7 +32,9 @@ class Samples:
 
 
 def square_of(width: int, height: int, orientation: int) -> Box:
-    """Where the largest centred square of the upright picture lies in the stored one, which is width x height."""
+    """Where the largest centred square of the upright picture lies in the stored one, which is width x
+    height.
+    """
     side = min(width, height)
     across, down = (width, height) if orientation < 5 else (height, width)
     left, top = (across - side) // 2, (down - side) // 2
@@ -81,7 +83,9 @@ def _converted(image: Image.Image, box: Box) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image, box: Box, samples: Samples) -> tuple[Image.Image, tuple[str, ...]]:
-    """The part of a 16-bit grey picture as RGB, its white at 255, and a remark where it may be darker than meant."""
+    """The part of a 16-bit grey picture as RGB, its white at 255, and a remark where it may be darker than
+    meant.
+    """
     largest, low_bits = 0, 0
     for row in range(0, image.height, BAND):
         values = np.asarray(image.crop((0, row, image.width, min(row + BAND, image.height))))
@@ -89,7 +93,8 @@ def _from_16_bit(image: Image.Image, box: Box, samples: Samples) -> tuple[Image.
         low_bits |= int(np.bitwise_or.reduce(values, axis=None))
     white = samples.largest
     if not white and 8 <= samples.bits < 16:
-        # PNG wants samples scaled to 16 bits, the bits below the significant ones filled up; not everybody does.
+        # PNG wants samples scaled to 16 bits, the bits below the significant ones filled up; not everybody
+        # does.
         unscaled = largest < 1 << samples.bits and low_bits & ((1 << (16 - samples.bits)) - 1)
         white = (1 << samples.bits) - 1 if unscaled else 65535
     told = bool(white) or samples.bits == 16

@@ -1,4 +1,5 @@
-"""From a file, bytes, an array or a Pillow picture to uint8 pixels at model size: the one path of all commands.
+"""From a file, bytes, an array or a Pillow picture to uint8 pixels at model size: the one path of all
+commands.
 
 The answer of a classifier depends on every step here, so there is exactly one implementation, and its rule
 (`RESIZE`) is written into every run and every artifact, and compared when an artifact is opened or verified.
@@ -26,7 +27,8 @@ from lfdeploy.limits import MAX_PIXELS, check, reduction
 __all__ = ["MAX_PIXELS", "RESIZE", "SUFFIXES", "Picture", "Pixels", "decode", "fit", "fit_all", "prepare"]
 
 Pixels = NDArray[np.uint8]
-#: What `decode` and `prepare` take: a path, a file's bytes, a Pillow picture, or uint8 (H, W), (H, W, 1, 3 or 4).
+#: What `decode` and `prepare` take: a path, a file's bytes, a Pillow picture, or uint8 (H, W), (H, W, 1, 3 or
+#: 4).
 Given = str | Path | bytes | bytearray | memoryview | Image.Image | Pixels
 
 #: What `fit` does, in words and as data. Changing the code below means changing the version here.
@@ -37,7 +39,20 @@ RESIZE: dict[str, Any] = {
     "crop": "largest centred square",
     "interpolation": "bilinear, antialiased (Pillow)",
 }
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+)
 ARRAYS = "uint8 (H, W, 3), or (H, W) for grey, or (H, W, 4) with alpha"
 
 
@@ -45,7 +60,8 @@ ARRAYS = "uint8 (H, W, 3), or (H, W) for grey, or (H, W, 4) with alpha"
 class Picture:
     """An upright RGB picture and remarks about it (an animation's further frames, an odd shape).
 
-    ``width`` and ``height`` are those of the whole upright picture; ``image`` may be its centred square alone, reduced.
+    ``width`` and ``height`` are those of the whole upright picture; ``image`` may be its centred square
+    alone, reduced.
     """
 
     image: Image.Image
@@ -57,9 +73,10 @@ class Picture:
 def decode(source: Given, size: int | None = None) -> Picture:
     """Read a file, its bytes, an array or a Pillow picture as an upright RGB picture.
 
-    Limits are checked from the header, before any pixel is decoded. With ``size`` only the largest centred square is
-    made, and a JPEG may be decoded at a reduced scale that still has at least twice that many pixels on each side.
-    Raises `PictureError`, and `LfdeployError` for what is none of these, or an array of another kind.
+    Limits are checked from the header, before any pixel is decoded. With ``size`` only the largest centred
+    square is made, and a JPEG may be decoded at a reduced scale that still has at least twice that many
+    pixels on each side. Raises `PictureError`, and `LfdeployError` for what is none of these, or an array of
+    another kind.
     """
     if isinstance(source, np.ndarray):
         return _noted(from_array(source), 1, Samples(), size, 1)
@@ -113,7 +130,9 @@ def _decoded(blob: bytes, size: int | None) -> Picture:
 
 
 def _opened(header: Header) -> ImageFile.ImageFile:
-    """The file opened by its own format's reader, which has none of `Image.open`'s limits. Raises what Pillow raises."""
+    """The file opened by its own format's reader, which has none of `Image.open`'s limits. Raises what Pillow
+    raises.
+    """
     Image.preinit()
     if header.format not in Image.OPEN:
         Image.init()
@@ -124,7 +143,9 @@ def _opened(header: Header) -> ImageFile.ImageFile:
 
 
 def _let_go(image: ImageFile.ImageFile) -> None:
-    """Free what a decoder holds of a picture that has its pixels: of WebP and AVIF that is most of the memory."""
+    """Free what a decoder holds of a picture that has its pixels: of WebP and AVIF that is most of the
+    memory.
+    """
     image.fp = None
     if hasattr(image, "_decoder"):
         image._decoder = None
@@ -154,7 +175,9 @@ def _unread(image: Image.Image) -> bytes | None:
 
 
 def _of_pillow(image: Image.Image, size: int | None) -> Picture:
-    """As `decode`, for a Pillow picture that has its pixels: turned as its EXIF says, unless it was turned before."""
+    """As `decode`, for a Pillow picture that has its pixels: turned as its EXIF says, unless it was turned
+    before.
+    """
     samples, tags = Samples(), getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16") and tags:
         samples = Samples(16, 0, 0, tags.get(262) == 0)
@@ -171,7 +194,9 @@ def _bytes(value: object) -> bytes:
 
 
 def from_array(array: np.ndarray[Any, Any]) -> Image.Image:
-    """One picture, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), as Pillow's. Raises `LfdeployError` for others."""
+    """One picture, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), as Pillow's. Raises `LfdeployError` for
+    others.
+    """
     if array.dtype != np.uint8:
         hint = " Multiply by 255 and round, if 1.0 is white." if np.issubdtype(array.dtype, np.floating) else ""
         raise LfdeployError(f"The array is {array.dtype}; pass {ARRAYS}, 0 black and 255 white.{hint}")
@@ -184,7 +209,12 @@ def from_array(array: np.ndarray[Any, Any]) -> Image.Image:
 
 
 def _noted(
-    image: Image.Image, turned: int, samples: Samples, size: int | None, frames: int, whole: tuple[int, int] | None = None
+    image: Image.Image,
+    turned: int,
+    samples: Samples,
+    size: int | None,
+    frames: int,
+    whole: tuple[int, int] | None = None,
 ) -> Picture:
     """The upright picture with its remarks; ``whole`` is the stored size where the decoder reduced it."""
     width, height = whole or image.size

@@ -1,4 +1,6 @@
-"""How large a picture may be, decided from its header: what decoding would hold in memory, and how long it would take."""
+"""How large a picture may be, decided from its header: what decoding would hold in memory, and how long it
+would take.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +8,17 @@ from lfdeploy.errors import PictureError
 from lfdeploy.headers import Header
 from lfdeploy.headers.header import damaged
 
-#: Bytes that decoding may hold at its peak, beside the file itself: so that no upload costs 200 MB, nor a second.
+#: Bytes that decoding may hold at its peak, beside the file itself: so that no upload costs 200 MB, nor a
+#: second.
 BUDGET = 188_000_000
-#: Phones of "200 megapixels" write up to 16384 x 12288. A JPEG is decoded at an eighth of that where that suffices.
+#: Phones of "200 megapixels" write up to 16384 x 12288. A JPEG is decoded at an eighth of that where that
+#: suffices.
 MAX_PIXELS = 202_000_000
 #: Several scans need all coefficients in memory, and each of them passes over the whole picture.
 MAX_PROGRESSIVE = 51_000_000
 MAX_SCANNED = 600_000_000
-#: Bytes a stored pixel while a decoder works, its own buffers and Pillow's pixels, as measured on files of each kind;
-#: AVIF and TIFF have more, for the time that theirs take.
+#: Bytes a stored pixel while a decoder works, its own buffers and Pillow's pixels, as measured on files of
+#: each kind; AVIF and TIFF have more, for the time that theirs take.
 WORKING = {"JPEG": 4, "PNG": 4, "GIF": 9, "BMP": 4, "TIFF": 10, "WEBP": 15.3, "AVIF": 15}
 WORKING_ON_RGB = {"TIFF": 7.5}
 #: Bytes a pixel that Pillow keeps, where they are not four; and those of the RGB square, made of it in bands.
@@ -23,7 +27,9 @@ KEPT, SQUARE, CONVERTED = 4, 4, 5
 
 
 def check(header: Header, size: int | None) -> None:
-    """Raise `PictureError` for a picture that would cost more than the limits; ``size`` as in `images.decode`."""
+    """Raise `PictureError` for a picture that would cost more than the limits; ``size`` as in
+    `images.decode`.
+    """
     pixels = header.width * header.height
     if not pixels:
         raise damaged(f"its header says {header.width}x{header.height} pixels")

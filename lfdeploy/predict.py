@@ -47,9 +47,17 @@ class Predictor:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, device: str = "auto", backend: str = "auto", run: str | None = None, runs: str = "runs"
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        backend: str = "auto",
+        run: str | None = None,
+        runs: str = "runs",
     ) -> Predictor:
-        """Check the file's hash and open it. ``backend='pytorch'`` opens the run's module in the artifact's place."""
+        """Check the file's hash and open it. ``backend='pytorch'`` opens the run's module in the artifact's
+        place.
+        """
         artifact = resolve(path, runs)
         artifact.check_file()
         check_resize(artifact)
@@ -86,10 +94,11 @@ class Predictor:
     def predict(self, pictures: Given | Sequence[Given], top: int = 5) -> Prediction | list[Prediction]:
         """The answer for one picture, or a list of answers for a list or a batch, in order.
 
-        A picture is a path, a file's bytes, a Pillow picture, or an array uint8 (H, W, 3), (H, W) or (H, W, 4); a batch
-        is an array uint8 (N, H, W, C), and may also stand in a list. All of them become the same pixels as the file
-        they came from. A picture that cannot be read gives a `Prediction` with ``error``; the others are answered.
-        Raises `LfdeployError` for what is no picture at all, or an array of another kind.
+        A picture is a path, a file's bytes, a Pillow picture, or an array uint8 (H, W, 3), (H, W) or (H, W,
+        4); a batch is an array uint8 (N, H, W, C), and may also stand in a list. All of them become the same
+        pixels as the file they came from. A picture that cannot be read gives a `Prediction` with ``error``;
+        the others are answered. Raises `LfdeployError` for what is no picture at all, or an array of another
+        kind.
         """
         if isinstance(pictures, np.ndarray):
             answers = self._predicted(_named([pictures]), top)
@@ -114,7 +123,11 @@ class Predictor:
         return self._answer(names, pixels, remarks, top)
 
     def _answer(
-        self, names: list[str], pixels: list[Pixels], remarks: Sequence[tuple[tuple[str, ...], str, float]], top: int
+        self,
+        names: list[str],
+        pixels: list[Pixels],
+        remarks: Sequence[tuple[tuple[str, ...], str, float]],
+        top: int,
     ) -> list[Prediction]:
         answers = []
         rows = iter(self.run(np.stack(pixels))[1] if pixels else [])

@@ -1,4 +1,5 @@
-"""What Gradio would do for a visitor and this page must not: open files of the machine, fetch from the internet.
+"""What Gradio would do for a visitor and this page must not: open files of the machine, fetch from the
+internet.
 
 Gradio checks paths only after `launch()`; a mounted page copies any file a client names into its cache, and
 downloads any address. Here a component takes nothing but what was uploaded to it.
@@ -45,7 +46,9 @@ def _taker(uploads: Path) -> Any:
 
 
 class Guard:
-    """ASGI middleware: 403 for the refused routes, 4xx in one sentence for what no page sends, 503 while it stops."""
+    """ASGI middleware: 403 for the refused routes, 4xx in one sentence for what no page sends, 503 while it
+    stops.
+    """
 
     def __init__(self, app: ASGIApp, page: gr.Blocks, closing: Event) -> None:
         self.app, self.page, self.closing = app, page, closing
@@ -79,7 +82,10 @@ class Guard:
             message = await receive()
             body += message.get("body", b"")
             if message["type"] == "http.disconnect" or len(body) > MOST_BODY:
-                return (413, f"The body is larger than {MOST_BODY // 1000} kB. Upload pictures to /gradio_api/upload."), receive
+                return (
+                    413,
+                    f"The body is larger than {MOST_BODY // 1000} kB. Upload pictures to /gradio_api/upload.",
+                ), receive
             if not message.get("more_body"):
                 break
         pending = [{"type": "http.request", "body": body, "more_body": False}]

@@ -17,8 +17,8 @@ ADDRESS = re.compile(r"(https?)://([A-Za-z0-9.:\[\]_-]+)((?:/[A-Za-z0-9._~-]+)*)
 class Below:
     """ASGI middleware: the page as seen from outside, below ``root_path`` or what X-Forwarded-Prefix says.
 
-    Gradio makes its addresses from X-Forwarded-Host, which here gets the path too. A proxy may take the path away
-    from requests or leave it on: both arrive.
+    Gradio makes its addresses from X-Forwarded-Host, which here gets the path too. A proxy may take the path
+    away from requests or leave it on: both arrive.
     """
 
     def __init__(self, app: ASGIApp, root_path: str = "") -> None:
@@ -50,7 +50,9 @@ class Below:
 
 
 def parts_of(root_path: str) -> tuple[str, str, str]:
-    """Protocol, host and path of ``/demo`` or ``https://example.org/demo``. Raises `UsageError` for anything else."""
+    """Protocol, host and path of ``/demo`` or ``https://example.org/demo``. Raises `UsageError` for anything
+    else.
+    """
     address = ADDRESS.fullmatch(root_path)
     if address:
         return address[1], address[2], address[3]

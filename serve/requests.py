@@ -20,8 +20,7 @@ MOST_BODY = 1_000_000
 
 def refusal(page: gr.Blocks, path: str, body: bytes) -> tuple[int, str] | None:
     """Status and sentence for a body that Gradio's function of this path cannot take; None where it can."""
-    if DIRECT.fullmatch(path):
-        return 404, "This page takes no direct calls. Post to /gradio_api/call/predict."
+    direct = DIRECT.fullmatch(path)
     call, join = CALL.fullmatch(path), JOIN.fullmatch(path)
     try:
         document = json.loads(body or b"null")
@@ -32,12 +31,19 @@ def refusal(page: gr.Blocks, path: str, body: bytes) -> tuple[int, str] | None:
     if call is not None and call[1]:
         known = any(function.api_name == call[2] for function in page.fns.values())
         return None if known else (404, "There is no such function. Post to /gradio_api/call/predict.")
-    if call is None and join is None:
+    if call is None and join is None and direct is None:
         return None
+    if direct is not None and document.get("fn_index") not in _unqueued(page):
+        return 404, "This page takes no direct calls. Post to /gradio_api/call/predict."
     data = document.get("data")
     if not isinstance(data, list):
         return 422, "The body's 'data' must be a list, a value for each input."
     return _refused_call(page, call[2] if call else None, document, data)
+
+
+def _unqueued(page: gr.Blocks) -> list[int]:
+    """Numbers of the functions that the page itself calls directly: those that put an example in its place."""
+    return [number for number, function in page.fns.items() if function.queue is False]
 
 
 def refusal_of_stream(page: gr.Blocks, path: str, query: str) -> tuple[int, str] | None:
@@ -57,7 +63,7 @@ def _refused_call(page: gr.Blocks, name: str | None, document: dict[str, Any], d
     from pydantic import ValidationError
 
     if name is None:
-        index = document.get("fn_index")
+        index = document.get("fn_index")  # a bool is an int to Python, and no number here
         function = page.fns.get(index) if type(index) is int else None
     else:
         function = next((each for each in page.fns.values() if each.api_name == name), None)
@@ -79,5 +85,8 @@ def _refused_call(page: gr.Blocks, name: str | None, document: dict[str, Any], d
         try:
             component.data_model.model_validate(value)
         except ValidationError:
-            return 422, 'A picture is given as {"path": ..., "meta": {"_type": "gradio.FileData"}}, the path from an upload.'
+            return (
+                422,
+                'A picture is given as {"path": ..., "meta": {"_type": "gradio.FileData"}}, the path from an upload.',
+            )
     return None

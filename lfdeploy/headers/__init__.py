@@ -1,7 +1,9 @@
-"""What a picture file says of itself, read without a decoder: from this is decided whether it is decoded at all.
+"""What a picture file says of itself, read without a decoder: from this is decided whether it is decoded at
+all.
 
-A format is one file. Each reader walks its own structure in bounded steps, whatever the file claims, and hands on
-only what makes pixels, so that no text, profile, or odd tag costs memory or condemns a sound picture.
+A format is one file. Each reader walks its own structure in bounded steps, whatever the file claims, and
+hands on only what makes pixels, so that no text, profile, or odd tag costs memory or condemns a sound
+picture.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_header(blob: bytes) -> Header:
-    """The header of a file of an accepted format. Raises `PictureError` with a sentence that lacks its subject."""
+    """The header of a file of an accepted format. Raises `PictureError` with a sentence that lacks its
+    subject.
+    """
     if blob.startswith(b"\xff\xd8"):
         return jpeg.read(blob)
     if blob.startswith(b"\x89PNG"):
@@ -32,7 +36,10 @@ def read_header(blob: bytes) -> Header:
     if blob.startswith(TIFF):
         return tiff.read(blob)
     if blob[4:8] == b"ftyp":
-        brands = [blob[8:12], *(blob[at : at + 4] for at in range(16, min(int.from_bytes(blob[:4], "big"), 256), 4))]
+        brands = [
+            blob[8:12],
+            *(blob[at : at + 4] for at in range(16, min(int.from_bytes(blob[:4], "big"), 256), 4)),
+        ]
         if {b"avif", b"avis"} & set(brands):
             return avif.read(blob)
         if HEIC & set(brands):

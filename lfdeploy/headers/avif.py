@@ -1,6 +1,7 @@
 """AVIF: whether the size that the container tells is the size that the coded pictures in it have.
 
-A decoder allocates by the coded size and scales to the told one; a file whose two differ costs what its header hides.
+A decoder allocates by the coded size and scales to the told one; a file whose two differ costs what its
+header hides.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def read(blob: bytes) -> Header:
 
 
 def _boxes(blob: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, and begin and end of the content, of the boxes between two places. Raises `PictureError` when one is cut."""
+    """Kind, and begin and end of the content, of the boxes between two places. Raises `PictureError` when one
+    is cut.
+    """
     for _ in range(MOST_BOXES):
         if start + 8 > end:
             return

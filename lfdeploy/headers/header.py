@@ -20,13 +20,14 @@ INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # TIFF's integer ty
 class Header:
     """What a file says of itself, read before a pixel is decoded.
 
-    ``width`` and ``height`` as stored, in pixels. ``mode``: Pillow's mode after decoding. ``orientation`` as EXIF
-    counts, 1 to 8. ``pixels``: the file without what no pixel needs, which is what is decoded. ``frames`` stops at
-    `MOST_FRAMES` + 1.
+    ``width`` and ``height`` as stored, in pixels. ``mode``: Pillow's mode after decoding. ``orientation`` as
+    EXIF counts, 1 to 8. ``pixels``: the file without what no pixel needs, which is what is decoded.
+    ``frames`` stops at `MOST_FRAMES` + 1.
 
     JPEG: ``scans`` over the picture, and the bytes of ``coefficients`` that are held while it has several.
-    ``depth``: bits a sample. 16-bit samples: the ``largest`` of which the file says that it is white, ``bits`` of which
-    it says that they are significant (both 0 where it says nothing), and ``inverted`` where 0 is white.
+    ``depth``: bits a sample. 16-bit samples: the ``largest`` of which the file says that it is white,
+    ``bits`` of which it says that they are significant (both 0 where it says nothing), and ``inverted`` where
+    0 is white.
     """
 
     format: str
@@ -45,7 +46,9 @@ class Header:
 
 
 def damaged(reason: str) -> PictureError:
-    """The error for a file whose structure is broken; `lfdeploy.images.decode` puts the file's name before it."""
+    """The error for a file whose structure is broken; `lfdeploy.images.decode` puts the file's name before
+    it.
+    """
     return PictureError("damaged", f"is damaged: {reason}.")
 
 

@@ -70,7 +70,9 @@ def read(blob: bytes) -> Header:
 
 
 def _needed(kind: int, body: bytes) -> bool:
-    """Whether the decoder needs the segment: tables and frames; of applications only what tells colours apart."""
+    """Whether the decoder needs the segment: tables and frames; of applications only what tells colours
+    apart.
+    """
     if kind in (APP0, ADOBE):
         return (body.startswith(b"JFIF\0") and len(body) >= 14) or (body.startswith(b"Adobe") and len(body) >= 12)
     return not (APP1 <= kind <= 0xEF or kind == COMMENT)

@@ -1,4 +1,6 @@
-"""TIFF: the first directory, written anew with only the tags that make pixels; odd tags and further pages stay out."""
+"""TIFF: the first directory, written anew with only the tags that make pixels; odd tags and further pages
+stay out.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,34 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from lfdeploy.headers.header import INTEGERS, MOST_FRAMES, ORIENTATION, Header, damaged, truncated, unsupported
+from lfdeploy.headers.header import (
+    INTEGERS,
+    MOST_FRAMES,
+    ORIENTATION,
+    Header,
+    damaged,
+    truncated,
+    unsupported,
+)
 
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
 NUMBERS = INTEGERS | {13: "I", 16: "Q", 17: "q"}
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, FORMAT = 256, 257, 258, 259, 262, 277, 339
 EXTRA, STRIPS, TILES = 338, 273, 324
@@ -86,7 +113,9 @@ def read(blob: bytes) -> Header:
 
 
 def _largest(facts: dict[int, list[int]], bits: int) -> int:
-    """White as the file tells it: all bits of a depth below 16, or of a tag; another number there is a statistic."""
+    """White as the file tells it: all bits of a depth below 16, or of a tag; another number there is a
+    statistic.
+    """
     for tag in (LARGEST_OF_FORMAT, LARGEST):
         value = (facts.get(tag) or [0])[0]
         if 255 <= value <= 65535 and value & (value + 1) == 0:

@@ -1,4 +1,6 @@
-"""Files that cost a decoder much more than their size: by name the bytes, and a word of the sentence, or none if answered."""
+"""Files that cost a decoder much more than their size: by name the bytes, and a word of the sentence, or none
+if answered.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,12 @@ def tiff_directory() -> bytes:
 def avif_that_lies() -> bytes:
     """An AVIF of 3000x3000 whose container says 16x16."""
     plain = saved(Image.new("RGB", (3000, 3000)), "AVIF", quality=1, speed=10)
-    return re.sub(rb"(ispe\0\0\0\0)........", rb"\1" + struct.pack(">II", 16, 16).replace(b"\\", b"\\\\"), plain, flags=re.DOTALL)
+    return re.sub(
+        rb"(ispe\0\0\0\0)........",
+        rb"\1" + struct.pack(">II", 16, 16).replace(b"\\", b"\\\\"),
+        plain,
+        flags=re.DOTALL,
+    )
 
 
 def text(kilobytes: int) -> bytes:
@@ -141,13 +148,28 @@ COSTLY: dict[str, tuple[Callable[[], bytes], str]] = {
     "frames.gif": (lambda: gif_frames(20_000), ""),
     "comment.gif": (lambda: gif_comment(1_000_000), "damaged"),
     "frame.gif": (gif_large_frame, "header says"),
-    "canvas.gif": (lambda: saved(Image.new("P", (8, 8)), "GIF").replace(b"\x08\0\x08\0", b"\xff\xff\xff\xff", 1), "million pixels"),
-    "large.webp": (lambda: saved(Image.new("RGB", (5000, 4000)), "WEBP", quality=1, method=0), "million pixels"),
-    "large.avif": (lambda: saved(Image.new("RGB", (5000, 4000)), "AVIF", quality=1, speed=10), "million pixels"),
+    "canvas.gif": (
+        lambda: saved(Image.new("P", (8, 8)), "GIF").replace(b"\x08\0\x08\0", b"\xff\xff\xff\xff", 1),
+        "million pixels",
+    ),
+    "large.webp": (
+        lambda: saved(Image.new("RGB", (5000, 4000)), "WEBP", quality=1, method=0),
+        "million pixels",
+    ),
+    "large.avif": (
+        lambda: saved(Image.new("RGB", (5000, 4000)), "AVIF", quality=1, speed=10),
+        "million pixels",
+    ),
     "liar.avif": (avif_that_lies, "it says 16x16"),
-    "half.avif": (lambda: (lambda blob: blob[: len(blob) // 2])(saved(Image.linear_gradient("L").convert("RGB"), "AVIF")), "truncated"),
+    "half.avif": (
+        lambda: (lambda blob: blob[: len(blob) // 2])(saved(Image.linear_gradient("L").convert("RGB"), "AVIF")),
+        "truncated",
+    ),
     "directory.tif": (tiff_directory, ""),
-    "group4.tif": (lambda: saved(Image.new("1", (6300, 6300)), "TIFF", compression="group4"), "million pixels"),
+    "group4.tif": (
+        lambda: saved(Image.new("1", (6300, 6300)), "TIFF", compression="group4"),
+        "million pixels",
+    ),
     "int32.tif": (lambda: saved(Image.fromarray(np.zeros((8, 8), np.int32)), "TIFF"), "32-bit"),
     "lab.tif": (lambda: saved(Image.new("RGB", (8, 8)).convert("LAB"), "TIFF"), "Lab"),
 }

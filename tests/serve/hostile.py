@@ -1,4 +1,5 @@
-"""How much one file costs the others: every file of a folder through the page's API of a real server, and `predict`.
+"""How much one file costs the others: every file of a folder through the page's API of a real server, and
+`predict`.
 
     python tests/serve/hostile.py ARTIFACT FOLDER
 

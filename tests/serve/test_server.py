@@ -50,7 +50,12 @@ MALFORMED: list[tuple[str, object]] = [
 
 @pytest.mark.parametrize(
     ("given", "parts"),
-    [("", ("", "", "")), ("/demo", ("", "", "/demo")), ("/a/b/", ("", "", "/a/b")), ("https://x.org:8/a/", ("https", "x.org:8", "/a"))],
+    [
+        ("", ("", "", "")),
+        ("/demo", ("", "", "/demo")),
+        ("/a/b/", ("", "", "/a/b")),
+        ("https://x.org:8/a/", ("https", "x.org:8", "/a")),
+    ],
 )
 def test_root_paths(given: str, parts: tuple[str, str, str]) -> None:
     assert parts_of(given) == parts
@@ -69,7 +74,13 @@ def test_what_is_no_root_path(given: str) -> None:
         ("/demo", {"host": "h:1"}, "/x", "h:1/demo", "/x"),
         ("/demo", {"host": "h:1"}, "/demo/x", "h:1/demo", "/x"),
         ("/demo", {"host": "h:1"}, "/demonstration", "h:1/demo", "/demonstration"),
-        ("", {"host": "h", "x-forwarded-prefix": "/demo", "x-forwarded-host": "out.org"}, "/x", "out.org/demo", "/x"),
+        (
+            "",
+            {"host": "h", "x-forwarded-prefix": "/demo", "x-forwarded-host": "out.org"},
+            "/x",
+            "out.org/demo",
+            "/x",
+        ),
         ("", {"host": "h", "x-forwarded-prefix": '/"><script>'}, "/x", None, "/x"),
         ("https://out.org/a", {"host": "h", "x-forwarded-host": "evil.org"}, "/a", "out.org/a", "/"),
     ],
@@ -88,7 +99,11 @@ def test_malformed_requests_and_a_stop_with_32_answers_under_way(served: Any) ->
     for path, body in MALFORMED:
         status, answer = visitor.request("POST", path, body if isinstance(body, bytes) else json.dumps(body).encode())
         assert 400 <= status < 500, (path, body, status, answer)
-        assert b"\n" not in answer and b"Traceback" not in answer and answer.endswith(b"."), (path, body, answer)
+        assert b"\n" not in answer and b"Traceback" not in answer and answer.endswith(b"."), (
+            path,
+            body,
+            answer,
+        )
     for boundary in ("a" * 5000, "", "abc"):
         status, _ = visitor.request("POST", "/gradio_api/upload", b"x", f"multipart/form-data; boundary={boundary}")
         assert 400 <= status < 500
@@ -119,7 +134,11 @@ def test_no_file_costs_more_than_its_share(served: Any) -> None:
         (kind, answer), growth = growth_during(served.process.pid, lambda name=name, blob=blob: visitor.ask(name, blob, ARTIFACT))
         assert growth < 200, (name, growth)
         if word:
-            assert kind in ("error", "refused") and (word in str(answer) or kind == "refused"), (name, kind, answer)
+            assert kind in ("error", "refused") and (word in str(answer) or kind == "refused"), (
+                name,
+                kind,
+                answer,
+            )
         else:
             assert kind == "complete", (name, answer)
     assert visitor.ask("good.png", good_picture(), ARTIFACT)[0] == "complete"
@@ -143,7 +162,10 @@ def proxied(tiny_run: Run, request: pytest.FixtureRequest) -> Iterator[tuple[str
                     return
                 inner = HTTPConnection(target, timeout=60)
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
-                headers = dict(self.headers.items()) | {"X-Forwarded-Host": self.headers["Host"], "Connection": "close"}
+                headers = dict(self.headers.items()) | {
+                    "X-Forwarded-Host": self.headers["Host"],
+                    "Connection": "close",
+                }
                 headers |= {} if words else {"X-Forwarded-Prefix": "/demo"}
                 inner.request(self.command, self.path.removeprefix("/demo") if strips else self.path, body, headers)
                 reply = inner.getresponse()
@@ -172,7 +194,11 @@ def proxied(tiny_run: Run, request: pytest.FixtureRequest) -> Iterator[tuple[str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("proxied", [(["--root-path", "/demo"], True), (["--root-path", "/demo"], False), ([], True)], indirect=True)
+@pytest.mark.parametrize(
+    "proxied",
+    [(["--root-path", "/demo"], True), (["--root-path", "/demo"], False), ([], True)],
+    indirect=True,
+)
 def test_below_a_path_in_a_browser(proxied: tuple[str, str], page: Any, tmp_path: Path) -> None:
     from playwright.sync_api import expect
 
@@ -192,10 +218,15 @@ def test_below_a_path_in_a_browser(proxied: tuple[str, str], page: Any, tmp_path
     page.get_by_role("button", name="Test picture 2").click()
     expect(page.locator("#answer .lf-bars")).to_be_visible()
     outside = {url for url in requests if not url.startswith((f"{outer}/", "data:", "blob:"))}
-    assert {urlsplit(url).path for url in outside} <= {RESIZER} and len(errors) <= len(outside), errors
+    assert {urlsplit(url).path for url in outside} <= {RESIZER}
+    assert [error for error in errors if "404" not in error] == []
 
     connection = HTTPConnection(urlsplit(inner).netloc, timeout=30)
-    told = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "pics.example.org", "X-Forwarded-Prefix": "/demo"}
+    told = {
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "pics.example.org",
+        "X-Forwarded-Prefix": "/demo",
+    }
     connection.request("GET", "/config", headers=told)
     assert json.load(connection.getresponse())["root"] == "https://pics.example.org/demo"
     connection.close()
