@@ -12,7 +12,7 @@ help:
 	@echo "make demo    train, export, prove and measure on the embedded data (about 2 minutes)"
 	@echo "make test    the fast tests (about 5 minutes)      make slow   the others"
 	@echo "make check   ruff and mypy                         make setup  only install into .venv"
-	@echo "make healthy every architecture in three precisions through the gate (an hour or two)"
+	@echo "make healthy every architecture in six kinds through the gate (hours; goes on in OUT, healthy.jsonl)"
 	@echo "make engines how long TensorRT-RTX takes to build resnet18 in every precision"
 	@echo "make minors OTHER=python3.12   the same ONNX bytes under another Python?"
 	@echo "make int8 DATA=cifar100.npz    how fast and how exact int8 is on this CPU (an hour; results in OUT, int8-results)"
@@ -46,8 +46,10 @@ test: $(READY)
 slow: $(READY)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 -m slow
 
+# Every line of the results is kept; a second call goes on from what is there.
+healthy: OUT ?= healthy.jsonl
 healthy: $(READY)
-	.venv/bin/python tests/export/healthy.py
+	.venv/bin/python tests/export/healthy.py $(OUT) $(KINDS)
 
 engines: $(READY)
 	.venv/bin/python tests/export/engines.py

@@ -1,23 +1,30 @@
 """Healthy exports of every architecture in the table: how many does the gate refuse? `make healthy` prints the table.
 
-Networks are trained for six short epochs, with which every one learns its four classes. Not a test: it takes the
-better part of an hour on two cores. Usage: healthy.py [KINDS] [ARCH...], with kinds like onnx-fp16,openvino-int8
+Networks are trained for six short epochs, with which every one learns its four classes. Not a test: it takes hours on two
+cores. What is done stands in RESULTS, a line each; a second call goes on from there. Lines of another version of the code are not
+counted: begin with a new file.
+
+Usage: healthy.py RESULTS [KINDS] [ARCH...], with kinds like onnx-fp16,openvino-int8
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from export import export
-from lfdeploy.artifact import read
+from lfdeploy import __version__
 from lfdeploy.config import ExportConfig, TrainConfig
+from lfdeploy.devices import instruction_set
 from lfdeploy.errors import LfdeployError
 from lfdeploy.models import ARCHITECTURES
+from lfdeploy.run import Run
 from training import train
 
 
@@ -35,36 +42,54 @@ def write_pictures(path: Path) -> None:
     np.savez(path, classes=np.array(list("abcd")), **arrays)
 
 
+KINDS = "onnx-fp32,onnx-fp16,onnx-int8,openvino-fp32,openvino-int8,torch-fp32"
+
+
+def trained(arch: str, data: Path, runs: Path) -> Run:
+    config = TrainConfig(
+        data=str(data), arch=arch, peers=1, method="independent", epochs=6, lr=0.01, batch_size=32,
+        image_size=32 if ARCHITECTURES[arch].largest == 64 else 48,
+    )  # fmt: skip
+    return train(config, name=arch, runs=runs)
+
+
+def judged(run: Run, kind: str) -> dict[str, Any]:
+    """The verdict of one export, with its distance from the module, or the stage that refused it."""
+    format, precision = kind.split("-")
+    row: dict[str, Any] = {"arch": run.name, "kind": kind, "cpu": instruction_set(), "lfdeploy": __version__}
+    try:
+        manifest = export(ExportConfig(peer=0, format=format, precision=precision), run)[0].manifest
+    except LfdeployError as error:
+        return row | {"verdict": "REFUSED", "why": str(error).split(";")[0].split(" failed at ")[-1]}
+    parity = manifest["parity"]
+    found = {key: parity["statistics"][key] for key in ("max_difference", "agreement", "top1_reference")}
+    return row | {"verdict": parity["verdict"], "not_examined": parity["not_examined"]} | found
+
+
 def main() -> None:
-    kinds = (sys.argv[1] if len(sys.argv) > 1 else "onnx-fp32,onnx-fp16,onnx-int8,openvino-int8").split(",")
-    wanted = sys.argv[2:] or list(ARCHITECTURES)
-    rows = []
+    results = Path(sys.argv[1])
+    kinds = (sys.argv[2] if len(sys.argv) > 2 else KINDS).split(",")
+    archs = sys.argv[3:] or list(ARCHITECTURES)
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         write_pictures(place / "data.npz")
-        for arch in wanted:
-            config = TrainConfig(
-                data=str(place / "data.npz"), arch=arch, peers=1, method="independent", epochs=6, lr=0.01, batch_size=32,
-                image_size=32 if ARCHITECTURES[arch].largest == 64 else 48,
-            )  # fmt: skip
-            run = train(config, name=arch, runs=place / "runs")
-            for kind in kinds:
-                format, precision = kind.split("-")
-                try:
-                    made = export(ExportConfig(peer=0, format=format, precision=precision), run)[0]
-                    found = made.manifest["parity"]["statistics"]
-                    said = f"{made.verdict:<10} difference {found['max_difference']:.1e}  agreement {found['agreement']:.2f} %"
-                except LfdeployError as error:
-                    failed = run.artifacts / "quarantine" / f"peer0-{kind}"
-                    found = read(failed).manifest["accuracy"] if (failed / "manifest.json").exists() else None
-                    accuracy = f" (top-1 {found['top1_reference']:.1f} %)" if found else ""
-                    said = f"REFUSED    {str(error).split(';')[0].split(' failed at ')[-1]}{accuracy}"
-                rows.append((arch, kind, said))
-                print(f"{arch:<20} {kind:<14} {said}", flush=True)
-            shutil.rmtree(run.path)
+        for arch in archs:
+            done = {row["kind"] for row in rows if row["arch"] == arch}
+            missing = [kind for kind in kinds if kind not in done]
+            run = trained(arch, place / "data.npz", place / "runs") if missing else None
+            for kind in missing:
+                assert run is not None
+                rows.append(judged(run, kind))
+                with results.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+                print(f"{arch:<20} {kind:<14} {rows[-1]['verdict']}", flush=True)
+            if run is not None:
+                shutil.rmtree(run.path)
     for kind in kinds:
-        of = [said for _, k, said in rows if k == kind]
-        print(f"{kind}: {len(of) - sum('REFUSED' in said for said in of)} of {len(of)} healthy exports pass")
+        of = [row["verdict"] for row in rows if row["kind"] == kind]
+        print(f"{kind}: {of.count('pass')} of {len(of)} healthy exports pass")
+    print(f"on {instruction_set()}")
 
 
 if __name__ == "__main__":
