@@ -18,7 +18,7 @@ from export.exact import Array
 from export.float_onnx import Answers, Range
 
 WIDE, WIDE_MEDIAN = 2.5, 1.35  # a step against the one that the pictures need: of one tensor, and of most
-CUT, CUT_MEDIAN = 30.0, 3.0  # the error of cutting off, against that of rounding
+CUT, CUT_MEDIAN = 200.0, 3.0  # the error of cutting off, against that of rounding; few values may reach far beyond most
 
 
 @dataclass
@@ -39,10 +39,21 @@ class Reach:
             outside = values - values.clip(limits.low, limits.high)
             self.cut += float((outside.astype(np.float64) ** 2).sum())
 
-    @property
-    def step(self) -> float:
-        """The distance of 256 levels from the lowest to the highest value, zero among them."""
-        return max(max(self.high, 0.0) - min(self.low, 0.0), 1e-12) / 255
+    def needed(self, limits: Range) -> Range:
+        """The range that holds the values with zero among its 256 levels, symmetric where the file's own is."""
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        if is_symmetric(limits):
+            step = max(-low, high, 1e-12) / 127
+            return Range(-128 * step, 127 * step, step)
+        low = 0.0 if limits.low == 0 else low
+        step = max(high - low, 1e-12) / 255
+        low = -round(-low / step) * step
+        return Range(low, low + 255 * step, step)
+
+
+def is_symmetric(limits: Range) -> bool:
+    """Whether zero is in the middle of a range, as of a scheme without zero points."""
+    return abs(limits.low + limits.high) <= 1.5 * limits.step
 
 
 def reaches(answers: Answers, ranges: Mapping[str, Range], batches: Sequence[NDArray[np.uint8]]) -> dict[str, Reach]:
@@ -57,7 +68,7 @@ def reaches(answers: Answers, ranges: Mapping[str, Range], batches: Sequence[NDA
 
 def range_checks(ranges: Mapping[str, Range], known: Mapping[str, Reach]) -> Iterator[Check]:
     """Each range neither wider than the pictures need nor so narrow that cutting off costs more than rounding."""
-    wide = {tensor: ranges[tensor].step / reach.step for tensor, reach in known.items()}
+    wide = {tensor: ranges[tensor].step / reach.needed(ranges[tensor]).step for tensor, reach in known.items()}
     cut = {tensor: _cutting(ranges[tensor], reach) for tensor, reach in known.items()}
     for ratios, what, one, most in (
         (wide, "step of an activation / what pictures need", WIDE, WIDE_MEDIAN),
@@ -69,18 +80,12 @@ def range_checks(ranges: Mapping[str, Range], known: Mapping[str, Reach]) -> Ite
 
 
 def _cutting(limits: Range, reach: Reach) -> float:
-    return reach.cut / max(reach.count, 1) / (max(limits.step, reach.step) ** 2 / 12)
+    return reach.cut / max(reach.count, 1) / (max(limits.step, reach.needed(limits).step) ** 2 / 12)
 
 
 def own_ranges(ranges: Mapping[str, Range], known: Mapping[str, Reach]) -> dict[str, Range]:
-    """The ranges that these pictures give: from the lowest to the highest value, with zero as one of the levels."""
-    own = {}
-    for tensor, reach in known.items():
-        low = 0.0 if ranges[tensor].low == 0 else min(reach.low, 0.0)
-        step = max((max(reach.high, 0.0) - low) / 255, 1e-12)
-        low = -round(-low / step) * step
-        own[tensor] = Range(low, low + 255 * step, step)
-    return own
+    """The ranges that these pictures give."""
+    return {tensor: reach.needed(ranges[tensor]) for tensor, reach in known.items()}
 
 
 def own_numbers(matches: Mapping[str, Match]) -> dict[str, Array]:

@@ -25,10 +25,11 @@ ALIKE = 0.3  # a tensor under another name belongs to the weight that is this ne
 
 @dataclass(frozen=True)
 class Match:
-    """A constant of the file and the run's numbers in the file's layout."""
+    """A constant of the file, and the run's numbers in the file's layout; ``source`` is what the run calls them."""
 
     constant: Constant
     exact: Exact
+    source: str
 
 
 def matched(constants: Mapping[str, Constant], exact: Mapping[str, Exact]) -> tuple[dict[str, Match], list[str]]:
@@ -40,25 +41,26 @@ def matched(constants: Mapping[str, Constant], exact: Mapping[str, Exact]) -> tu
     matches: dict[str, Match] = {}
     strangers = []
     for name, constant in constants.items():
-        own = exact.get(name.removesuffix("_quantized").removesuffix("/heatmap"))
-        nearest = _nearest(constant, list(exact.values()) if own is None else [own], ALIKE if own is None else np.inf)
+        own = name.removesuffix("_quantized").removesuffix("/heatmap")
+        candidates = {own: exact[own]} if own in exact else exact
+        nearest = _nearest(constant, candidates, np.inf if own in exact else ALIKE)
         if nearest is not None:
-            matches[name] = Match(constant, nearest)
+            matches[name] = nearest
         elif constant.value.size > SMALL:
             strangers.append(name)
     return matches, strangers
 
 
-def _nearest(constant: Constant, candidates: list[Exact], most: float) -> Exact | None:
-    best: tuple[float, Exact] | None = None
+def _nearest(constant: Constant, candidates: Mapping[str, Exact], most: float) -> Match | None:
+    best: tuple[float, Match] | None = None
     scale = float(np.abs(constant.value).max(initial=0.0)) or 1.0
-    for candidate in candidates:
+    for name, candidate in candidates.items():
         for exact in (candidate, candidate.transposed) if candidate.value.ndim == 2 else (candidate,):
             if exact.value.shape != constant.value.shape:
                 continue
             distance = float(np.abs(exact.value - constant.value).max(initial=0.0)) / scale
             if best is None or distance < best[0]:
-                best = distance, exact
+                best = distance, Match(constant, exact, name)
     return best[1] if best is not None and not best[0] > most else None
 
 
@@ -115,8 +117,8 @@ def _other_kinds(matches: Mapping[str, Match], precision: str) -> list[str]:
     """Layers' weights that are not in the precision; the prologue is fp32 in each, and a heat map's own weights are."""
     wrong = []
     for name, match in matches.items():
-        kind, prologue = match.constant.kind, name in ("scale", "shift")
-        layer = match.constant.value.ndim >= 2 and ".weight" in name and not name.endswith("/heatmap")
+        kind, prologue = match.constant.kind, match.source in ("scale", "shift")
+        layer = match.constant.value.ndim >= 2 and match.source.endswith(".weight") and not name.endswith("/heatmap")
         if (prologue and kind != "fp32") or (layer and kind != precision):
             wrong.append(f"{name} in {kind}")
     return wrong[:3]

@@ -107,7 +107,8 @@ class Evidence:
     def halved(self) -> Answers:
         """The file's graph with the run's numbers rounded to the file's half precision, computed in fp32."""
         assert not isinstance(self.opened, ProgramFile)
-        weights = rounded(self.precision, self.numbers)
+        prologue = [name for name, match in self.matches.items() if match.source in ("scale", "shift")]
+        weights = rounded(self.precision, self.numbers, prologue)
         return self.opened.unrounded(weights, self.truth.cap, (), list(self.truth.logits))
 
     @cached_property

@@ -251,4 +251,4 @@ class Gate:
         elif self.precision == "int8" and not self.same_data:
             yield Unexamined("origin", "the file is not made again for comparison: these are other pictures than the run's")
         else:
-            yield from origin_checks(file, self.manifest, self.ref.data, self.ref.classifier)
+            yield from origin_checks(file, self.manifest, self.ref.data, self.run)

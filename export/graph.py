@@ -9,6 +9,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +20,8 @@ from torch import nn
 from lfdeploy.errors import LfdeployError
 from lfdeploy.models.backbone import Mean
 from lfdeploy.models.deploy import Classifier
+from lfdeploy.models.explain import explained
+from lfdeploy.run import Run, sha256
 
 OPSET = 18  # the oldest that the exporter writes; every onnxruntime from 1.14 on reads it
 OPSET_GELU = 20  # the first with Gelu, which older ones spell out in five nodes that int8 would then round
@@ -124,6 +128,70 @@ def to_onnx(
 
     ``scopes``, if given, is filled with the module that each node comes from; the bytes do not tell.
     """
+    return with_metadata(_bare(classifier, size, profile, scopes), metadata)
+
+
+def with_metadata(blob: bytes, metadata: dict[str, Any]) -> bytes:
+    """A checked file that knows what it is."""
+    import onnx
+
+    proto = onnx.load_from_string(blob)
+    onnx.helper.set_model_props(proto, {METADATA: json.dumps(metadata, sort_keys=True, ensure_ascii=False)})
+    onnx.checker.check_model(proto, full_check=True)
+    text: bytes = proto.SerializeToString(deterministic=True)
+    return text
+
+
+def opset_of(blob: bytes) -> int:
+    """The opset of a file's own operators."""
+    import onnx
+
+    return next(int(entry.version) for entry in onnx.load_from_string(blob).opset_import if not entry.domain)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What decides a traced graph: the weights and spec.json of a run, by hash, and how one of its targets is exported."""
+
+    run: Run
+    weights: str
+    spec: str
+    target: str
+    precision: str
+    profile: tuple[int, int, int]
+    temperature: float | None
+    heat: bool
+
+    def classifier(self) -> Classifier:
+        """The target, folded and in the precision; int8 begins as fp32."""
+        size = int(self.run.spec["image_size"])
+        kind = "fp32" if self.precision == "int8" else self.precision
+        made = in_precision(self.run.classifier(self.target), kind, size, self.temperature)
+        return explained(made, self.target, self.run.spec["archs"]) if self.heat else made
+
+    def program(self) -> torch.export.ExportedProgram:
+        """Traced anew."""
+        return trace(self.classifier(), int(self.run.spec["image_size"]), self.profile)
+
+    def onnx(self, metadata: dict[str, Any]) -> bytes:
+        """The ONNX file; its graph is traced once for all files that share it, as int8 and fp32 do."""
+        kind = "fp32" if self.precision == "int8" else self.precision
+        return with_metadata(traced_graph(replace(self, precision=kind)), metadata)
+
+
+def traced_of(run: Run, target: str, precision: str, profile: tuple[int, int, int], temperature: float | None, heat: bool) -> Traced:
+    """`Traced` of a run as it is on disk now."""
+    spec = json.dumps(run.spec, sort_keys=True)
+    return Traced(run, sha256(run.weights), spec, target, precision, profile, temperature, heat)
+
+
+@lru_cache(maxsize=16)
+def traced_graph(traced: Traced) -> bytes:
+    """The bytes of a graph without metadata."""
+    return _bare(traced.classifier(), int(traced.run.spec["image_size"]), traced.profile, None)
+
+
+def _bare(classifier: Classifier, size: int, profile: tuple[int, int, int], scopes: dict[str, str] | None) -> bytes:
     import onnx
 
     opset = opset_for(classifier)
@@ -139,12 +207,10 @@ def to_onnx(
     if scopes is not None:
         scopes.update(_scopes(proto))
     strip(proto)
-    onnx.helper.set_model_props(proto, {METADATA: json.dumps(metadata, sort_keys=True, ensure_ascii=False)})
     found = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
     if found.get("ai.onnx") != opset:
         raise LfdeployError(f"the exporter wrote opset {found.get('ai.onnx')} where {opset} was asked for")
     proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
-    onnx.checker.check_model(proto, full_check=True)
     blob: bytes = proto.SerializeToString(deterministic=True)
     return blob
 

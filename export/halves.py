@@ -6,7 +6,7 @@ Nothing of the exporter is used, and nothing is computed in half precision: roun
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,11 @@ class Rounded:
     difference: float
 
 
-def rounded(precision: str, numbers: Mapping[str, Array]) -> dict[str, Array]:
-    """Numbers by name as the format holds them; the prologue's ``scale`` and ``shift`` stay fp32."""
+def rounded(precision: str, numbers: Mapping[str, Array], prologue: Collection[str]) -> dict[str, Array]:
+    """Numbers by name as the format holds them; those of the prologue stay fp32."""
     kind = KINDS[precision]
     return {
-        name: value if name in ("scale", "shift") else torch.from_numpy(np.asarray(value, np.float32)).to(kind).double().numpy()
+        name: value if name in prologue else torch.from_numpy(np.asarray(value, np.float32)).to(kind).double().numpy()
         for name, value in numbers.items()
     }
 

@@ -16,17 +16,17 @@ import numpy as np
 from export.calibrate import CALIBRATORS, ranges, spreads
 from export.check import Check, Unexamined, at_least, equal
 from export.contract import lone_facts
-from export.graph import in_precision, to_onnx, trace
+from export.graph import traced_of
 from export.quantize import SCHEMES, activations, batches, pick, with_ranges
 from lfdeploy.backends import BACKENDS, Material, executes
 from lfdeploy.backends.alike import SAME
 from lfdeploy.confidence import temperature
-from lfdeploy.models.explain import explained, explains
+from lfdeploy.models.explain import explains
 from lfdeploy.run import versions
 
 if TYPE_CHECKING:
     from lfdeploy.data import Data
-    from lfdeploy.models.deploy import Classifier
+    from lfdeploy.run import Run
 
 FEWEST = 128  # pictures that calibrate at least
 MAKERS = ("lfdeploy", "torch", "onnx", "onnxscript")
@@ -63,26 +63,24 @@ def format_of(file: Path, manifest: dict[str, Any]) -> str:
     return name if file.name == BACKENDS[name].file else "onnxruntime"
 
 
-def origin_checks(file: Path, manifest: dict[str, Any], data: Data, classifier: Classifier) -> Iterator[Check]:
-    """Stage origin: the file is the one that the module gives, made again: every node and every number."""
-    size, precision, batch = int(manifest["input"]["height"]), str(manifest["precision"]), manifest["batch"]
+def origin_checks(file: Path, manifest: dict[str, Any], data: Data, run: Run) -> Iterator[Check]:
+    """Stage origin: the file is the one that the run gives, made again: every node and every number."""
+    precision, batch = str(manifest["precision"]), manifest["batch"]
     profile = batch["min"], batch["opt"], batch["max"]
-    made = in_precision(classifier, "fp32" if precision == "int8" else precision, size, temperature(manifest))
-    if explains(manifest):
-        made = explained(made, str(manifest["target"]), manifest["run"]["archs"])
+    traced = traced_of(run, str(manifest["target"]), precision, profile, temperature(manifest), explains(manifest))
     facts = lone_facts(manifest)
-    wanted = b"" if file.suffix == ".pt2" else to_onnx(made, size, profile, facts)
+    blob = b"" if file.suffix == ".pt2" else traced.onnx(facts)
     if precision == "int8":
-        wanted = _quantised(wanted, manifest["calibration"], data)
+        blob = _quantised(blob, manifest["calibration"], data)
     row = BACKENDS[format_of(file, manifest)]
     assert row.difference is not None
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder) / f"source{file.suffix}"
         onnx = again.with_name("source.onnx")
-        onnx.write_bytes(wanted)
+        onnx.write_bytes(blob)
         if again != onnx:
             assert row.build is not None
-            row.build(Material(onnx, profile, lambda: trace(made, size, profile), facts), again)
+            row.build(Material(onnx, profile, traced.program, facts), again)
         yield equal("origin", "made again from the run", row.difference(file, again, precision), SAME)
 
 

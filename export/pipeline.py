@@ -14,7 +14,7 @@ import lfdeploy
 from export import card, triton
 from export.claims import claim, release
 from export.contract import lone_facts
-from export.graph import in_precision, opset_for, to_onnx, trace
+from export.graph import opset_of, traced_of
 from export.probabilities import calibration, in_one_line
 from export.prove import REPORT, in_fresh_process
 from export.quantize import SCHEMES, quantize
@@ -150,16 +150,14 @@ def _stage(
         "cpu": instruction_set(), "gpu": gpus()[0].name if gpus() else None,
     } | more | ({"main": main_of(spec)} if target == ALL else {})  # fmt: skip
     onnx = place / "source.onnx"
-    classifier = in_precision(run.classifier(target), precision, size, temperature(manifest))
-    if config.explain:
-        classifier = explained(classifier, target, spec["archs"])
-    manifest["opset"] = opset_for(classifier)
-    blob = to_onnx(classifier, size, profile, lone_facts(manifest))
+    traced = traced_of(run, target, precision, profile, temperature(manifest), config.explain)
+    blob = traced.onnx(lone_facts(manifest))
+    manifest["opset"] = opset_of(blob)
     if pictures and precision == "int8":
         (place / FLOAT).write_bytes(blob)
         blob, manifest["calibration"] = quantize(blob, SCHEMES[config.format], pictures)
     onnx.write_bytes(blob)
-    material = Material(onnx, profile, lambda: trace(classifier, size, profile), lone_facts(manifest), config.portable)
+    material = Material(onnx, profile, traced.program, lone_facts(manifest), config.portable)
     told = row.build(material, place / row.file)
     if told:
         manifest["engine"] = told | {"source_sha256": sha256(onnx)}

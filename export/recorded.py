@@ -50,6 +50,8 @@ def _apart(what: str, subject: Any, reference: Any, scale: float, bound: float) 
 
 def _picture_checks(ref: Reference, recorded: Recorded, scale: float, bound: float) -> Both:
     """The test pictures that training noted, as far as they are here, as they are decoded today."""
+    redecoded = ref.data.redecoded
+    yield equal(STAGE, "pictures whose bytes are those of training, and whose pixels are not", redecoded, 0)
     places = {digest.decode(): i for i, digest in enumerate(ref.images.digests.tolist())}
     rows = [row for row, digest in enumerate(recorded.digests) if digest in places]
     if not rows:

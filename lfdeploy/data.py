@@ -43,7 +43,8 @@ class Data:
     """What `load` returns. ``remarks`` are sentences for the user; ``bad`` names pictures left out and why.
 
     ``whose`` names pictures that are judged in place of the run's own test split; ``trained_on`` (N,) then
-    marks those that the run was trained on, and is None where that is not known.
+    marks those that the run was trained on, and is None where that is not known. ``redecoded``: of how many of
+    the run's pictures the bytes are as they were and the pixels are not.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Data:
     bad_files: tuple[bytes, ...] = ()
     whose: str | None = None
     trained_on: NDArray[np.bool_] | None = None
+    redecoded: int = 0
 
     @property
     def fingerprint(self) -> str:

@@ -49,12 +49,13 @@ def pictures_of(
     numbers, changes = match(record, listing, run.spec["classes"], int(run.spec["image_size"]))
     if other is None or _same_place(own.data, config.data) or not changes.in_short():
         _check_own_classes(source, run, config.data)
-        splits, remarks = _recalled(run, record, listing, numbers, need, part_of(report, files, total))
+        splits, redecoded = _recalled(run, record, listing, numbers, need, part_of(report, files, total))
         if need and not len(splits[need[0]]) and len(record.splits[need[0]]):
             gone = f"No picture of the {need[0]} split of run {run.name} is left in {config.data}"
             raise LfdeployError(f"{gone} ({changes.in_short()}).")
-        remarks += _told(run, record, config.data, source, splits, changes)
-        return _data(run, config, source, splits, remarks, _unread_then(run, record, listing))
+        remarks = _redecoded(redecoded, run) + _told(run, record, config.data, source, splits, changes)
+        found = _data(run, config, source, splits, remarks, _unread_then(run, record, listing))
+        return dataclasses.replace(found, redecoded=redecoded)
     parts = {} if alone else _others(run, record, listing)
     asked = need[0] if need else "test"
     return _judged(run, record, config, source, part_of(report, files, 2 * files), asked, parts)
@@ -73,7 +74,8 @@ def resumed(run: Run, report: Report) -> Data:
         numbers, changes = match(record, listing, run.spec["classes"], int(run.spec["image_size"]))
         if changes.in_short():
             raise LfdeployError(f"{since}: {changes.in_short()}. Undo that, or train a new run.")
-        splits, remarks = _recalled(run, record, listing, numbers, SPLITS, report)
+        splits, redecoded = _recalled(run, record, listing, numbers, SPLITS, report)
+        remarks = _redecoded(redecoded, run)
         data = _data(run, config, listing.source, splits, remarks, _unread_then(run, record, listing))
     if run.spec["data_fingerprint"] != data.fingerprint:
         raise LfdeployError(f"{since}; train a new run.")
@@ -125,15 +127,19 @@ def _recalled(
     numbers: dict[str, Index],
     need: Sequence[str],
     report: Report,
-) -> tuple[dict[str, Split], list[str]]:
-    """The run's splits, and what is to be said where the same bytes decode to other pixels now."""
+) -> tuple[dict[str, Split], int]:
+    """The run's splits, and of how many pictures the same bytes decode to other pixels now."""
     size = int(run.spec["image_size"])
     splits, other = recalled(record, listing, numbers, size, need, report)
-    if not other:
-        return splits, []
-    splits, other = recalled(record, listing, numbers, size, SPLITS)
-    pictures = f"{counted(other, 'picture')} decode to other pixels"
-    return splits, [f"{pictures} than when run {run.name} was trained: was Pillow changed?"]
+    if other:
+        splits, other = recalled(record, listing, numbers, size, SPLITS)
+    return splits, other
+
+
+def _redecoded(count: int, run: Run) -> list[str]:
+    if not count:
+        return []
+    return [f"{counted(count, 'picture')} decode to other pixels than when run {run.name} was trained: was Pillow changed?"]
 
 
 def _told(

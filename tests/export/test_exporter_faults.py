@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +16,7 @@ from PIL import Image
 
 import export.pipeline
 from export import export as make
+from export.graph import traced_graph
 from export.prove import write_reports
 from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.errors import LfdeployError
@@ -39,6 +40,14 @@ def beside(name: str, file: str) -> ModuleType:
 
 
 faults = beside("tests_export_exporter_faults", "exporter_faults.py")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> Iterator[None]:
+    """A graph that was traced by other functions than today's is no answer."""
+    traced_graph.cache_clear()
+    yield
+    traced_graph.cache_clear()
 
 
 @pytest.fixture(scope="session")
