@@ -67,9 +67,9 @@ def _nearest(constant: Constant, candidates: Mapping[str, Exact], most: float) -
 def numbers(matches: Mapping[str, Match], strangers: list[str], precision: str) -> Iterator[Check]:
     """Every weight and bias against the run's, the steps of int8 against what they need, and the kinds of number."""
     yield equal(STAGE, "tensors that are none of the run's", strangers[:3], [])
-    worst = max(matches.items(), key=lambda item: _nan_last(excess(item[1])))
-    name = "error of a number / what rounding alone explains, worst at"
-    yield at_most(STAGE, f"{name} {worst[0]}", excess(worst[1]), 1.0)
+    errors = {name: excess(match, precision) for name, match in matches.items()}
+    worst = max(errors, key=lambda name: _nan_last(errors[name]))
+    yield at_most(STAGE, f"error of a number / what rounding alone explains, worst at {worst}", errors[worst], 1.0)
     steps = {name: wide for name, match in matches.items() if (wide := width(match)) is not None}
     if steps:
         widest = max(steps, key=lambda name: _nan_last(steps[name]))
@@ -81,18 +81,22 @@ def _nan_last(value: float) -> float:
     return value if value == value else np.inf
 
 
-def excess(match: Match) -> float:
+def excess(match: Match, precision: str) -> float:
     """The largest error of a constant, as a part of what rounding alone explains."""
     apart = np.abs(match.constant.value - match.exact.value)
-    return float((apart / _explained(match)).max(initial=0.0))
+    return float((apart / _explained(match, precision)).max(initial=0.0))
 
 
-def _explained(match: Match) -> Array:
-    """How far rounding may move each number: half a step, or half the distance of the format's neighbours."""
+def _explained(match: Match, precision: str) -> Array:
+    """How far rounding may move each number: half a step, or half the distance of the format's neighbours.
+
+    A half-precision file may hold a rounded number widened to fp32 again, but not of its prologue.
+    """
     constant, exact = match.constant, match.exact
     single = SINGLE * exact.terms + 1e-30
-    if constant.kind in MANTISSA:
-        bits, smallest = MANTISSA[constant.kind]
+    kind = precision if constant.kind == "fp32" and match.source not in ("scale", "shift") else constant.kind
+    if kind in MANTISSA:
+        bits, smallest = MANTISSA[kind]
         exponent = np.maximum(np.floor(np.log2(np.abs(exact.value) + 1e-300)), smallest)
         return np.asarray(2.0 ** (exponent - bits - 1) * (1 + 2.0**-8) + single)
     if constant.step is not None:
@@ -114,11 +118,13 @@ def width(match: Match) -> float | None:
 
 
 def _other_kinds(matches: Mapping[str, Match], precision: str) -> list[str]:
-    """Layers' weights that are not in the precision; the prologue is fp32 in each, and a heat map's own weights are."""
-    wrong = []
-    for name, match in matches.items():
-        kind, prologue = match.constant.kind, match.source in ("scale", "shift")
-        layer = match.constant.value.ndim >= 2 and match.source.endswith(".weight") and not name.endswith("/heatmap")
-        if (prologue and kind != "fp32") or (layer and kind != precision):
-            wrong.append(f"{name} in {kind}")
-    return wrong[:3]
+    """Layers' weights that are nowhere in the precision, and a prologue that is not fp32. A heat map may have its own in fp32."""
+    kinds: dict[str, set[str]] = {}
+    for match in matches.values():
+        if match.source in ("scale", "shift") or (match.constant.value.ndim >= 2 and match.source.endswith(".weight")):
+            kinds.setdefault(match.source, set()).add(match.constant.kind)
+    return [
+        f"{source} in {' and '.join(sorted(there))}"
+        for source, there in kinds.items()
+        if (there != {"fp32"} if source in ("scale", "shift") else precision not in there)
+    ][:3]

@@ -122,7 +122,7 @@ class Evidence:
 
     @cached_property
     def predicted(self) -> dict[str, Comparison]:
-        """What int8 by its nature does to each output: the graph rounded anew, with ranges and levels of our own."""
+        """What int8 by its nature does to each output of the graph: rounded anew, with ranges and levels of our own."""
         assert not isinstance(self.opened, ProgramFile)
         ranges = own_ranges(self.opened.ranges, self.reach)
         answers = self.opened.rounded(own_numbers(self.matches), ranges, list(self.truth.logits))

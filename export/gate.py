@@ -149,7 +149,7 @@ class Gate:
     @cached_property
     def readable(self) -> Path | None:
         """The file whose graph and numbers can be read: the subject, or the source of an engine while it is there."""
-        files = (self.subject, self.source)
+        files = (self.source,) if self.cannot_run and not self.runnable else (self.subject, self.source)
         return next((file for file in files if file.suffix in READERS and file.exists()), None)
 
     @cached_property

@@ -58,7 +58,8 @@ def test_contract_of_the_artifact(tiny_run: Run) -> None:
         assert manifest["parity"]["verdict"] == "pass"
         assert [c["passed"] for c in manifest["parity"]["checks"]] == [True] * len(manifest["parity"]["checks"])
         stages = list(dict.fromkeys(c["stage"] for c in manifest["parity"]["checks"]))
-        assert stages == ["file", "input", "names", "shapes", "dtypes", "finite", "values", "labels", "accuracy", "origin"]
+        before = ["file", "input", "reference", "names", "shapes", "dtypes"]
+        assert stages == [*before, "finite", "values", "labels", "accuracy", "graph", "arithmetic", "origin"]
         onnx.checker.check_model(onnx.load(path / "model.onnx"), full_check=True)
 
 
@@ -159,6 +160,7 @@ def test_overflow_in_half_precision_is_quarantined(tiny_run: Run, tmp_path: Path
     weights["peers.0.stages.0.0.bn1.bias"] *= 1e5
     weights["peers.0.stages.0.0.conv2.weight"] *= 1e-5
     save_file(weights, run.weights)
+    (run.path / "reference.safetensors").unlink()  # of the weights that training kept
     healthy = lf("export", run.path, "--peer", 0)
     assert healthy.exit_code == 0, healthy.stderr
     result = lf("export", run.path, "--peer", 0, "--precision", "fp16")
@@ -220,7 +222,7 @@ def test_a_module_that_is_not_what_training_measured_is_no_reference(tiny_run: R
     write_json(run / "spec.json", json.loads((run / "spec.json").read_text()) | {"mean": [0.9] * 3, "std": [0.2] * 3})
     result = lf("export", run, "--fused", "--out", tmp_path / "made")
     assert result.exit_code == 3, result.stderr
-    assert "stage accuracy: top-1 of the module, from the one that training found" in result.stderr
+    assert "stage reference: the module's logits on probes, from those of training" in result.stderr
     assert not (tmp_path / "made").exists()
 
 
@@ -229,8 +231,8 @@ def test_bytes_that_changed_after_their_proof_are_not_published(tiny_run: Run, t
 
     proven = pipeline.in_fresh_process
 
-    def then_broken(run: Run, staged: list[Path], data: str | None) -> None:
-        proven(run, staged, data)
+    def then_broken(run: Run, staged: list[Path], data: str | None, *more: object) -> None:
+        proven(run, staged, data, *more)
         (staged[0] / "model.onnx").write_bytes(bytes(1000))
 
     monkeypatch.setattr(pipeline, "in_fresh_process", then_broken)

@@ -172,7 +172,7 @@ def test_what_the_manifest_says(tiny_run: Run, elsewhere: list[Path]) -> None:
     stages = [c["stage"] for c in manifest["parity"]["checks"]]
     assert {"calibration", "values", "accuracy", "origin"} <= set(stages)
     assert manifest["parity"]["subject"] == "openvino on the published file"
-    assert "OpenVINO on the CPU that exported it" in (tiny_run.artifacts / NAME / "README.md").read_text()
+    assert "OpenVINO, one thread of" in (tiny_run.artifacts / NAME / "README.md").read_text()
 
 
 def test_every_layer_multiplies_in_int8(tiny_run: Run, elsewhere: list[Path]) -> None:
@@ -191,6 +191,12 @@ def test_every_layer_multiplies_in_int8(tiny_run: Run, elsewhere: list[Path]) ->
         BACKENDS["openvino"].open(Source(floats, read(path).manifest), "cpu")
 
 
+def known_to_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph in an opset whose DequantizeLinear onnx's own evaluator has: 19 says no more of it than 18."""
+    model.opset_import[0].version = 19
+    return model
+
+
 def test_it_answers_on_every_cpu_as_the_standard_says(
     tiny_run: Run,
     elsewhere: list[Path],
@@ -201,7 +207,7 @@ def test_it_answers_on_every_cpu_as_the_standard_says(
     path, pictures = copied(NAME), np.ascontiguousarray(tiny_run.data().test.images[:32])
     graphs: list[onnx.ModelProto] = []
     rebuild(tiny_run, path, graph=graphs.append)
-    standard = ReferenceEvaluator(graphs[0]).run(["logits"], {"images": pictures})[0]
+    standard = ReferenceEvaluator(known_to_onnx(graphs[0])).run(["logits"], {"images": pictures})[0]
     scale = np.abs(standard).max()
     assert np.abs(open_artifact(path).run(pictures)[0] - standard).max() / scale < 0.03
     monkeypatch.setattr(openvino, "int8_saturates", lambda: True)

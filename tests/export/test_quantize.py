@@ -97,6 +97,12 @@ def plain_logits(blob: bytes, pictures: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(["logits"], {"images": pictures})[0])
 
 
+def known_to_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph in an opset whose DequantizeLinear onnx's own evaluator has: 19 says no more of it than 18."""
+    model.opset_import[0].version = 19
+    return model
+
+
 @pytest.mark.parametrize("scheme", ["u8s8", "s8s8", "n8s8"])
 def test_int8_answers_on_every_cpu_as_the_standard_says(tiny_run: Run, scheme: str) -> None:
     """Against onnx's own evaluator. Where sums overflow by default, this file is one that shows it."""
@@ -104,7 +110,7 @@ def test_int8_answers_on_every_cpu_as_the_standard_says(tiny_run: Run, scheme: s
     data = tiny_run.data()
     quantised, _ = quantize(blob, scheme, data)
     pictures = np.ascontiguousarray(data.test.images[:32])
-    standard = ReferenceEvaluator(onnx.load_from_string(quantised)).run(["logits"], {"images": pictures})[0]
+    standard = ReferenceEvaluator(known_to_onnx(onnx.load_from_string(quantised))).run(["logits"], {"images": pictures})[0]
     scale = np.abs(standard).max()
     ours = np.abs(logits_of(quantised, pictures) - standard).max() / scale
     plain = np.abs(plain_logits(quantised, pictures) - standard).max() / scale

@@ -144,7 +144,7 @@ def test_manifest_card_and_report_tell_of_every_member(tiny_run: Run, together: 
             assert f"<tr><td>{name}<td class=n>{row['top1']:.2f} %" in (path / "report.html").read_text()
         for name in told:
             checks = [c for c in manifest["parity"]["checks"] if c["name"].startswith(f"{name}: ")]
-            assert {c["stage"] for c in checks} == {"finite", "values", "labels", "accuracy"}
+            assert {c["stage"] for c in checks} == {"reference", "finite", "values", "labels", "accuracy"}
     nodes = {o for node in onnx.load(together["int8"] / "model.onnx").graph.node for o in node.output if node.op_type == "Gemm"}
     assert nodes == {"logits", "logits_peer0", "logits_peer1"}  # fp32 straight from their layers
 
@@ -175,7 +175,7 @@ def test_every_command_takes_it(tiny_run: Run, together: dict[str, Path], lf: Ca
         assert answer["label"] == answers[2]["label"]
         assert answer["probability"] == pytest.approx(answers[2]["probability"], abs=1e-5)
     (entry,) = open_all(find([path]))
-    assert (entry.key, entry.verdict) == (path.name, "verified")
+    assert (entry.key, entry.verdict) == (path.name, "export verified")
     assert entry.predictor is not None
     assert "runs here" in lf("doctor", path, "--runs", runs).stdout
     measured = lf("bench", path, "--runs", runs, "--rounds", 3, "--seconds", 0, "--batch", 1, "--json")
