@@ -49,6 +49,7 @@ def test_contract_of_a_run(tiny_run: Run) -> None:
         "config.json",
         "spec.json",
         "splits.npz",
+        "reference.safetensors",
         "metrics.jsonl",
         "summary.json",
         "model.safetensors",

@@ -17,6 +17,7 @@ from lfdeploy import record
 from lfdeploy.config import DataConfig
 from lfdeploy.data import Data, load
 from lfdeploy.errors import LfdeployError
+from lfdeploy.images import prepare
 from lfdeploy.pictures import resumed
 from lfdeploy.run import Run
 from lfdeploy.runs import new_run
@@ -80,8 +81,7 @@ def test_only_the_split_that_is_needed_is_decoded(
 ) -> None:
     run, then = begin(tmp_path, folder)
     decoded: list[str] = []
-    whole = Image.open
-    monkeypatch.setattr(Image, "open", lambda *args, **more: decoded.append("") or whole(*args, **more))
+    monkeypatch.setattr("lfdeploy.splits.prepare", lambda *args: decoded.append("") or prepare(*args))
     now = run.data()
     assert len(decoded) == len(then.test) == 12
     assert isinstance(now.train.images, Files) and isinstance(now.val.images, Files)

@@ -30,7 +30,12 @@ def test_no_artifacts_says_how_to_make_one(tiny_run: Run, tmp_path: Path, lf: Ca
     shutil.copytree(tiny_run.path, tmp_path / "bare", ignore=shutil.ignore_patterns("artifacts", "checkpoint"))
     (tmp_path / "latest").symlink_to("bare")
     done = lf("serve", "--runs", tmp_path)
-    assert done.exit_code == 1 and "lfdeploy export" in done.output and done.output.count("\n") == 1
+    assert (
+        done.exit_code == 1
+        and "lfdeploy export" in done.output
+        and done.output.splitlines()[0] == "Run: bare (the newest)"
+        and done.output.count("\n") == 2
+    )
     assert lf("serve", "--runs", tmp_path / "none").exit_code == 1
 
 
