@@ -25,7 +25,7 @@ ALIKE = 0.3  # a tensor under another name belongs to the weight that is this ne
 
 @dataclass(frozen=True)
 class Match:
-    """A constant of the file, and the run's numbers in the file's layout; ``source`` is what the run calls them."""
+    """A constant of the file, and the run's numbers in the file's layout; ``source`` is the first name the run has for them."""
 
     constant: Constant
     exact: Exact
@@ -40,19 +40,21 @@ def matched(constants: Mapping[str, Constant], exact: Mapping[str, Exact]) -> tu
     """
     matches: dict[str, Match] = {}
     strangers = []
+    first = {id(tensor): name for name, tensor in reversed(list(exact.items()))}
     for name, constant in constants.items():
         own = name.removesuffix("_quantized").removesuffix("/heatmap")
         candidates = {own: exact[own]} if own in exact else exact
         nearest = _nearest(constant, candidates, np.inf if own in exact else ALIKE)
         if nearest is not None:
-            matches[name] = nearest
+            numbers_of, source = nearest
+            matches[name] = Match(constant, numbers_of, first[id(exact[source])])
         elif constant.value.size > SMALL:
             strangers.append(name)
     return matches, strangers
 
 
-def _nearest(constant: Constant, candidates: Mapping[str, Exact], most: float) -> Match | None:
-    best: tuple[float, Match] | None = None
+def _nearest(constant: Constant, candidates: Mapping[str, Exact], most: float) -> tuple[Exact, str] | None:
+    best: tuple[float, tuple[Exact, str]] | None = None
     scale = float(np.abs(constant.value).max(initial=0.0)) or 1.0
     for name, candidate in candidates.items():
         for exact in (candidate, candidate.transposed) if candidate.value.ndim == 2 else (candidate,):
@@ -60,7 +62,7 @@ def _nearest(constant: Constant, candidates: Mapping[str, Exact], most: float) -
                 continue
             distance = float(np.abs(exact.value - constant.value).max(initial=0.0)) / scale
             if best is None or distance < best[0]:
-                best = distance, Match(constant, exact, name)
+                best = distance, (exact, name)
     return best[1] if best is not None and not best[0] > most else None
 
 
