@@ -127,10 +127,9 @@ class Evidence:
         ranges = own_ranges(self.opened.ranges, self.reach)
         answers = self.opened.rounded(own_numbers(self.matches), ranges, list(self.truth.logits))
         count = min(NOISE_PICTURES, len(self.truth.pictures))
-        logits = run(answers, self.truth.pictures[:count])
-        return {
-            output: compare(reference[:count], logits[output], self.truth.labels[:count]) for output, reference in self.truth.logits.items()
-        }
+        pictures, labels = self.truth.pictures[:count], self.truth.labels[:count]
+        before, after = run(self.unrounded, pictures), run(answers, pictures)
+        return {output: compare(before[output], after[output], labels) for output in self.truth.logits}
 
 
 def batch_of(pictures: Pixels) -> int:
