@@ -42,7 +42,7 @@ def matched(constants: Mapping[str, Constant], exact: Mapping[str, Exact]) -> tu
     strangers = []
     first = {id(tensor): name for name, tensor in reversed(list(exact.items()))}
     for name, constant in constants.items():
-        own = name.removesuffix("_quantized").removesuffix("/heatmap")
+        own = name.removesuffix("/heatmap").removesuffix("_quantized")
         candidates = {own: exact[own]} if own in exact else exact
         nearest = _nearest(constant, candidates, np.inf if own in exact else ALIKE)
         if nearest is not None:

@@ -64,25 +64,35 @@ def aside(graph: Any) -> list[str]:
     return names
 
 
-def own_weights(graph: Any) -> None:
-    """Give the heat map weights of its own, which stay fp32.
+def own_weights(graph: Any, alone: set[str]) -> None:
+    """Give the nodes named in ``alone``, those of the heat map, int8 weights of their own, equal to the layers'.
 
     A quantised weight that two nodes read is converted twice by onnxruntime on CPUs without VNNI, and refused.
     """
     from onnx import TensorProto
 
-    alone = set(aside(graph))
-    others = {name for node in graph.node if node.name not in alone for name in node.input}
-    tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.name in others}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
     copies: dict[str, Any] = {}
     for node in graph.node:
         for index, name in enumerate(node.input if node.name in alone else ()):
-            if name in tensors and tensors[name].data_type == TensorProto.FLOAT:
-                copies[name] = f"{name}/heatmap"
-                node.input[index] = copies[name]
-    for name, copy in copies.items():
-        graph.initializer.add().CopyFrom(tensors[name])
-        graph.initializer[-1].name = copy
+            maker = makers.get(name)
+            source = tensors.get(maker.input[0]) if maker is not None else None
+            if maker is not None and source is not None and source.data_type == TensorProto.INT8:
+                copies[name] = maker
+                node.input[index] = f"{name}/heatmap"
+    nodes = list(graph.node)
+    for maker in copies.values():
+        copy = type(maker)()
+        copy.CopyFrom(maker)
+        copy.name, copy.output[0] = f"{maker.name}/heatmap", f"{maker.output[0]}/heatmap"
+        copy.input[0] = f"{maker.input[0]}/heatmap"
+        graph.initializer.add().CopyFrom(tensors[maker.input[0]])
+        graph.initializer[-1].name = copy.input[0]
+        nodes.insert(0, copy)
+    ordered = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(ordered)
 
 
 def activations(graph: Any) -> list[str]:
@@ -103,7 +113,7 @@ def with_ranges(float_blob: bytes, chosen: Ranges, scheme: str) -> bytes:
 
     model = onnx.load_from_string(float_blob)
     props = {entry.key: entry.value for entry in model.metadata_props}
-    own_weights(model.graph)
+    alone = set(aside(model.graph))
     unsigned = scheme != "s8s8"
     data = TensorsData(CalibrationMethod.MinMax, {k: (np.float32(low), np.float32(high)) for k, (low, high) in chosen.items()})
     options = {
@@ -126,6 +136,7 @@ def with_ranges(float_blob: bytes, chosen: Ranges, scheme: str) -> bytes:
     finally:
         quiet.setLevel(level)
     made = quantizer.model.model
+    own_weights(made.graph, alone)
     strip(made)
     onnx.helper.set_model_props(made, props)
     onnx.checker.check_model(made, full_check=True)

@@ -23,6 +23,8 @@ import export.pipeline
 import export.quantize
 import lfdeploy.images
 import lfdeploy.models.deploy
+import lfdeploy.recall
+import lfdeploy.splits
 from lfdeploy.backends import openvino
 from lfdeploy.models.deploy import Classifier
 from lfdeploy.run import Run
@@ -339,10 +341,12 @@ def squashed(patch: Patch) -> None:
     """The whole picture squashed where the centred square belongs."""
     from PIL import Image
 
-    def fit(image: Any, size: int) -> Any:
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).copy()
+    def prepare(source: Any, size: int) -> Any:
+        with Image.open(source) as image:
+            return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)).copy()
 
-    patch.setattr(lfdeploy.images, "fit", fit)
+    for module in (lfdeploy.splits, lfdeploy.recall):
+        patch.setattr(module, "prepare", prepare)
 
 
 def nearest(patch: Patch) -> None:
