@@ -86,9 +86,10 @@ def own_weights(graph: Any, alone: set[str]) -> None:
         copy = type(maker)()
         copy.CopyFrom(maker)
         copy.name, copy.output[0] = f"{maker.name}/heatmap", f"{maker.output[0]}/heatmap"
-        copy.input[0] = f"{maker.input[0]}/heatmap"
-        graph.initializer.add().CopyFrom(tensors[maker.input[0]])
-        graph.initializer[-1].name = copy.input[0]
+        for place in (0, 2):  # the levels and their zero points are what is converted
+            copy.input[place] = f"{maker.input[place]}/heatmap"
+            graph.initializer.add().CopyFrom(tensors[maker.input[place]])
+            graph.initializer[-1].name = copy.input[place]
         nodes.insert(0, copy)
     ordered = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
