@@ -178,11 +178,11 @@ INT8_MUTANTS: dict[str, Fault] = {
     "int8: calibrated on black": (SEEN, calibrated(lambda s: np.zeros_like(train(s)[:64]))),
     "int8: calibrated on dark pictures": (SEEN, calibrated(lambda s: train(s) // 4)),
     "int8: calibrated on negatives": (SEEN_OR_MADE_AGAIN, calibrated(lambda s: 255 - train(s))),
-    "int8: another calibrator than told": ("arithmetic or origin", ranged(lambda name, low, high: (low * 0.97, high * 0.97))),
+    "int8: another calibrator than told": (SEEN_OR_MADE_AGAIN, ranged(lambda name, low, high: (low * 0.97, high * 0.97))),
     "int8: an unknown calibrator": ("calibration", manifest(lambda m: m["calibration"].update(calibrator="magic"))),
     "int8: says it calibrated on test": ("calibration", manifest(lambda m: m["calibration"].update(split="test"))),
     "int8: ranges halved": (SEEN, ranged(lambda name, low, high: (low / 2, high / 2))),
-    "int8: ranges four times too wide": ("arithmetic or origin", ranged(lambda name, low, high: (low * 4, high * 4))),
+    "int8: ranges four times too wide": (SEEN_OR_MADE_AGAIN, ranged(lambda name, low, high: (low * 4, high * 4))),
     "int8: ranges forty times too wide": (SEEN, ranged(lambda name, low, high: (low * 40, high * 40))),
     "int8: a scale is NaN": (SEEN, tensor("weight_scale", lambda a: np.full_like(a, np.nan), 3)),
     "int8: one channel's scale x1.05": (

@@ -76,7 +76,7 @@ def test_logits_are_those_without_it_to_the_bit(tiny_run: Run, places: dict[str,
     assert (plain["probabilities"] == found["probabilities"]).all()
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-6), ("fp16", 2e-3), ("int8", 2e-2)])
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-6), ("fp16", 2e-3), ("int8", 3e-2)])
 def test_its_mean_is_the_top_logit(precision: str, bound: float, tiny_run: Run, places: dict[str, Path]) -> None:
     manifest = json.loads((places[precision] / "manifest.json").read_text())
     assert manifest["outputs"][2] == {"name": "heatmap", "dtype": "float32", "shape": ["batch", 4, 4]}
