@@ -108,9 +108,9 @@ def other_calibrator(run: Run, path: Path) -> None:
     seal(path, calibration=told | {"calibrator": next(name for name in CALIBRATORS if name != told["calibrator"])})
 
 
-#: what is done to a copy, and the stages that may name it
 #: by numbers, or where they differ too little on this processor, by making the file again
 SEEN = "arithmetic or values or origin"
+#: what is done to a copy, and the stages that may name it
 FAULTS: dict[str, tuple[str, Callable[[Run, Path], object]]] = {
     "openvino int8: calibrated on 8 pictures": (SEEN, lambda run, path: rebuild(run, path, pictures=lambda r: train(r)[:8])),
     "openvino int8: calibrated on negatives": (
