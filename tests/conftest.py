@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from lfdeploy import recall
 from lfdeploy.artifact import Artifact
 from lfdeploy.cli import main
 from lfdeploy.config import ExportConfig, TrainConfig
+from lfdeploy.images import fit_all
 from lfdeploy.run import Run
 
 Export = Callable[[ExportConfig, Run], list[Artifact]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fitted_once() -> Iterator[None]:
+    """Digits are brought to size once a process: hundreds of tests ask for the same 1,797, half a second each time."""
+    seen: dict[tuple[bytes, int], np.ndarray] = {}
+
+    def fitted(images: np.ndarray, size: int) -> np.ndarray:
+        if images.shape != (1, 8, 8, 3):
+            return fit_all(images, size)
+        key = images.tobytes(), size
+        if key not in seen:
+            seen[key] = fit_all(images, size)
+        return seen[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recall, "fit_all", fitted)
+        yield
 
 
 @pytest.fixture(scope="session")

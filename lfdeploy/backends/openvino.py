@@ -24,6 +24,7 @@ from lfdeploy.images import Pixels
 
 HINTS = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
 IN_FLOAT = {"LP_TRANSFORMS_MODE": "NO"}  # int8 numbers are widened before they are multiplied
+FOLDED = ("Add", "Subtract", "Multiply", "Divide")
 LAYERS = ("Convolution", "FullyConnected", "MatMul")
 METADATA = ("framework", "lfdeploy")  # where OpenVINO puts the ONNX file's metadata_props
 TELEMETRY = "openvino_telemetry"
@@ -91,6 +92,8 @@ class OpenVinoSession:
         model = read_ir(source.file)
         int8 = source.manifest.get("precision") == "int8"
         widened = int8 and int8_saturates()
+        if widened:
+            _keep_apart(model)
         settings = HINTS | (IN_FLOAT if widened else {})
         if source.threads:
             settings = settings | {"INFERENCE_NUM_THREADS": str(source.threads)}
@@ -120,6 +123,30 @@ class OpenVinoSession:
         with self.lock:
             found = self.request.infer(feed, share_inputs=True, share_outputs=True)
             return {name: found[name].copy() for name in output_names(self.manifest)}
+
+
+def _keep_apart(model: Any) -> None:
+    """Keep openvino from folding a sum or product by channel into the FakeQuantize behind it, by naming it an output.
+
+    Where int8 is computed in float, openvino 2026.4 folds the two, and its kernel for ranges by channel takes
+    another channel's for most numbers, from two channels on. A layer's bias is folded into the layer, rightly.
+    """
+    for op in model.get_ordered_ops():
+        if op.get_type_name() != "FakeQuantize":
+            continue
+        before = op.input_value(0).get_node()
+        if before.get_type_name() not in FOLDED:
+            continue
+        sides = [value.get_node() for value in before.input_values()]
+        if any(map(_constant, sides)) and not any(side.get_type_name().removeprefix("Group") in LAYERS for side in sides):
+            model.add_outputs([before.output(0)])
+
+
+def _constant(node: Any) -> bool:
+    """Whether a node depends on no input."""
+    if node.get_type_name() in ("Constant", "Parameter"):
+        return bool(node.get_type_name() == "Constant")
+    return all(_constant(value.get_node()) for value in node.input_values())
 
 
 def layers_of(runtime: Any) -> dict[str, int]:

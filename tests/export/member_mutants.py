@@ -205,7 +205,7 @@ MEMBER_MUTANTS_IN: dict[str, dict[str, tuple[str, str | None, Callable[[Any], No
     "int8": {
         "members, int8: two peers' outputs swapped": ("values", "peer0", lambda s: s.graph(swap("logits_peer0", "logits_peer1"))),
         "members, int8: ensemble 5 % too large": (
-            "graph", "logits_ensemble: without rounding", lambda s: s.graph(behind("logits_ensemble", ("Mul", [np.float32(1.05)], {}))),
+            "values or graph", "(logits_)?ensemble: ", lambda s: s.graph(behind("logits_ensemble", ("Mul", [np.float32(1.05)], {}))),
         ),
         "members, int8: a peer's logits 1 % too large": (
             "graph", "logits_peer1: without rounding", lambda s: s.graph(behind("logits_peer1", ("Mul", [np.float32(1.01)], {}))),

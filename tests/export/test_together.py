@@ -80,11 +80,12 @@ def test_fault_of_a_member_is_caught(
     mutate(subject)
     code, found, line = judged(lf("verify", subject.path, "--run", tiny_run.path))  # type: ignore[attr-defined]
     record_property("fault", (name, stage, found if code == 3 else f"exit {code}"))
-    assert (code, found) == (3, stage), line
+    assert code == 3, line
+    assert found in stage.split(" or "), line
     if named is None:
         assert not re.match(r"(peer\d|ensemble): ", line), line
     else:
-        assert line.startswith(named), line
+        assert re.match(named, line), line
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
