@@ -41,10 +41,10 @@ demo: $(READY)
 	@echo "Open the page with:  $(LF) serve      then http://127.0.0.1:7860 in a browser"
 
 test: $(READY)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 slow: $(READY)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 -m slow
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m slow
 
 # Every line of the results is kept; a second call goes on from what is there.
 healthy: OUT ?= healthy.jsonl

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from export.exact import Array
 from export.float_onnx import Answers, Constant, Range, bounds_of
-from lfdeploy.backends.openvino import HINTS, load, read_ir
+from lfdeploy.backends.openvino import HINTS, core, read_ir
 
 KINDS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 INTEGERS = ("i8", "u8", "i32")
@@ -126,7 +126,7 @@ class IrFile:
 
 
 def _session(model: Any, outputs: Mapping[str, str]) -> Answers:
-    request = load().Core().compile_model(model, "CPU", HINTS | {"INFERENCE_NUM_THREADS": "1"}).create_infer_request()
+    request = core().compile_model(model, "CPU", HINTS | {"INFERENCE_NUM_THREADS": "1"}).create_infer_request()
     source = model.inputs[0].get_any_name()
 
     def answers(pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

@@ -64,7 +64,7 @@ def folder(path: Path, judged: bool = False) -> Source:
             number = spelled[label.casefold()]
             if label != classes[number]:
                 remarks.append(f"{split}: the folder {label}/ is taken as the class '{classes[number]}'")
-            below = list(_pictures_below(place, left_out))
+            below = list(pictures_below(place, left_out))
             files += below
             labels += [number] * len(below)
         splits[split] = (files, np.array(labels, dtype=np.int64))
@@ -110,7 +110,7 @@ def _parts(path: Path, judged: bool, left_out: LeftOut, remarks: list[str]) -> d
 
 def _check_others(parts: dict[str, Path], others: list[Path], path: Path, left_out: LeftOut) -> None:
     """Leave out folders beside the splits that hold no pictures; raise where one of them holds some."""
-    full = [child.name for child in others if next(_pictures_below(child, {}), None) is not None]
+    full = [child.name for child in others if next(pictures_below(child, {}), None) is not None]
     if full:
         splits = ", ".join(f"{split} = {place.name}/" for split, place in parts.items())
         names = sorted([*(place.name for place in parts.values()), *(child.name for child in others)])
@@ -151,7 +151,7 @@ def _class_folders(split: str, top: Path, path: Path, left_out: LeftOut, remarks
     _note_loose(files, left_out)
     for place in folders:
         for child in _subfolders(place):
-            if split_of(child.name) and next(_pictures_below(child, {}), None) is not None:
+            if split_of(child.name) and next(pictures_below(child, {}), None) is not None:
                 above = f"{path}/{child.name}/{place.name}/"
                 raise LfdeployError(
                     f"{place} holds {child.name}/. A split belongs above the classes: {above}. "
@@ -213,7 +213,7 @@ def _subfolders(place: Path) -> list[Path]:
         return []
 
 
-def _pictures_below(
+def pictures_below(
     place: Path,
     left_out: LeftOut,
     known: set[tuple[int, int]] | None = None,
@@ -233,7 +233,7 @@ def _pictures_below(
         else:
             left_out.setdefault(_unread(file), set()).add(file)
     for child in folders:
-        yield from _pictures_below(child, left_out, known)
+        yield from pictures_below(child, left_out, known)
 
 
 def _by_name(files: list[Path]) -> list[Path]:

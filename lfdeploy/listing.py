@@ -19,6 +19,7 @@ from lfdeploy.names import printable
 
 if TYPE_CHECKING:
     from lfdeploy.predict import Prediction
+    from lfdeploy.run import Run
 
 CHUNK = 256
 
@@ -75,6 +76,7 @@ def _datasets(runs: str) -> Iterator[dict[str, Any]]:
     for name, row in DATASETS.items():
         yield {"data": name, "what it is": row.about}
     yield {"data": "DIR", "what it is": "class folders of pictures, or train/ val/ test/ of class folders"}
+    yield {"data": "FILE.csv", "what it is": "a table with the columns path,label[,split]; paths are relative to the file"}
     yield {"data": "FILE.npz", "what it is": "train_x uint8 (N,H,W,3), train_y, test_x, test_y, classes"}
 
 
@@ -91,17 +93,25 @@ def _runs(runs: str) -> Iterator[dict[str, Any]]:
     from lfdeploy.runs import newest_first
 
     for run in newest_first(runs):
-        config, done = run.read("config.json"), (run.path / "summary.json").exists()
-        test = run.read("summary.json")["test"] if done else {"peers": [], "fused": None, "ensemble": None}
-        state = "finished" if done else "diverged" if run.diverged() else "not finished"
-        yield {
-            "run": run.name,
-            "method": config["method"],
-            "networks": " + ".join(run.spec["archs"]),
-            "best peer %": max(test["peers"], default=None),
-            "fused %": test["fused"],
-            "state": state,
-        }
+        try:
+            yield _run(run)
+        except (LfdeployError, OSError, KeyError, TypeError, ValueError) as error:
+            say(f"Note: run {run.name} is damaged: {printable(str(error))}")
+            yield {"run": run.name, "method": None, "networks": None, "best peer %": None, "fused %": None, "state": "damaged"}
+
+
+def _run(run: Run) -> dict[str, Any]:
+    config, done = run.read("config.json"), (run.path / "summary.json").exists()
+    test = run.read("summary.json")["test"] if done else {"peers": [], "fused": None, "ensemble": None}
+    state = "finished" if done else "diverged" if run.diverged() else "not finished"
+    return {
+        "run": run.name,
+        "method": config["method"],
+        "networks": " + ".join(run.spec["archs"]),
+        "best peer %": max(test["peers"], default=None),
+        "fused %": test["fused"],
+        "state": state,
+    }
 
 
 def _artifacts(runs: str) -> Iterator[dict[str, Any]]:
@@ -183,14 +193,19 @@ def _doctor_of(name: str, runs: str, as_json: bool) -> None:
 
 
 def pictures_below(given: Iterable[str]) -> list[Path]:
-    """Files as they are; of a directory all pictures below it, in order."""
+    """Files as they are; of a directory all pictures below it, in order, by the rules of training data."""
+    from lfdeploy import folders
+
     found: list[Path] = []
     for name in given:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            left_out: folders.LeftOut = {}
+            inside = sorted(folders.pictures_below(path, left_out))
             if not inside:
                 raise LfdeployError(f"{path} has no pictures ({', '.join(SUFFIXES[:6])}...).")
+            for sentence in folders.sentences(left_out, path):
+                say(f"Note: {sentence}.")
             found += inside
         elif path.exists():
             found.append(path)

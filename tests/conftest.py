@@ -10,13 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lfdeploy import recall
-from lfdeploy.artifact import Artifact
 from lfdeploy.cli import main
 from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.images import fit_all
 from lfdeploy.run import Run
-
-Export = Callable[[ExportConfig, Run], list[Artifact]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,29 +34,33 @@ def _fitted_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _proofs_in_this_process() -> Iterator[None]:
+    """A fresh process costs ten seconds of imports; tests marked ``fresh_process`` have it all the same."""
+    from export import pipeline, prove
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "in_fresh_process", lambda run, staged, data, locks: prove.write_reports(run, staged, data))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _proof_in_a_fresh_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("fresh_process"):
+        from export import pipeline, prove
+
+        monkeypatch.setattr(pipeline, "in_fresh_process", prove.in_fresh_process)
+
+
 @pytest.fixture(scope="session")
-def proven_here() -> Export:
-    """`export.export` whose proof is made in this process: a fresh one takes ten seconds, and has tests of its own."""
-
-    def make(config: ExportConfig, run: Run) -> list[Artifact]:
-        from export import export
-        from export.prove import write_reports
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("export.pipeline.in_fresh_process", lambda run, staged, data, locks: write_reports(run, staged, data))
-            return export(config, run)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory, proven_here: Export) -> Run:
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two resnet8 by lfmkd on digits, six epochs, with all targets as fp32 ONNX in its artifacts."""
+    from export import export
     from training import train
 
     runs = tmp_path_factory.mktemp("tiny") / "runs"
     run = train(TrainConfig(epochs=6), name="tiny", runs=runs)
-    proven_here(ExportConfig(all=True), run)
+    export(ExportConfig(all=True), run)
     return run
 
 

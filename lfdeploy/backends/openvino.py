@@ -45,11 +45,21 @@ def load() -> Any:
     return openvino
 
 
+@lru_cache(maxsize=1)
+def core() -> Any:
+    """The one `openvino.Core` of the process, never given back.
+
+    Its CPU plugin gives the thread that loads it a signal stack and takes it back when it ends. Of two that do not
+    end in reverse order the freed stack stays behind, and the next Ctrl-C or SIGTERM is a segmentation fault.
+    """
+    return load().Core()
+
+
 def read_ir(file: Path) -> Any:
     """An `openvino.Model` from an IR or ONNX file. Raises `LfdeployError` for what is no model."""
-    openvino = load()
+    reader = core()
     try:
-        return openvino.Core().read_model(file)
+        return reader.read_model(file)
     except RuntimeError as error:
         raise LfdeployError(f"{file.name} cannot be read by openvino: {_reason(error)}") from None
 
@@ -98,7 +108,7 @@ class OpenVinoSession:
         if source.threads:
             settings = settings | {"INFERENCE_NUM_THREADS": str(source.threads)}
         try:
-            self.compiled = load().Core().compile_model(model, "CPU", settings)
+            self.compiled = core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise LfdeployError(f"{source.file.name} cannot be compiled by openvino: {_reason(error)}") from None
         arithmetic = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()

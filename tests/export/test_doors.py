@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from lfdeploy.backends.openvino import HINTS, load
+from lfdeploy.backends.openvino import HINTS, core
 from lfdeploy.backends.trt import load as load_trt
 from lfdeploy.run import Run
 
@@ -52,8 +52,7 @@ def test_onnxruntime(precision: str, files: dict[str, Path], tiny_run: Run, pict
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_openvino_reads_onnx(precision: str, files: dict[str, Path], tiny_run: Run, pictures: np.ndarray) -> None:
-    core = load().Core()
-    model = core.compile_model(core.read_model(files[precision]), "CPU", HINTS)
+    model = core().compile_model(core().read_model(files[precision]), "CPU", HINTS)
     assert agreement(tiny_run, pictures, model(pictures)["probabilities"]) >= (0.95 if precision in ("int8", "bf16") else 1.0)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -228,3 +230,23 @@ def test_ir_difference_names_what_differs(tiny_run: Run, elsewhere: list[Path]) 
     int8, fp32 = (read_ir(tiny_run.artifacts / name / "model.xml") for name in (NAME, "peer0-openvino-fp32"))
     assert ir_difference(int8, int8, "int8") == "the same"
     assert "operations where" in ir_difference(int8, fp32, "int8")
+
+
+SIGNALLED = """
+import gc, signal, sys
+from lfdeploy import open_artifact
+first, second = open_artifact(sys.argv[1]), open_artifact(sys.argv[1])
+del first; gc.collect()
+del second; gc.collect()
+heard = []
+signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+signal.raise_signal(signal.SIGTERM)
+print(heard)
+"""
+
+
+def test_a_signal_after_two_of_them_were_closed(elsewhere: list[Path]) -> None:
+    """OpenVINO gives the thread a signal stack; with a core for each file the handler would run on a freed one."""
+    command = [sys.executable, "-c", SIGNALLED, str(elsewhere[0])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[15]\n"), done.stderr

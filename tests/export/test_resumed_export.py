@@ -76,6 +76,7 @@ def test_ctrl_c(fresh: Run, moment: str) -> None:
     assert len(kept) == (1 if moment.startswith("Parity") else 0)
 
 
+@pytest.mark.fresh_process
 def test_a_finished_proof_is_not_made_again(fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Interrupted between parity and publication; what another setting left behind is swept away, other folders are not."""
     import export.pipeline as pipeline

@@ -152,3 +152,18 @@ def test_unread_files_are_counted(tiny_run: Run, tmp_path: Path, lf: Callable[..
     assert done.exit_code == 0 and "1 of 2 files could not be read; the first:" in done.stderr
     done = lf("predict", tiny_run.artifacts / "peer0-onnx-fp32", tmp_path / "b.png")
     assert done.exit_code == 1 and "not a picture" in done.stderr
+
+
+def test_a_folder_is_read_as_training_data_are(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
+    """Other names of formats count, copies that a system or a notebook keeps do not, and both are said."""
+    picture = Image.new("RGB", (16, 16), (200, 10, 10))
+    for name in ("a.png", "sub/b.JFIF", ".ipynb_checkpoints/a-checkpoint.png", "@eaDir/a.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "in" / name, "JPEG" if "JFIF" in name else "PNG")
+    (tmp_path / "in" / "notes.txt").write_text("-")
+    result = lf("predict", tiny_run.artifacts / "peer0-onnx-fp32", tmp_path / "in", "--json")
+    assert result.exit_code == 0, result.stderr
+    shown = [Path(row["picture"]).name for row in json.loads(result.stdout)["predictions"]]
+    assert shown == ["a.png", "b.JFIF"]
+    assert "@eaDir" in result.stderr
+    assert ".txt is no picture format" in result.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.listing import show
 from lfdeploy.names import check_classes, check_name, printable, stem_of
 from lfdeploy.run import Run
 from lfdeploy.runs import all_runs, may_begin, new_run, newest_first, point_latest, resolve
@@ -171,3 +172,18 @@ def test_a_name_that_is_taken_is_refused_before_any_work(tmp_path: Path) -> None
         may_begin(tmp_path, "mine")
     may_begin(tmp_path / "not" / "there", "mine")
     assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.parametrize("damage", ["not json {", "[]", "{}"])
+@pytest.mark.parametrize("file", ["config.json", "spec.json", "summary.json"])
+def test_a_damaged_run_hides_no_other(file: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, broken = make(tmp_path, "whole", "broken")
+    for run in (whole, broken):
+        (run.path / "config.json").write_text('{"method": "lfmkd"}')
+        (run.path / "spec.json").write_text('{"archs": ["resnet8"]}')
+        (run.path / "summary.json").write_text('{"test": {"peers": [90.0], "fused": 91.0, "ensemble": 91.0}}')
+    (broken.path / file).write_text(damage)
+    show("runs", str(tmp_path), as_json=True)
+    captured = capsys.readouterr()
+    assert {row["run"]: row["state"] for row in json.loads(captured.out)} == {"broken": "damaged", "whole": "finished"}
+    assert "run broken is damaged" in captured.err
