@@ -1,7 +1,7 @@
 """Does an int8 file round activations as the run's pictures need it? And what does int8, by its nature, do to this network?
 
 Activations come from the file's own graph without rounding, which answers as the module does, on training pictures that
-did not calibrate it. Nothing of the exporter is used.
+did not calibrate it, as far as there are enough. Nothing of the exporter is used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.arithmetic import STAGE, Match
+from export.arithmetic import STAGE, Match, channels
 from export.check import Check, at_most
 from export.exact import Array
 from export.float_onnx import Answers, Range
@@ -96,7 +96,6 @@ def own_numbers(matches: Mapping[str, Match]) -> dict[str, Array]:
         if constant.step is None or constant.kind != "int8":
             numbers[name] = exact
             continue
-        axes = tuple(i for i, count in enumerate(constant.step.shape) if count == 1)
-        step = np.maximum(np.abs(exact).max(axis=axes, keepdims=True) / 127, 1e-12)
+        step = np.maximum(channels(match)[0] / 127, 1e-12)
         numbers[name] = np.round(exact / step) * step
     return numbers

@@ -112,11 +112,25 @@ def width(match: Match) -> float | None:
     constant = match.constant
     if constant.step is None or constant.kind != "int8":
         return None
-    axes = tuple(i for i, count in enumerate(constant.step.shape) if count == 1)
-    largest = np.abs(match.exact.value).max(axis=axes, keepdims=True)
-    needed = np.maximum(largest / 127, 1e-9)
-    used = largest > 1e-6 * largest.max(initial=0.0)
-    return float(np.where(used, np.broadcast_to(constant.step, largest.shape) / needed, 0.0).max(initial=0.0))
+    widest = []
+    for largest in channels(match):
+        needed = np.maximum(largest / 127, 1e-9)
+        used = largest > 1e-6 * largest.max(initial=0.0)
+        widest.append(float(np.where(used, constant.step / needed, 0.0).max(initial=0.0)))
+    return min(widest)
+
+
+def channels(match: Match) -> list[Array]:
+    """The largest number of each output channel, shaped to be divided by; of a matrix by either axis, its own first.
+
+    Channels come from the run's tensor: a file that has one step for a whole weight has lost theirs.
+    """
+    exact, step = np.abs(match.exact.value), match.constant.step
+    if exact.ndim < 2:
+        return [exact.max(keepdims=True, initial=0.0)]
+    varying = [axis for axis, count in enumerate(getattr(step, "shape", ())) if count > 1]
+    own = varying if len(varying) == 1 and exact.ndim == 2 else [0] if exact.ndim > 2 else [0, 1]
+    return [exact.max(axis=tuple(i for i in range(exact.ndim) if i != axis), keepdims=True) for axis in own]
 
 
 def _other_kinds(matches: Mapping[str, Match], precision: str) -> list[str]:

@@ -40,23 +40,26 @@ def half_bounds(precision: str, by_nature: float) -> Bounds:
     return replace(BOUNDS[precision], difference=min(FURTHEST[precision], max(least, 2 * by_nature)))
 
 
-def int8_bounds(predicted: Comparison) -> Bounds:
+def int8_bounds(predicted: Comparison, furthest: tuple[float, float], images: int) -> Bounds:
     """Those of an int8 file whose own graph, rounded anew with other ranges, is so far from the module.
 
-    The prediction is made on few pictures and the file judged on all, so what grows with their number has more room.
+    ``furthest``: the largest difference and KL that the file's own ranges explain, on the pictures that are furthest
+    off; ``images`` are judged. Their mean may hold one that is as far off as one may be.
     """
     flips = 100 - predicted.agreement
+    difference, kl = max(predicted.max_difference, furthest[0]), max(predicted.kl_max, furthest[1])
     return Bounds(
-        difference=4 * predicted.max_difference + 1e-3,
+        difference=4 * difference + 1e-3,
         spread=BOUNDS["int8"].spread,
         agreement=max(BOUNDS["int8"].agreement, 100 - 3 * flips - 100 * 2 / predicted.images),
-        kl_mean=3 * predicted.kl_mean + 1e-7,
-        kl_max=8 * predicted.kl_max + 1e-5,
-        flip_margin=2.5 * predicted.max_difference + 1e-3,
+        kl_mean=3 * predicted.kl_mean + 8 * predicted.kl_max / images + 1e-7,
+        kl_max=8 * kl + 1e-5,
+        flip_margin=2.5 * difference + 1e-3,
         ci_low=BOUNDS["int8"].ci_low,
     )
 
 
-def systematic(predicted: Comparison) -> tuple[float, float]:
+def systematic(predicted: Comparison, images: int) -> tuple[float, float]:
     """How far an int8 file's slope may be from 1, and a class's mean from its place / scale: rounding averages out of both."""
-    return 3 * abs(predicted.slope - 1) + 1e-2, 3 * predicted.bias + 5e-3
+    room = 2 * predicted.max_difference / images**0.5  # of few pictures it does so less
+    return 3 * abs(predicted.slope - 1) + 1e-2 + room, 3 * predicted.bias + 5e-3 + room

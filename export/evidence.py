@@ -24,7 +24,7 @@ from export.arithmetic import STAGE, Match, matched, numbers
 from export.check import Check, Unexamined, at_most, equal
 from export.exact import Array, Exact, exact_tensors
 from export.float_ir import IrFile
-from export.float_onnx import Answers, OnnxFile
+from export.float_onnx import Answers, OnnxFile, Range
 from export.float_program import ProgramFile
 from export.halves import rounded
 from export.statistics import Comparison, compare
@@ -35,7 +35,7 @@ READERS: dict[str, type[OnnxFile] | type[IrFile] | type[ProgramFile]] = {
     ".pt2": ProgramFile,
 }
 FLOAT_BOUND = 2e-5  # of the logits' scale: what fp32 leaves between two ways to compute the same network
-GRAPH_PICTURES, RANGE_PICTURES, NOISE_PICTURES = 32, 64, 256
+GRAPH_PICTURES, RANGE_PICTURES, NOISE_PICTURES, ENOUGH_PICTURES = 32, 64, 256, 64
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
@@ -70,7 +70,7 @@ def truth_of(module: nn.Module, named: nn.Module, spec: Mapping[str, Any], **pic
 class Evidence:
     """One file against the truth. Everything is computed when it is first asked for, and once.
 
-    ``training``: pictures of the run that calibrated nothing, for the ranges of an int8 file; empty where there are none.
+    ``training``: pictures of the run for the ranges of an int8 file, that calibrated nothing where there are enough; may be empty.
     """
 
     file: Path
@@ -122,14 +122,27 @@ class Evidence:
 
     @cached_property
     def predicted(self) -> dict[str, Comparison]:
-        """What int8 by its nature does to each output of the graph: rounded anew, with ranges and levels of our own."""
-        assert not isinstance(self.opened, ProgramFile)
+        """What int8 by its nature does to each output of the graph: rounded anew, with ranges and levels of our own.
+
+        Measured on what is judged, and on the run's training pictures too where that is little.
+        """
         ranges = own_ranges(self.opened.ranges, self.reach)
-        answers = self.opened.rounded(own_numbers(self.matches), ranges, list(self.truth.logits))
-        count = min(NOISE_PICTURES, len(self.truth.pictures))
-        pictures, labels = self.truth.pictures[:count], self.truth.labels[:count]
-        before, after = run(self.unrounded, pictures), run(answers, pictures)
-        return {output: compare(before[output], after[output], labels) for output in self.truth.logits}
+        more = self.training[: max(0, ENOUGH_PICTURES - len(self.truth.pictures))]
+        pictures = np.concatenate([self.truth.pictures[:NOISE_PICTURES], more])
+        before, after = run(self.unrounded, pictures), run(self._rounded(ranges), pictures)
+        return {output: compare(before[output], after[output], before[output].argmax(1)) for output in self.truth.logits}
+
+    def _rounded(self, ranges: Mapping[str, Range]) -> Answers:
+        assert not isinstance(self.opened, ProgramFile)
+        return self.opened.rounded(own_numbers(self.matches), ranges, list(self.truth.logits))
+
+    def within_ranges(self, pictures: Pixels) -> tuple[dict[str, Floats], dict[str, Floats]]:
+        """Answers of the graph without rounding, and rounded anew within the file's own ranges."""
+        return run(self.unrounded, pictures), run(self._within, pictures)
+
+    @cached_property
+    def _within(self) -> Answers:
+        return self._rounded(self.opened.ranges)
 
 
 def batch_of(pictures: Pixels) -> int:
@@ -171,6 +184,6 @@ def arithmetic_checks(evidence: Evidence) -> Iterator[Check | Unexamined]:
     if evidence.precision != "int8":
         return
     if not len(evidence.training):
-        yield Unexamined(STAGE, "activation ranges: the run's training pictures are not here")
+        yield Unexamined(STAGE, "activation ranges: the run's training pictures are not here", decides=True)
     else:
         yield from range_checks(evidence.opened.ranges, evidence.reach)

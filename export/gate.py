@@ -38,6 +38,7 @@ from lfdeploy.confidence import KEY
 from lfdeploy.devices import pick
 from lfdeploy.models.explain import explains
 from lfdeploy.models.together import member_outputs
+from lfdeploy.record import Record
 from lfdeploy.run import Run
 
 NO_BF16 = "onnxruntime's CPU provider has no bf16; its numbers are those of the same file widened to fp32"
@@ -119,11 +120,22 @@ class Gate:
         """Whether the pictures at hand are the run's."""
         return bool(self.ref.data.fingerprint == self.run.spec["data_fingerprint"])
 
+    @cached_property
+    def record(self) -> Record | None:
+        """Which pictures the run was begun with."""
+        return self.run.record()
+
     @property
     def own_training(self) -> bool:
-        """Whether the training pictures at hand are the run's; they are beside others' pictures, too, where it kept a record."""
-        data = self.ref.data
-        return len(data.train) > 0 and (self.same_data or data.whose is not None)
+        """Whether the training pictures at hand are of the run: by its record they always are."""
+        return len(self.ref.data.train) > 0 and (self.same_data or self.record is not None)
+
+    @cached_property
+    def same_training(self) -> bool:
+        """Whether these are the run's pictures, train and val whole, whatever became of test."""
+        if self.same_data or self.record is None or self.ref.data.whose is not None:
+            return self.same_data
+        return all(self.ref.data.split(name).digest == self.record.splits[name].digest for name in ("train", "val"))
 
     @cached_property
     def session(self) -> Session:
@@ -180,7 +192,7 @@ class Gate:
         if KEY in self.manifest:
             stages["temperature"] = lambda: temperature_checks(self.manifest, self.parts[0].ref, self.same_data)
         if self.precision == "int8":
-            stages["calibration"] = lambda: calibration_checks(self.manifest, self.ref.data, self.same_data)
+            stages["calibration"] = lambda: calibration_checks(self.manifest, self.ref.data, self.same_training)
         if self.runnable:
             stages["finite"] = lambda: each(self.parts, lambda part: finite_checks(part.of(self.session), self.artifact, part.ref))
             stages["values"] = lambda: value_checks(self.session, self.artifact, self.parts, self.tick, self.evidence)
@@ -226,7 +238,7 @@ class Gate:
 
     def _unread(self, stage: str) -> Unexamined:
         reason = self.row.opaque or f"nothing here reads the numbers of {self.artifact.file.name}"
-        return Unexamined(stage, reason, decides=self.row.facts is None)
+        return Unexamined(stage, reason, decides=self.readable is None)
 
     def _graph(self) -> Iterator[Check | Unexamined]:
         if self.evidence is None:
@@ -248,7 +260,7 @@ class Gate:
         elif others:
             reason = f"the file is not made again for comparison: other versions here of {', '.join(others)}"
             yield Unexamined("origin", reason)
-        elif self.precision == "int8" and not self.same_data:
+        elif self.precision == "int8" and not self.same_training:
             yield Unexamined("origin", "the file is not made again for comparison: these are other pictures than the run's")
         else:
             yield from origin_checks(file, self.manifest, self.ref.data, self.run)

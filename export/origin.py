@@ -33,7 +33,7 @@ MAKERS = ("lfdeploy", "torch", "onnx", "onnxscript")
 MORE = {"int8": ("onnxruntime-gpu", "onnxruntime"), "openvino": ("openvino",)}  # by precision and by format
 
 
-def calibration_checks(manifest: dict[str, Any], data: Data, same_data: bool) -> Iterator[Check | Unexamined]:
+def calibration_checks(manifest: dict[str, Any], data: Data, same_training: bool) -> Iterator[Check | Unexamined]:
     """Stage calibration: enough pictures, all of the training split, none of the test split."""
     told = manifest["calibration"]
     digests = set(told["digests"])
@@ -41,7 +41,7 @@ def calibration_checks(manifest: dict[str, Any], data: Data, same_data: bool) ->
     yield equal("calibration", "scheme", told["scheme"], SCHEMES[manifest["format"]])
     yield equal("calibration", "calibrator", told["calibrator"] if told["calibrator"] in CALIBRATORS else "unknown", told["calibrator"])
     yield at_least("calibration", "pictures", len(digests), min(FEWEST, len(np.unique(data.train.digests)) // 2))
-    if same_data:
+    if same_training:
         yield equal("calibration", "pictures shared with the test split", len(digests & _names(data.test.digests)), 0)
         yield equal("calibration", "pictures outside the training split", len(digests - _names(data.train.digests)), 0)
         wanted = _names(data.train.digests[pick(data).calibration])

@@ -84,8 +84,13 @@ def _report(gate: Gate, verdict: str, reason: str, checks: list[Check], unexamin
     examined = tuple(checks), main.comparison[0].document() if main.comparison else None
     if not main.answers:
         return Report(verdict, reason, gate.said, *examined, None, parts, (), tuple(unexamined))
-    links = custody(
-        gate.artifact, gate.ref, gate.session, gate.evidence, same_data=gate.same_data,
-        runs_file=gate.subject == gate.artifact.file, hindrance=gate.hindrance,
-    )  # fmt: skip
+    try:
+        links = custody(
+            gate.artifact, gate.ref, gate.session, gate.evidence, same_data=gate.same_data,
+            runs_file=gate.subject == gate.artifact.file, hindrance=gate.hindrance,
+        )  # fmt: skip
+    except Exception:
+        if verdict != "fail":
+            raise
+        links = []  # what broke a stage breaks the chain too
     return Report(verdict, reason, gate.said, *examined, main.answers[0], parts, tuple(links), tuple(unexamined))

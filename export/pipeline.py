@@ -26,7 +26,7 @@ from lfdeploy.config import ExportConfig
 from lfdeploy.console import decoding, say
 from lfdeploy.data import Data
 from lfdeploy.devices import gpus, instruction_set
-from lfdeploy.errors import LfdeployError, ParityError, UnverifiedError
+from lfdeploy.errors import LfdeployError, ParityError, UnverifiedError, UsageError
 from lfdeploy.models.deploy import targets
 from lfdeploy.models.explain import explained, output_of, side_of
 from lfdeploy.models.together import ALL, main_of, member_outputs
@@ -44,6 +44,9 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     run.finished()
     if config.force:
         say("--force does nothing: int8 is published however fast it is, unless --require-faster is given.")
+    if config.require_faster and ("int8" not in config.precisions or config.format == "trt"):
+        why = "an engine's speed is measured by lfdeploy bench" if config.format == "trt" else "it is about int8, which is not asked for"
+        raise UsageError(f"--require-faster cannot be kept here: {why}. Leave it out.")
     spec = run.spec
     known = targets(len(spec["archs"]), spec["fused"] is not None)
     if config.single_file and known == ["peer0", "ensemble"]:

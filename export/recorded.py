@@ -25,7 +25,10 @@ Both = Iterator[Check | Unexamined]
 
 def recorded_checks(ref: Reference) -> Both:
     """Today's module of one target against its logits as training computed them."""
-    recorded = read(ref.run)
+    recorded, noted = read(ref.run), ref.run.read("summary.json").get("reference")
+    if noted:
+        here = sha256(ref.run.path / FILE) if recorded is not None else f"no {FILE}"
+        yield equal(STAGE, f"sha256 of {FILE} that training kept", here, noted)
     if recorded is None:
         yield Unexamined(STAGE, f"run {ref.run.name} has no {FILE}: it was trained by an older lfdeploy")
         return

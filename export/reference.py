@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.evidence import NOISE_PICTURES, RANGE_PICTURES, Truth, truth_of
 from export.halves import Rounded, largest_activation, nature
@@ -105,11 +106,18 @@ def outputs_of(ref: Reference) -> dict[str, Reference]:
 
 
 def training_pictures(data: Data, named: set[str]) -> Pixels:
-    """Up to 64 pictures of train, evenly over it, without those whose digests are named while there are others."""
-    digests = [digest.decode() for digest in data.train.digests.tolist()]
-    free = [i for i, digest in enumerate(digests) if digest not in named] or list(range(len(data.train)))
-    indices = np.array(free, np.int64)[np.unique(np.linspace(0, len(free) - 1, min(RANGE_PICTURES, len(free))).astype(int))]
-    return np.ascontiguousarray(data.train.images[indices])
+    """Up to 64 pictures of train, evenly over it: those whose digests are not named, and others where they are fewer."""
+    digests = np.array([digest.decode() in named for digest in data.train.digests.tolist()])
+    free, others = np.flatnonzero(~digests), np.flatnonzero(digests)
+    count = min(RANGE_PICTURES, len(free))
+    chosen = [_evenly(free, count), _evenly(others, min(RANGE_PICTURES - count, len(others)))]
+    return np.ascontiguousarray(data.train.images[np.sort(np.concatenate(chosen))])
+
+
+def _evenly(indices: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+    places = np.linspace(0, max(len(indices) - 1, 0), count).astype(int)
+    chosen: NDArray[np.intp] = indices[np.unique(places)]
+    return chosen
 
 
 def reference(run: Run, target: str, split: Split, data: Data, tick: Tick = lambda count: None) -> Reference:

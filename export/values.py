@@ -24,6 +24,8 @@ from lfdeploy.backends.base import Floats, in_chunks, named_in_chunks
 from lfdeploy.confidence import temperature
 from lfdeploy.models.explain import HEATMAP
 
+FURTHEST_OFF = 16  # pictures
+
 
 def finite_checks(session: Session, artifact: Artifact, ref: Reference) -> Iterator[Check]:
     """Stage finite: probes, and the range of half precision."""
@@ -62,8 +64,23 @@ def _bounds(precision: str, part: Part, evidence: Evidence | None) -> Bounds:
     if precision in KINDS:
         return half_bounds(precision, part.ref.nature(precision).difference)
     if precision == "int8" and evidence is not None:
-        return int8_bounds(evidence.predicted[part.output])
+        return int8_bounds(evidence.predicted[part.output], _furthest(part, evidence), len(part.ref.logits))
     return BOUNDS[precision]
+
+
+def _furthest(part: Part, evidence: Evidence) -> tuple[float, float]:
+    """The largest difference / scale and the largest KL that the file's own ranges explain, where it is furthest off.
+
+    Some picture of many goes beyond every range; that the ranges are right is a check of its own.
+    """
+    reference, subject = part.ref.logits, part.answers[0]
+    known = log_softmax(reference)
+    divergence = (np.exp(known) * (known - log_softmax(subject))).sum(1)
+    apart = np.abs(subject - reference).max(1)
+    rows = np.unique(np.concatenate([np.argsort(-apart)[:FURTHEST_OFF], np.argsort(-divergence)[:FURTHEST_OFF]]))
+    before, after = evidence.within_ranges(np.ascontiguousarray(part.ref.images.images[rows]))
+    found = compare(before[part.output], after[part.output], part.ref.images.labels[rows])
+    return found.max_difference * found.scale / (float(np.abs(reference).max()) or 1.0), found.kl_max
 
 
 def _values(session: Session, artifact: Artifact, part: Part, evidence: Evidence | None) -> Iterator[Check]:
@@ -87,7 +104,7 @@ def _values(session: Session, artifact: Artifact, part: Part, evidence: Evidence
     yield at_most("values", "KL, largest", found.kl_max, bounds.kl_max)
     yield at_most("values", "margin of flipped labels / scale", found.flip_margin, bounds.flip_margin)
     if precision == "int8" and evidence is not None:
-        slope, bias = systematic(evidence.predicted[part.output])
+        slope, bias = systematic(evidence.predicted[part.output], found.images)
         yield at_most("values", "slope against the reference, from 1", abs(found.slope - 1), slope)
         yield at_most("values", "mean shift of a class / scale", found.bias, bias)
     yield from _probes(part.of(session), manifest, ref, bounds)

@@ -78,6 +78,8 @@ def _classes(given: NDArray[Any], path: Path) -> tuple[str, ...]:
             names.append(label_of(value.decode() if isinstance(value, bytes) else str(value), str(path)))
         except UnicodeDecodeError:
             raise LfdeployError(f"{path}: the class {value!r} is not UTF-8. Save {AS_TEXT}.") from None
+    if not names:
+        raise LfdeployError(f"{path}: classes is empty; it must be a row of names: {AS_TEXT}.")
     check_labels(names, str(path))
     return tuple(names)
 

@@ -23,7 +23,12 @@ JSON = click.option("--json", "as_json", is_flag=True, help="one JSON document o
 DEVICE = click.option(
     "--device", default="auto", metavar="NAME", type=click.Choice(["auto", "cpu", "cuda"]), help="where to run [auto|cpu|cuda]"
 )
-DATA = click.option("--data", default=None, metavar="NAME|DIR|FILE", help="other pictures than the run's: all of them are judged")
+DATA = click.option(
+    "--data",
+    default=None,
+    metavar="NAME|DIR|FILE",
+    help="other pictures than the run's: all are judged, of a set with splits its test split",
+)
 BACKEND = click.option("--backend", default="auto", metavar="NAME", help="what opens it [auto, or see: lfdeploy list backends]")
 TABLES = ["methods", "archs", "datasets", "backends", "runs", "artifacts"]
 FROM_RUN = click.option("--run", default=None, metavar="DIR", help="the run it came from, if it is not where it was")

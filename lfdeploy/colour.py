@@ -58,7 +58,7 @@ def upright(image: Image.Image, box: Box, orientation: int, samples: Samples) ->
     if image.mode.startswith("I;16"):
         image, notes = _from_16_bit(image, box, samples)
     elif samples.depth == 16 and samples.bits < 16 and 0 < _brightest(image) < DARK >> 8:
-        raise _unscaled(_brightest(image) << 8)
+        raise _unscaled(_brightest(image) << 8, samples.inverted)
     elif image.mode != "RGB" or image.has_transparency_data:
         image = _converted(image, box)
     elif box != (0, 0, *image.size):
@@ -99,8 +99,11 @@ def _from_16_bit(image: Image.Image, box: Box, samples: Samples) -> tuple[Image.
         white = (1 << samples.bits) - 1 if unscaled else 65535
     told = bool(white) or samples.bits == 16
     if not told and 0 < largest < DARK:
-        raise _unscaled(largest)
-    notes = (f"its largest sample is {largest:,} of 65,535: perhaps darker than meant",) if not told and 0 < largest < DIM else ()
+        raise _unscaled(largest, samples.inverted)
+    notes: tuple[str, ...] = ()
+    if not told and 0 < largest < DIM:
+        than = "brighter" if samples.inverted else "darker"
+        notes = (f"its largest sample is {largest:,} of 65,535: perhaps {than} than meant",)
     transparent = image.info.get("transparency")
     left, top, right, bottom = box
     result = Image.new("RGB", (right - left, bottom - top))
@@ -121,6 +124,8 @@ def _brightest(image: Image.Image) -> int:
     return int(highest[colours].max())
 
 
-def _unscaled(largest: int) -> PictureError:
-    text = f"is nearly black: its largest 16-bit sample is about {largest:,} of 65,535, as when 12 bits are not scaled to 16"
+def _unscaled(largest: int, inverted: bool) -> PictureError:
+    shade = "white" if inverted else "black"
+    seen = f"its largest 16-bit sample is about {largest:,} of 65,535"
+    text = f"is nearly {shade}: {seen}, as when 12 bits are not scaled to 16"
     return unsupported(text)

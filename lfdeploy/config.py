@@ -151,11 +151,6 @@ def flags_of(target: str) -> str:
     return f"--peer {target.removeprefix('peer')}" if target.startswith("peer") else f"--{target}"
 
 
-def subset(config: object, kind: type[Any]) -> Any:
-    """The part of a config that a smaller config class knows."""
-    return kind(**{f.name: getattr(config, f.name) for f in fields(kind)})
-
-
 def parse_options(kind: type[Any], pairs: Sequence[tuple[str, str]], owner: str) -> Any:
     """KEY VALUE pairs as an instance of a flat dataclass, typed by its fields' defaults."""
     known = {f.name: f for f in fields(kind)}

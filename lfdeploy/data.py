@@ -186,7 +186,7 @@ def _natural_size(source: Source) -> int:
 
     pictures, _ = source.splits["train"]
     if isinstance(pictures, np.ndarray):
-        return int(min(pictures.shape[1:3]))
+        return max(8, int(min(pictures.shape[1:3])))
     sides = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a header's odd tag or size is judged when the picture is decoded

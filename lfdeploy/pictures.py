@@ -225,7 +225,8 @@ def _judged(
         raise LfdeployError(f"{place} holds no pictures to be judged{why}.")
     trained_on = np.isin(split.digests, record.splits["train"].digests)
     known = f"{int(trained_on.sum()) or 'none'} of them"
-    which = "" if len(source.splits) == 1 else f" (its {name} split)"
+    others = sum(len(labels) for part, (_, labels) in source.splits.items() if part != name)
+    which = "" if len(source.splits) == 1 else f" (its {name} split; {others:,} of its other splits are left out)"
     remarks.append(f"all {counted(len(split), 'picture')} of {place}{which} are judged; run {run.name} was trained on {known}")
     remarks += remarks_on({asked: split}, tuple(classes))
     splits = {part: _empty() for part in SPLITS} | own | {asked: split}

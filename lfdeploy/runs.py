@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from errno import EEXIST, ENOTDIR, ENOTEMPTY
@@ -15,6 +16,8 @@ from lfdeploy.errors import LfdeployError
 from lfdeploy.locks import Held, Lock, take
 from lfdeploy.names import check_name, printable
 from lfdeploy.run import Run, write_bytes, write_json
+
+YOUNG = 60.0  # seconds
 
 
 def may_begin(runs: Path, name: str | None) -> None:
@@ -76,6 +79,8 @@ def sweep(runs: Path) -> None:
     """Remove what trainings left behind that died before their run had its name."""
     for file in runs.glob(".new.*/.lock"):
         try:
+            if time.time() - file.parent.stat().st_mtime < YOUNG:
+                continue  # its own training may not have locked it yet
             lock = take(file)
         except (Held, OSError):
             continue

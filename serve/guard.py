@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import PlainTextResponse
 
+from lfdeploy.console import say
+from lfdeploy.errors import sentence
 from serve.requests import MOST_BODY, MULTIPART, refusal, refusal_of_stream
 
 if TYPE_CHECKING:
@@ -96,8 +98,12 @@ class Guard:
         return refusal(self.page, scope["path"], body), again
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on; what it breaks there before an answer began is its own fault, and a 400."""
+        """Hand the request on; what it breaks there before an answer began is its own fault, and a 400.
+
+        A full disk or memory is the server's: that is said here, and a 503 to the visitor.
+        """
         begun = failed = False
+        fault: Exception | None = None
 
         async def watch(message: Any) -> None:
             nonlocal begun, failed
@@ -109,7 +115,14 @@ class Guard:
 
         try:
             await self.app(scope, receive, watch)
-        except Exception:  # an answer that had begun just ends; uvicorn closes the connection
-            failed = not begun
+        except Exception as error:  # an answer that had begun just ends; uvicorn closes the connection
+            failed, fault = not begun, error
         if failed:
-            await PlainTextResponse("The request is malformed.", 400, {"Connection": "close"})(scope, receive, send)
+            await _told(fault)(scope, receive, send)
+
+
+def _told(fault: Exception | None) -> PlainTextResponse:
+    if isinstance(fault, (OSError, MemoryError)) and not isinstance(fault, ConnectionError):
+        say(f"A request failed: {sentence(fault) if isinstance(fault, OSError) else 'there is no memory left.'}")
+        return PlainTextResponse("The server cannot take a picture now. Try again later.", 503, {"Connection": "close"})
+    return PlainTextResponse("The request is malformed.", 400, {"Connection": "close"})

@@ -45,14 +45,18 @@ def load() -> Any:
     return openvino
 
 
-@lru_cache(maxsize=1)
 def core() -> Any:
     """The one `openvino.Core` of the process, never given back.
 
     Its CPU plugin gives the thread that loads it a signal stack and takes it back when it ends. Of two that do not
     end in reverse order the freed stack stays behind, and the next Ctrl-C or SIGTERM is a segmentation fault.
     """
-    return load().Core()
+    return _core(load())
+
+
+@lru_cache(maxsize=1)
+def _core(openvino: Any) -> Any:
+    return openvino.Core()
 
 
 def read_ir(file: Path) -> Any:

@@ -161,5 +161,5 @@ def backend(package: str) -> Backend:
         build=lambda material, out: _build(package, material, out),
         open=lambda source, device: _open(package, source, device),
         facts=lambda path: engine_facts(package, path),
-        opaque="an engine is a compiled program, whose numbers nobody can read; the ONNX file it was built from is examined",
+        opaque="an engine is a compiled program, whose numbers nobody can read; the ONNX file it is built from is examined at export",
     )

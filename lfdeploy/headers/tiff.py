@@ -60,7 +60,7 @@ class _File:
         """Numbers at a position. Raises `PictureError` past the end."""
         try:
             return struct.unpack_from(self.order + kind, self.blob, position)
-        except struct.error:
+        except (struct.error, OverflowError):  # a position beyond 2**63 is no index at all
             raise truncated() from None
 
     def directory(self, start: int) -> tuple[list[bytes], int]:

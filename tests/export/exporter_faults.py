@@ -272,6 +272,19 @@ def one_scale(model: onnx.ModelProto) -> None:
             scale.CopyFrom(numpy_helper.from_array(wide, scale.name))
 
 
+def by_tensor(patch: Patch) -> None:
+    """As onnxruntime quantises where nobody says how: a weight has one scale, which is a scalar."""
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    real = QDQQuantizer.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        self.per_channel = False
+
+    patch.setattr(QDQQuantizer, "__init__", init)
+
+
 def rounded_down(model: onnx.ModelProto) -> None:
     """Weights one level lower, as floor would leave half of them."""
 
@@ -436,6 +449,7 @@ INT8: dict[str, Plant] = MODULE | {
     "one channel's scale x1.1": quantised(tensors("weight_scale", first_channel(1.1), first=True)),
     "one bias dropped": quantised(tensors("bias_quantized", np.zeros_like, first=True)),
     "one scale for all channels": quantised(one_scale),
+    "quantised by tensor, not by channel": by_tensor,
     "weights rounded down": quantised(rounded_down),
     "scales of biases x1.02": quantised(tensors("bias_quantized_scale", lambda a: a * 1.02)),
     "all ranges x2": ranged(lambda name, low, high: (low * 2, high * 2)),

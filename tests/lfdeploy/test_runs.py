@@ -139,6 +139,10 @@ def test_what_a_dead_training_left_is_swept(tmp_path: Path) -> None:
     (left / ".lock").touch()
     (left / "config.json").write_text(json.dumps({}))
     make(tmp_path, "next")
+    assert left.exists()  # so young, its training may live and not have locked it yet
+    os.utime(left, (0, 0))
+    make(tmp_path, "another")
+    shutil.rmtree(tmp_path / "another")
     assert [run.name for run in all_runs(tmp_path)] == ["next"]
     assert not left.exists()
 
