@@ -127,3 +127,18 @@ def test_evidence_does_not_come_from_the_maker(module: str) -> None:
 
 def test_there_are_enough() -> None:
     assert len(faults.FAULTS) >= 60
+
+
+@pytest.mark.slow
+def test_a_picture_that_went_hides_no_fault_of_ranges(filed_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test picture is gone; the training pictures, which ranges are held to, are all there."""
+    record = filed_run.record()
+    assert record is not None
+    place = Path(filed_run.data_config().data) / record.splits["test"].paths[0]
+    kept = place.rename(tmp_path / place.name)
+    try:
+        assert refused_at(filed_run, "onnx", "int8", tmp_path / "healthy", monkeypatch) == ""
+        faults.FAULTS["onnx", "int8", "all ranges x2"](monkeypatch)
+        assert refused_at(filed_run, "onnx", "int8", tmp_path / "wide", monkeypatch) in ("values", "arithmetic")
+    finally:
+        kept.rename(place)

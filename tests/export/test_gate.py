@@ -7,20 +7,24 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import Result
 
 from export import export
+from export.accuracy import told
 from export.prove import prove, verify
+from export.reference import training_pictures
 from lfdeploy.artifact import read, sealed
 from lfdeploy.backends import BACKENDS
 from lfdeploy.config import ExportConfig
 from lfdeploy.recorded import FILE, chosen, probe_pixels
 from lfdeploy.recorded import read as read_recorded
-from lfdeploy.run import Run, write_json
+from lfdeploy.run import Run, sha256, write_json
 
 
 @pytest.mark.parametrize("name", [name for name, row in BACKENDS.items() if row.build])
@@ -90,9 +94,18 @@ def without(change: Callable[[Path], None], tiny_run: Run, place: Path) -> Any:
 
 
 def test_an_older_run_is_examined_without_its_word(tiny_run: Run, tmp_path: Path) -> None:
-    report = without(lambda run: (run / FILE).unlink(), tiny_run, tmp_path)
+    def forget(run: Path) -> None:
+        (run / FILE).unlink()
+        write_json(run / "summary.json", json.loads((run / "summary.json").read_text()) | {"reference": None})
+
+    report = without(forget, tiny_run, tmp_path)
     assert report.verdict == "pass"
     assert [one.reason.endswith("trained by an older lfdeploy") for one in report.not_examined] == [True]
+
+
+def test_a_word_that_was_given_and_is_gone_fails(tiny_run: Run, tmp_path: Path) -> None:
+    report = without(lambda run: (run / FILE).unlink(), tiny_run, tmp_path)
+    assert (report.verdict, report.reason.split(":")[0]) == ("fail", "stage reference")
 
 
 def test_a_damaged_record_fails(tiny_run: Run, tmp_path: Path) -> None:
@@ -138,3 +151,53 @@ def test_a_network_at_chance_is_published_with_a_warning(tmp_path: Path, lf: Cal
     assert "most frequent class" in (artifact.path / "README.md").read_text(encoding="utf-8")
     evaluated = lf("evaluate", run.path)
     assert "most frequent class" in evaluated.stdout + evaluated.stderr
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_a_healthy_int8_file_passes_on_few_pictures(count: int, int8_artifact: Path, tiny_run: Run, lf: Callable[..., Result]) -> None:
+    result = lf("verify", int8_artifact, "--images", count)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_and_on_many_of_which_some_go_beyond_every_range(int8_artifact: Path, tiny_run: Run, tmp_path: Path) -> None:
+    data = tiny_run.data()
+    parts = [data.split(name) for name in ("train", "val", "test")]
+    pictures, labels = np.concatenate([np.asarray(p.images) for p in parts]), np.concatenate([p.labels for p in parts])
+    np.savez(tmp_path / "all.npz", train_x=pictures[50:], train_y=labels[50:], classes=np.array(data.classes))
+    report = verify(read(int8_artifact), run=str(tiny_run.path), data=str(tmp_path / "all.npz"))
+    assert report.verdict == "pass", report.reason
+    assert {one.stage for one in report.not_examined} == {"calibration", "origin"}
+
+
+def test_ranges_are_examined_on_pictures_that_did_not_calibrate_first(tiny_run: Run) -> None:
+    data = tiny_run.data()
+    named = {digest.decode() for digest in data.train.digests.tolist()[5:]}
+    shown = training_pictures(data, named)
+    assert len(shown) == 64
+    assert all(any(np.array_equal(picture, one) for one in shown) for picture in np.asarray(data.train.images[:5]))
+    assert len(training_pictures(data, set())) == 64
+
+
+def test_accuracy_on_others_pictures_is_compared_with_no_others(tiny_run: Run) -> None:
+    found: Any = SimpleNamespace(images=200, top1=80.0, top1_reference=80.0)
+    accuracy = {"images": 200, "top1": 60.0, "top1_reference": 60.0}
+    assert not all(check.passed for check in told({"accuracy": accuracy}, found, "fp32", True))
+    assert not list(told({"accuracy": accuracy | {"data": "theirs", "trained_on": 0}}, found, "fp32", True))
+
+
+def test_a_file_that_breaks_the_examination_itself_fails(
+    int8_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result], tiny_run: Run
+) -> None:
+    """A scale that is a node, as no file of ours has it."""
+    path = copied(int8_artifact.name)
+    model = onnx.load(path / "model.onnx")
+    scale = next(t for t in model.graph.initializer if t.name.endswith("add_scale"))
+    model.graph.initializer.remove(scale)
+    name, scale.name = scale.name, ""
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [name], value=scale))
+    onnx.save(model, path / "model.onnx")
+    manifest = read(path).manifest | {"sha256": sha256(path / "model.onnx"), "bytes": (path / "model.onnx").stat().st_size}
+    write_json(path / "manifest.json", sealed(manifest))
+    result = lf("verify", path, "--run", tiny_run.path)
+    assert result.exit_code == 3, result.stderr
+    assert "can be examined" in result.stderr

@@ -61,6 +61,7 @@ def one_hot() -> np.ndarray:
         ({"classes": np.array(["cat", "Cat "])}, "differ only in case"),
         ({"classes": np.array(["cat", ""])}, "a class without a name"),
         ({"classes": np.array([b"caf\xe9", b"dog"])}, "is not UTF-8"),
+        ({"classes": np.zeros(0, "U1"), "train_x": PIXELS[:0], "train_y": LABELS[:0]}, "classes is empty"),
         ({"classes": np.array([["cat", "dog"]])}, "it must be a row of names"),
         ({"classes": np.array(["cat", 7], dtype=object)}, "save it as classes.astype(str)"),
         ({"test_x": PIXELS}, "lacks test_y"),

@@ -217,6 +217,12 @@ MISTAKES = {
     "bad batch": (["export", "{run}", "--peer", "0", "--batch", "8"], 2, "MIN:OPT:MAX"),
     "bad batch order": (["export", "{run}", "--peer", "0", "--batch", "1:9:4"], 2, "MIN <= OPT <= MAX"),
     "engine for onnx": (["export", "{run}", "--peer", "0", "--engine", "tensorrt"], 1, "only with --format trt"),
+    "faster without int8": (["export", "{run}", "--peer", "0", "--require-faster"], 2, "it is about int8"),
+    "faster engine": (
+        ["export", "{run}", "--peer", "0", "--format", "trt", "--precision", "int8", "--require-faster"],
+        2,
+        "measured by lfdeploy bench",
+    ),
     "no such artifact": (["predict", "nothing", "x.png"], 1, "There is no artifact 'nothing'"),
     "no such picture": (["predict", "{run}/artifacts/peer0-onnx-fp32", "none.png"], 1, "There is no file 'none.png'"),
     "json and csv": (["predict", "{run}/artifacts/peer0-onnx-fp32", "x", "--json", "--csv", "y"], 2, "drop one"),

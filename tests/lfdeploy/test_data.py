@@ -45,6 +45,12 @@ def test_digits() -> None:
     assert not data.flip
 
 
+def test_tiny_arrays_are_brought_to_the_smallest_size_that_can_be_exported(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 2, 2, 3), dtype=np.uint8)
+    np.savez(tmp_path / "two.npz", train_x=pictures, train_y=np.arange(40) % 2, classes=np.array(["a", "b"]))
+    assert load(DataConfig(data=str(tmp_path / "two.npz"))).image_size == 8
+
+
 def test_folder_and_npz_give_the_same_arrays_in_the_same_order(tmp_path: Path) -> None:
     root = folder(tmp_path / "pictures", size=32)
     arrays: dict[str, np.ndarray] = {"classes": np.array([f"class {c}" for c in range(3)])}

@@ -88,6 +88,17 @@ def test_white_is_zero(kind: str) -> None:
     assert np.abs(inverted.astype(int) + upright - 255).max() <= 1 and upright[0, 0, 0] == 0
 
 
+def test_a_position_beyond_any_file_is_the_pictures_fault() -> None:
+    big = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 2**63 + 8)
+    with pytest.raises(PictureError, match="truncated"):
+        decode(big + bytes(64))
+
+
+def test_twelve_bits_of_which_zero_is_white_are_called_nearly_white() -> None:
+    with pytest.raises(PictureError, match="nearly white"):
+        prepare(grey_tiff((GREY >> 4).astype(np.uint16), photometric=0), 64)
+
+
 def test_twelve_bits_in_sixteen_are_right_or_refused_by_name() -> None:
     unscaled = (GREY >> 4).astype(np.uint16)
     png = saved(Image.fromarray(unscaled), "PNG")

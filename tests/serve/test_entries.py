@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import Result
+from starlette.testclient import TestClient
 
 from lfdeploy.artifact import Artifact
 from lfdeploy.errors import LfdeployError
 from lfdeploy.run import Run
 from serve.entries import Entry, find, open_all, preferred
-from serve.guard import REFUSED
+from serve.guard import REFUSED, Guard
 from serve.server import hello, listening
 
 
@@ -96,3 +100,23 @@ def test_nothing_that_runs_is_an_error(changed: Callable[..., Artifact], lf: Cal
 )
 def test_routes_that_fetch_are_refused(path: str, refused: bool) -> None:
     assert bool(REFUSED.match(path)) is refused
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "said"),
+    [
+        (OSError(28, "No space left on device"), 503, "The disk is full"),
+        (MemoryError(), 503, "no memory left"),
+        (KeyError("data"), 400, ""),
+    ],
+)
+def test_a_fault_of_the_server_is_not_called_the_visitors(
+    fault: Exception, status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise fault
+
+    page: Any = SimpleNamespace(_queue=None)  # asked for nothing on this path
+    done = TestClient(Guard(broken, page, asyncio.Event())).get("/gradio_api/info")
+    assert done.status_code == status
+    assert said in capsys.readouterr().err
