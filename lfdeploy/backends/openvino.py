@@ -145,22 +145,19 @@ def _keep_apart(model: Any) -> None:
     Where int8 is computed in float, openvino 2026.4 folds the two, and its kernel for ranges by channel takes
     another channel's for most numbers, from two channels on. A layer's bias is folded into the layer, rightly.
     """
+    varying: set[str] = set()  # names of nodes that depend on the pictures
+    apart = []
     for op in model.get_ordered_ops():
-        if op.get_type_name() != "FakeQuantize":
+        sources = [value.get_node() for value in op.input_values()]
+        if op.get_type_name() == "Parameter" or any(source.get_name() in varying for source in sources):
+            varying.add(op.get_name())
+        if op.get_type_name() != "FakeQuantize" or sources[0].get_type_name() not in FOLDED:
             continue
-        before = op.input_value(0).get_node()
-        if before.get_type_name() not in FOLDED:
-            continue
-        sides = [value.get_node() for value in before.input_values()]
-        if any(map(_constant, sides)) and not any(side.get_type_name().removeprefix("Group") in LAYERS for side in sides):
-            model.add_outputs([before.output(0)])
-
-
-def _constant(node: Any) -> bool:
-    """Whether a node depends on no input."""
-    if node.get_type_name() in ("Constant", "Parameter"):
-        return bool(node.get_type_name() == "Constant")
-    return all(_constant(value.get_node()) for value in node.input_values())
+        sides = [value.get_node() for value in sources[0].input_values()]
+        product = any(side.get_type_name().removeprefix("Group") in LAYERS for side in sides)
+        if not product and not all(side.get_name() in varying for side in sides):
+            apart.append(sources[0].output(0))
+    model.add_outputs(apart)
 
 
 def layers_of(runtime: Any) -> dict[str, int]:

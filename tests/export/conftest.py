@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from export import export
+from export import export, prove
+from export.reference import Reference, Tick, reference
 from lfdeploy.config import ExportConfig
-from lfdeploy.run import Run
+from lfdeploy.data import Data, Split
+from lfdeploy.run import Run, sha256
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,23 @@ def elsewhere(tiny_run: Run) -> list[Path]:
     wanted = ("openvino", "fp32,fp16,int8"), ("torch", "fp32")
     made = [export(ExportConfig(peer=0, format=f, precision=p), tiny_run) for f, p in wanted]
     return [artifact.path for artifacts in made for artifact in artifacts]
+
+
+@pytest.fixture(scope="module")
+def one_reference() -> Iterator[None]:
+    """The module's answers are computed once for all verdicts on the same run, target and pictures, as one proof of several files does.
+
+    For modules whose tests change artifacts and runs, not the code that judges them.
+    """
+    known: dict[tuple[object, ...], Reference] = {}
+
+    def remembered(run: Run, target: str, split: Split, data: Data, tick: Tick = lambda count: None) -> Reference:
+        documents = tuple((run.path / name).read_bytes() for name in ("spec.json", "summary.json"))
+        key = (run.path, sha256(run.weights), documents, target, split.digests.tobytes(), data.fingerprint, data.whose)
+        if key not in known:
+            known[key] = reference(run, target, split, data, tick)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prove, "reference", remembered)
+        yield

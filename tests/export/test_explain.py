@@ -30,6 +30,8 @@ from lfdeploy.models.deploy import Classifier
 from lfdeploy.models.explain import explained, side_of
 from lfdeploy.run import Run, sha256, write_json
 
+pytestmark = pytest.mark.usefixtures("one_reference")
+
 Note = Callable[[str, object], None]
 NO_MAP = {"mobilenet_v3_small", "mobilenet_v3_large", "convnext_tiny"}
 

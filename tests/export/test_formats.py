@@ -27,6 +27,8 @@ from lfdeploy.backends.openvino import load, read_ir
 from lfdeploy.models.deploy import Classifier
 from lfdeploy.run import Run, sha256, write_json
 
+pytestmark = pytest.mark.usefixtures("one_reference")
+
 NAMES = ["peer0-openvino-fp32", "peer0-openvino-fp16", "peer0-torch-fp32"]
 PROFILE = (1, 8, 64)
 

@@ -14,6 +14,8 @@ from click.testing import Result
 
 from lfdeploy.run import Run
 
+pytestmark = pytest.mark.usefixtures("one_reference")
+
 
 def beside(name: str, file: str) -> ModuleType:
     """A module that lies beside this one."""

@@ -33,6 +33,8 @@ from lfdeploy.images import Pixels
 from lfdeploy.predict import Predictor
 from lfdeploy.run import Run, sha256, write_json
 
+pytestmark = pytest.mark.usefixtures("one_reference")
+
 
 def drawn(n: int, t: float, seed: int = 0, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Logits of a network whose labels follow softmax(logits / t)."""

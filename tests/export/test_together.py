@@ -29,6 +29,8 @@ from lfdeploy.errors import LfdeployError
 from lfdeploy.run import Run
 from serve.entries import find, open_all
 
+pytestmark = pytest.mark.usefixtures("one_reference")
+
 
 def beside(name: str, file: str) -> ModuleType:
     """A module that lies beside this one."""
