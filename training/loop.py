@@ -26,8 +26,7 @@ from lfdeploy.locks import Lock
 from lfdeploy.models import ARCHITECTURES, create
 from lfdeploy.names import check_classes, stem_of
 from lfdeploy.pictures import resumed
-from lfdeploy.recorded import FILE as REFERENCE
-from lfdeploy.run import DIVERGED, SCHEMA, Run, config_json, sha256, shown, versions, write_bytes, write_json
+from lfdeploy.run import DIVERGED, SCHEMA, Run, config_json, shown, versions, write_bytes, write_json
 from lfdeploy.runs import may_begin, new_run, point_latest
 from training import checkpoint, plots
 from training.augment import normalise
@@ -37,7 +36,7 @@ from training.evaluate import evaluate_cohort
 from training.guards import check_batch_of_one, interruptible, lock_to_resume, what_is_kept
 from training.methods import METHODS
 from training.schedule import learning_rate, ramp_up
-from training.testimony import testify
+from training.testimony import testified
 
 
 @dataclass(frozen=True)
@@ -291,17 +290,7 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
         "val": val, "test": kept.document(), "test_last": last.document(), "chance": _chances(kept.top1, s.data.test.labels),
         "images_per_second": images / progress["seconds"], "seconds": progress["seconds"],
         "device": s.engine.device, "precision": s.precision.split()[0], "seed": config.seed, "versions": versions(),
-        "reference": _testified(s),
+        "reference": testified(run, s.engine, s.data, s.mean, s.std),
     }  # fmt: skip
     write_json(run.path / "summary.json", summary)
     plots.draw(run, rows, s.data, kept.predicted, "fused" if "fused" in kept.top1 else "peer0")
-
-
-def _testified(s: Setup) -> str | None:
-    """The sha256 of what the run notes of its networks; what else fails than the disk costs no result."""
-    try:
-        testify(s.run, s.engine, s.data, s.mean, s.std)
-    except RuntimeError as error:  # as when a GPU has no memory left
-        say(f"Note: {REFERENCE} was not written: {str(error).splitlines()[0]}. Exports have less to be held to.")
-        return None
-    return sha256(s.run.path / REFERENCE)

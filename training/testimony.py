@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lfdeploy.console import say
 from lfdeploy.data import Data
 from lfdeploy.images import Pixels
-from lfdeploy.recorded import Floats, Recorded, chosen, facts_here, probe_pixels, write
+from lfdeploy.recorded import FILE, Floats, Recorded, chosen, facts_here, probe_pixels, write
 from lfdeploy.run import Run, sha256
 from lfdeploy.splits import pixel_digest
 from training.augment import normalise
@@ -38,3 +39,13 @@ def _logits(engine: Engine, pixels: Pixels, mean: Tensor, std: Tensor) -> dict[s
     cohort.train()
     shipped = [name for name in cohort.names if not name.startswith("aux")]
     return {name: torch.cat([nodes[name] for nodes in batches]).float().cpu().numpy() for name in shipped}
+
+
+def testified(run: Run, engine: Engine, data: Data, mean: Tensor, std: Tensor) -> str | None:
+    """The sha256 of what `testify` wrote; where memory does not suffice that is said, and costs no result."""
+    try:
+        testify(run, engine, data, mean, std)
+    except RuntimeError as error:  # as when a GPU has no memory left
+        say(f"Note: {FILE} was not written: {str(error).splitlines()[0]}. Exports have less to be held to.")
+        return None
+    return sha256(run.path / FILE)
