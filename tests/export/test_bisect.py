@@ -170,8 +170,11 @@ def archs(*fast: str) -> list[Any]:
     return [pytest.param(arch, marks=() if arch in fast else pytest.mark.slow) for arch in every]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("arch", archs("resnet8"))
+HEALTHY = [pytest.param(*p.values, precision, marks=p.marks) for p in archs("resnet8") for precision in ("fp32", "fp16")]
+HEALTHY += [pytest.param("mobilenet_v3_small", "bf16", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("arch", "precision"), HEALTHY)
 def test_a_healthy_file_names_no_layer(arch: str, precision: str) -> None:
     classifier = network(arch)
     blob = to_onnx(in_precision(classifier, precision, 64), 64, PROFILE, {"some": "metadata"})

@@ -388,7 +388,7 @@ WORDS = ("--arch", "resnet8", "--epochs", "5", "--batch-size", "32", "--precisio
 def start(runs: Path, *words: str) -> subprocess.Popen[str]:
     """`lfdeploy train` in a process of its own; a new run by the words common to all here."""
     if "--resume" not in words:
-        data = write_coloured(runs.parent / f"{runs.name}.npz", train=900)
+        data = write_coloured(runs.parent / f"{runs.name}.npz", train=400)
         words = ("--data", str(data), *WORDS, "--name", "mine")
     command = [str(LFDEPLOY), "train", "--runs", str(runs), *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=runs.parent, env=dict(os.environ))
