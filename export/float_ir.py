@@ -116,12 +116,13 @@ class IrFile:
             rounding = _quantised(by_name[product])
             ends[tensor] = round_to(tensor, _input(rounding, 0))
             _replace(by_name[product], ends[tensor])
+        named = {output: output for output in outputs}
         for tensor in tensors:
             output = ends[tensor] if hasattr(ends[tensor], "get_node") else ends[tensor].output(0)
             output.get_tensor().add_names({f"{tensor}/rounded"})
-            model.add_outputs(output)
+            (shown,) = model.add_outputs(output)  # one that is there already, where the tensor is an output of the file
+            named[tensor] = shown.get_any_name()
         model.validate_nodes_and_infer_types()
-        named = {output: output for output in outputs} | {tensor: f"{tensor}/rounded" for tensor in tensors}
         return _session(model, named)
 
 

@@ -105,17 +105,17 @@ def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None, locks: 
     keep = [lock.descriptor for lock in locks if lock.descriptor is not None]
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", pass_fds=keep
-        )  # fmt: skip
+        ) as process:  # fmt: skip
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)  # a Ctrl-C that waited comes here
+                fault = process.communicate(order)[0].strip()
+            except BaseException:
+                process.kill()
+                raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    with process:
-        try:
-            fault = process.communicate(order)[0].strip()
-        except BaseException:
-            process.kill()
-            raise
     if process.returncode != 0:
         raise LfdeployError(f"the parity process ended with code {process.returncode}; nothing was published")
     if fault:
@@ -124,7 +124,10 @@ def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None, locks: 
 
 def main() -> None:
     """The fresh process: an order on standard input, reports beside the artifacts, an expected fault on standard output."""
-    order = json.load(sys.stdin)
+    text = sys.stdin.read()
+    if not text:  # whoever asked was interrupted before it could say for what
+        sys.exit(128 + signal.SIGINT)
+    order = json.loads(text)
     try:
         with Meter("Parity"):
             write_reports(Run(Path(order["run"])), [Path(place) for place in order["staged"]], order["data"])
