@@ -19,6 +19,7 @@ from onnx.reference import ReferenceEvaluator
 
 from export.calibrate import CALIBRATORS, Ranges, ranges, spreads
 from export.contract import lone_facts
+from export.float_ir import IrFile
 from export.graph import in_precision, to_onnx
 from export.quantize import activations, batches, pick, with_ranges
 from lfdeploy import open_artifact
@@ -29,6 +30,7 @@ from lfdeploy.backends.openvino import layers_of, products_in_int8, read_ir
 from lfdeploy.devices import int8_saturates
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
+from lfdeploy.models import create
 from lfdeploy.models.deploy import Classifier
 from lfdeploy.run import Run, sha256, write_json
 
@@ -250,3 +252,20 @@ def test_a_signal_after_two_of_them_were_closed(elsewhere: list[Path]) -> None:
     command = [sys.executable, "-c", SIGNALLED, str(elsewhere[0])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[15]\n"), done.stderr
+
+
+def test_an_ir_whose_logits_are_rounded_is_read(tmp_path: Path) -> None:
+    """Where a network has two matrices one after the other, what the last one gives is rounded too, and it is an output."""
+    torch.manual_seed(0)
+    classifier = Classifier(create("mobilenet_v3_small", 5).eval(), [0.5] * 3, [0.25] * 3).eval()
+    blob = to_onnx(in_precision(classifier, "fp32", 32), 32, PROFILE, {"labels": ["a"]})
+    proto, shown = onnx.load_from_string(blob), np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    found = spreads(proto, activations(proto.graph), batches(shown, np.arange(16)))
+    (tmp_path / "source.onnx").write_bytes(with_ranges(blob, ranges(found, next(iter(CALIBRATORS))), "n8s8"))
+    build = BACKENDS["openvino"].build
+    assert build is not None
+    build(Material(tmp_path / "source.onnx", PROFILE, lambda: None, {}), tmp_path / "model.xml")
+    file = IrFile(tmp_path / "model.xml")
+    assert "logits" in file.ranges
+    answers = file.unrounded({}, None, file.ranges, ["logits"])(shown)
+    assert set(answers) == {"logits", *file.ranges}
