@@ -45,8 +45,10 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     if config.force:
         say("--force does nothing: int8 is published however fast it is, unless --require-faster is given.")
     if config.require_faster and ("int8" not in config.precisions or config.format == "trt"):
-        why = "an engine's speed is measured by lfdeploy bench" if config.format == "trt" else "it is about int8, which is not asked for"
-        raise UsageError(f"--require-faster cannot be kept here: {why}. Leave it out.")
+        why = "it is about int8, which is not asked for. Add --precision int8, or leave it out."
+        if config.format == "trt":
+            why = "an engine's speed is measured by lfdeploy bench. Leave it out."
+        raise UsageError(f"--require-faster cannot be kept here: {why}")
     spec = run.spec
     known = targets(len(spec["archs"]), spec["fused"] is not None)
     if config.single_file and known == ["peer0", "ensemble"]:
