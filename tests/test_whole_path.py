@@ -72,8 +72,8 @@ def test_a_folder_of_mixed_pictures(tmp_path: Path, lf: Callable[..., Result]) -
     assert [a["picture"].rsplit("/")[-1] for a in answers["auto"] if a["error"]] == ["cut.jpg"]
 
 
-def test_healthy_exports_of_five_architectures_pass(tmp_path: Path, lf: Callable[..., Result]) -> None:
-    """Five different peers and their ensemble in fp32 and fp16; barely trained, so their logits are small, and probes' ten times larger."""
+def test_healthy_exports_of_three_architectures_pass(tmp_path: Path, lf: Callable[..., Result]) -> None:
+    """Three different peers and their ensemble in fp32 and fp16; barely trained: small logits, and probes' ten times larger."""
     random = np.random.default_rng(0)
     colours = random.integers(40, 216, (4, 3))
     arrays = {}
@@ -83,14 +83,14 @@ def test_healthy_exports_of_five_architectures_pass(tmp_path: Path, lf: Callable
         arrays[f"{split}_x"] = (colours[labels][:, None, None, :] + noise).clip(0, 255).astype(np.uint8)
         arrays[f"{split}_y"] = labels
     np.savez(tmp_path / "data.npz", classes=np.array(list("abcd")), **arrays)
-    archs = "resnet20,mobilenet_v3_small,efficientnet_b0,shufflenet_v2,resnet18"
+    archs = "resnet20,mobilenet_v3_small,shufflenet_v2"
     words = ["train", "--data", tmp_path / "data.npz", "--arch", archs, "--method", "independent", "--epochs", 3, "--lr", 0.002]
-    trained = lf(*words, "--batch-size", 16, "--runs", tmp_path / "runs", "--name", "five")
+    trained = lf(*words, "--batch-size", 16, "--runs", tmp_path / "runs", "--name", "three")
     assert trained.exit_code == 0, trained.stderr
-    run = tmp_path / "runs" / "five"
+    run = tmp_path / "runs" / "three"
     exported = lf("export", run, "--all", "--precision", "fp32,fp16")
     assert exported.exit_code == 0, exported.stderr
     artifacts = sorted((run / "artifacts").glob("*/manifest.json"))
-    assert [read(p.parent).verdict for p in artifacts] == ["pass"] * 12
+    assert [read(p.parent).verdict for p in artifacts] == ["pass"] * 8
     for path in artifacts[:2]:
         assert lf("verify", path.parent).exit_code == 0
