@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +25,7 @@ from export.evidence import READERS, Evidence, arithmetic_checks, graph_checks
 from export.half import widen
 from export.heatmap import heat_outputs
 from export.members import Once, Part, each, main_checks, parts_of
-from export.origin import calibration_checks, format_of, origin_checks, other_versions
+from export.origin import calibration_checks, format_of, origin_checks, other_versions, source_again
 from export.probabilities import temperature_checks
 from export.recorded import recorded_checks
 from export.reference import Reference, Tick, training_pictures
@@ -36,6 +35,7 @@ from lfdeploy.backends import BACKENDS, Backend, Session, Source
 from lfdeploy.backends.facts import Facts
 from lfdeploy.confidence import KEY
 from lfdeploy.devices import pick
+from lfdeploy.errors import LfdeployError
 from lfdeploy.models.explain import explains
 from lfdeploy.models.together import member_outputs
 from lfdeploy.record import Record
@@ -47,7 +47,7 @@ Stage = Callable[[], Iterator[Check | Unexamined]]
 
 @dataclass(frozen=True)
 class Gate:
-    """One artifact under examination, with what is opened and parsed once for all stages."""
+    """One artifact under examination, with what is opened and parsed once for all stages; ``folder`` is for its own files."""
 
     artifact: Artifact
     run: Run
@@ -55,6 +55,7 @@ class Gate:
     device: str
     backend: str
     tick: Tick
+    folder: Path
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -66,10 +67,18 @@ class Gate:
         """Of the file."""
         return str(self.manifest["precision"])
 
-    @property
+    @cached_property
     def source(self) -> Path:
-        """The ONNX file that an engine was built from, while it is staged."""
-        return self.artifact.path / "source.onnx"
+        """The ONNX file that an engine was built from: the staged one, or made again, if that gives the bytes that it was built from."""
+        staged, again = self.artifact.path / "source.onnx", self.folder / "source.onnx"
+        engine = self.manifest.get("engine")
+        if staged.exists() or not isinstance(engine, dict) or (self.precision == "int8" and not self.same_training):
+            return staged
+        try:
+            again.write_bytes(source_again(self.manifest, self.ref.data, self.run))
+        except (LookupError, TypeError, ValueError, LfdeployError):  # a manifest that says what no run can give: stage file has it
+            return staged
+        return again if again.stat().st_size else staged
 
     @cached_property
     def cannot_run(self) -> str:
@@ -140,10 +149,9 @@ class Gate:
     @cached_property
     def session(self) -> Session:
         """The subject, opened once."""
-        with tempfile.TemporaryDirectory() as folder:
-            file = widen(self.subject, Path(folder) / "widened.onnx") if self.widened else self.subject
-            manifest = self.manifest | {"precision": "fp32"} if self.widened else self.manifest
-            session = BACKENDS[self.executor].open(Source(file, manifest, self.run), self.device)
+        file = widen(self.subject, self.folder / "widened.onnx") if self.widened else self.subject
+        manifest = self.manifest | {"precision": "fp32"} if self.widened else self.manifest
+        session = BACKENDS[self.executor].open(Source(file, manifest, self.run), self.device)
         return Once(session) if self.parts[1:] else session
 
     @cached_property

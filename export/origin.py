@@ -6,6 +6,7 @@ moves answers by nature, which leaves room for small ones. So the file is made a
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from export.calibrate import CALIBRATORS, ranges, spreads
 from export.check import Check, Unexamined, at_least, equal
 from export.contract import lone_facts
-from export.graph import traced_of
+from export.graph import Traced, traced_of
 from export.quantize import SCHEMES, activations, batches, pick, with_ranges
 from lfdeploy.backends import BACKENDS, Material, executes
 from lfdeploy.backends.alike import SAME
@@ -65,13 +66,9 @@ def format_of(file: Path, manifest: dict[str, Any]) -> str:
 
 def origin_checks(file: Path, manifest: dict[str, Any], data: Data, run: Run) -> Iterator[Check]:
     """Stage origin: the file is the one that the run gives, made again: every node and every number."""
-    precision, batch = str(manifest["precision"]), manifest["batch"]
-    profile = batch["min"], batch["opt"], batch["max"]
-    traced = traced_of(run, str(manifest["target"]), precision, profile, temperature(manifest), explains(manifest))
-    facts = lone_facts(manifest)
-    blob = b"" if file.suffix == ".pt2" else traced.onnx(facts)
-    if precision == "int8":
-        blob = _quantised(blob, manifest["calibration"], data)
+    precision, facts = str(manifest["precision"]), lone_facts(manifest)
+    traced = _traced(manifest, run)
+    blob = b"" if file.suffix == ".pt2" else _onnx(traced, manifest, data)
     row = BACKENDS[format_of(file, manifest)]
     assert row.difference is not None
     with tempfile.TemporaryDirectory() as folder:
@@ -80,8 +77,29 @@ def origin_checks(file: Path, manifest: dict[str, Any], data: Data, run: Run) ->
         onnx.write_bytes(blob)
         if again != onnx:
             assert row.build is not None
-            row.build(Material(onnx, profile, traced.program, facts), again)
+            row.build(Material(onnx, _profile(manifest), traced.program, facts), again)
         yield equal("origin", "made again from the run", row.difference(file, again, precision), SAME)
+
+
+def source_again(manifest: dict[str, Any], data: Data, run: Run) -> bytes:
+    """The ONNX file that an engine was built from, made again from the run; empty where that gives other bytes here."""
+    blob = _onnx(_traced(manifest, run), manifest, data)
+    return blob if hashlib.sha256(blob).hexdigest() == manifest["engine"]["source_sha256"] else b""
+
+
+def _profile(manifest: dict[str, Any]) -> tuple[int, int, int]:
+    batch = manifest["batch"]
+    return batch["min"], batch["opt"], batch["max"]
+
+
+def _traced(manifest: dict[str, Any], run: Run) -> Traced:
+    target, precision = str(manifest["target"]), str(manifest["precision"])
+    return traced_of(run, target, precision, _profile(manifest), temperature(manifest), explains(manifest))
+
+
+def _onnx(traced: Traced, manifest: dict[str, Any], data: Data) -> bytes:
+    blob = traced.onnx(lone_facts(manifest))
+    return _quantised(blob, manifest["calibration"], data) if manifest["precision"] == "int8" else blob
 
 
 def _quantised(blob: bytes, told: dict[str, Any], data: Data) -> bytes:

@@ -6,7 +6,9 @@ tried. A stage that examines nothing says so. NaN passes nothing: every comparis
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from export.check import Check, Unexamined, shown
@@ -52,7 +54,11 @@ def judge(
     artifact: Artifact, run: Run, ref: Reference, device: str = "auto", tick: Tick = lambda count: None, asked: str = "auto"
 ) -> Report:
     """Every stage for one artifact on this machine; an engine that cannot run here is judged by its source ONNX."""
-    gate = Gate(artifact, run, ref, device, chosen(artifact.manifest, asked), tick)
+    with tempfile.TemporaryDirectory() as folder:
+        return _judged(Gate(artifact, run, ref, device, chosen(artifact.manifest, asked), tick, Path(folder)))
+
+
+def _judged(gate: Gate) -> Report:
     checks: list[Check] = []
     unexamined: list[Unexamined] = []
     verdict, reason = ("unverified", gate.hindrance) if gate.hindrance else ("pass", "")

@@ -164,10 +164,17 @@ class Run:
 
     def record(self) -> Record | None:
         """The pictures that the run was begun with; None for a run that has no record of them."""
-        from lfdeploy.record import read_record
+        from lfdeploy.record import FILE, read_record
 
         spec = self.spec
-        return read_record(self.path, spec["classes"], int(spec["image_size"]), spec["data_fingerprint"])
+        record = read_record(self.path, spec["classes"], int(spec["image_size"]), spec["data_fingerprint"])
+        summary = self.path / "summary.json"
+        if record is None and summary.exists() and self.read("summary.json").get("reference"):
+            raise LfdeployError(
+                f"{self.path / FILE} is gone: which pictures run {self.name} was trained on is no longer known. "
+                "Put it back, or train a new run."
+            )
+        return record
 
     def data(
         self,

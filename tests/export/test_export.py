@@ -190,7 +190,10 @@ def test_engine_is_built_and_called_unverified(tiny_run: Run, lf: Callable[..., 
         assert artifact.manifest["accuracy"]["measured_on"].startswith("onnxruntime on the ONNX file")
         again = lf("export", tiny_run.path, "--peer", 0, "--format", "trt", "--engine", "tensorrt-rtx", "--require-verified")
         assert again.exit_code == 4
-        assert lf("verify", artifact.path).exit_code == 0
+        later = lf("verify", artifact.path, "--json")
+        assert later.exit_code == 0, later.stderr
+        report = json.loads(later.stdout)
+        assert {"values", "graph", "arithmetic"} <= {check["stage"] for check in report["checks"]}  # of the ONNX file, made again
     assert sha256(artifact.file) == read(artifact.path).manifest["sha256"]
     assert artifact.file.read_bytes()[:4] == b"vtrt"  # a plain engine, no header of ours
 
