@@ -18,7 +18,7 @@ from export.exact import Array
 from export.float_onnx import Answers, Range
 
 WIDE, WIDE_MEDIAN = 2.5, 1.35  # a step against the one that the pictures need: of one tensor, and of most
-CUT, CUT_MEDIAN = 200.0, 3.0  # the error of cutting off, against that of rounding; few values may reach far beyond most
+CUT, CUT_MEDIAN = 400.0, 3.0  # the error of cutting off, against that of rounding; few values may reach far beyond most
 
 
 @dataclass

@@ -62,7 +62,7 @@ def reference(run: Run, target: str, precision: str, size: int, profile: tuple[i
 
     def made(p: str) -> Any:
         alone = in_precision(whole, p, size, t)
-        return explained(alone, target, run.spec["archs"]) if explain else alone
+        return explained(alone, target, run.spec) if explain else alone
 
     proto = onnx.load_from_string(to_onnx(made(precision), size, profile, {}, scopes))
     mark_outputs(proto)

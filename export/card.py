@@ -17,15 +17,15 @@ def model_card(manifest: dict[str, Any]) -> str:
     """Markdown from a manifest; nothing in it that is not in the manifest."""
     run, size, accuracy, parity = manifest["run"], manifest["input"]["height"], manifest["accuracy"], manifest["parity"]
     archs = " + ".join(run["archs"])
-    target = str(manifest["target"])
-    if target.startswith("peer"):
-        what = f"{target}, one {run['archs'][int(target.removeprefix('peer'))]}"
-    elif target == ALL:
+    target, networks = str(manifest["target"]), run["networks"]
+    if target == ALL:
         what = f"every output of {archs}, each backbone computed once; `logits` and `probabilities` are those of `{manifest['main']}`"
     elif target == "fused":
         what = f"the fused classifier of {archs}: all peers and their end fusion"
+    elif len(networks) == 1:
+        what = f"{target}, one {networks[0]}"
     else:
-        what = f"the mean of the logits of {archs}"
+        what = f"the mean of the logits of {' + '.join(networks)}"
     labels = manifest["labels"]
     some = ", ".join(labels[:12]) + (f", ... ({len(labels)} in all)" if len(labels) > 12 else "")
     files = {manifest["file"]: manifest["sha256"]} | {name: told["sha256"] for name, told in manifest.get("files", {}).items()}

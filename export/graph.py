@@ -167,7 +167,7 @@ class Traced:
         size = int(self.run.spec["image_size"])
         kind = "fp32" if self.precision == "int8" else self.precision
         made = in_precision(self.run.classifier(self.target), kind, size, self.temperature)
-        return explained(made, self.target, self.run.spec["archs"]) if self.heat else made
+        return explained(made, self.target, self.run.spec) if self.heat else made
 
     def program(self) -> torch.export.ExportedProgram:
         """Traced anew."""

@@ -25,7 +25,7 @@ def heat_outputs(run: Run, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """What the map's output must be by the run's module; none where the manifest has no map."""
     if not explains(manifest):
         return []
-    made = explained(run.classifier(str(manifest["target"])), str(manifest["target"]), run.spec["archs"])
+    made = explained(run.classifier(str(manifest["target"])), str(manifest["target"]), run.spec)
     return output_of(side_of(made, int(run.spec["image_size"])))
 
 
@@ -39,7 +39,7 @@ def heat_checks(session: Session, manifest: dict[str, Any], ref: Reference) -> I
     pixels = pixels if precision == "int8" else np.concatenate([pixels, ref.probes])  # int8's ranges are those of pictures
     parts = [session.named(pixels[i : i + most]) for i in range(0, len(pixels), most)]
     logits, heat = (np.concatenate([part[name] for part in parts]) for name in ("logits", HEATMAP))
-    module = explained(ref.classifier, ref.target, ref.run.spec["archs"])
+    module = explained(ref.classifier, ref.target, ref.run.spec)
     with torch.inference_mode():
         wanted_logits, _, wanted = (found.numpy() for found in module(torch.from_numpy(pixels)))
     bad = int((~np.isfinite(heat)).sum())

@@ -27,8 +27,8 @@ from lfdeploy.console import decoding, say
 from lfdeploy.data import Data
 from lfdeploy.devices import gpus, instruction_set
 from lfdeploy.errors import LfdeployError, ParityError, UnverifiedError, UsageError
-from lfdeploy.models.deploy import targets
 from lfdeploy.models.explain import explained, output_of, side_of
+from lfdeploy.models.targets import FUSED, layout_of
 from lfdeploy.models.together import ALL, main_of, member_outputs
 from lfdeploy.run import Run, sha256, shown, versions, write_json
 
@@ -50,23 +50,18 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
             why = "an engine's speed is measured by lfdeploy bench. Leave it out."
         raise UsageError(f"--require-faster cannot be kept here: {why}")
     spec = run.spec
-    known = targets(len(spec["archs"]), spec["fused"] is not None)
-    if config.single_file and known == ["peer0", "ensemble"]:
+    layout = layout_of(spec)
+    known = list(layout.targets)
+    if config.single_file and len(layout.networks) == 1 and layout[layout.main].kind != FUSED:
         raise LfdeployError(
             f"Run {run.name} has one network and no fused classifier: every output of one file would be the same. Use --peer 0."
         )
-    wanted = (
-        [ALL]
-        if config.single_file
-        else known
-        if config.all
-        else ["fused" if config.fused else "ensemble" if config.ensemble else f"peer{config.peer}"]
-    )
+    wanted = [ALL] if config.single_file else known if config.all else [config.named]
     if wanted[0] not in (*known, ALL):
         raise LfdeployError(f"Run {run.name} has no {wanted[0]}; it has {', '.join(known)}.")
     backends = {precision: builder(config.format, config.engine, precision, config.portable) for precision in config.precisions}
     for target in wanted if config.explain else ():
-        explained(run.classifier(target), target, spec["archs"])  # refused before anything is built
+        explained(run.classifier(target), target, spec)  # refused before anything is built
     jobs = [(target, precision) for target in wanted for precision in config.precisions]
     folder = Path(config.out) if config.out and len(jobs) > 1 else run.artifacts
     finals = [folder / f"{target}-{config.format}-{precision}" for target, precision in jobs]
@@ -138,7 +133,8 @@ def _stage(
     spec, profile = run.spec, config.profile
     size = int(spec["image_size"])
     summary = run.read("summary.json")
-    heat = output_of(side_of(explained(run.classifier(target), target, spec["archs"]), size)) if config.explain else []
+    heat = output_of(side_of(explained(run.classifier(target), target, spec), size)) if config.explain else []
+    networks = list(layout_of(spec).archs(main_of(spec) if target == ALL else target))
     row = BACKENDS[backend]
     assert row.build is not None
     manifest: dict[str, Any] = {
@@ -147,7 +143,7 @@ def _stage(
         "outputs": outputs_of(len(spec["classes"])) + member_outputs(target, spec) + heat, "labels": spec["classes"],
         "batch": dict(zip(("min", "opt", "max"), profile, strict=True)),
         "run": {
-            "name": run.name, "method": spec["method"], "archs": spec["archs"], "epochs": summary["epochs"],
+            "name": run.name, "method": spec["method"], "archs": spec["archs"], "networks": networks, "epochs": summary["epochs"],
             "data": summary["data"]["name"], "data_fingerprint": spec["data_fingerprint"], "weights_sha256": sha256(run.weights),
         },
         "parity": {"verdict": "unverified", "reason": "not examined yet", "checks": []},

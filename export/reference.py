@@ -23,7 +23,7 @@ from lfdeploy.models.together import ALL, main_of, members_of
 from lfdeploy.run import Run
 
 HALF_PICTURES = 32
-BATCH = 64  # a CPU computes it faster than larger ones, whose maps leave its cache
+BATCH = 32  # a CPU computes it faster than larger ones, whose maps leave its cache
 Tick = Callable[[int], None]
 
 
@@ -87,7 +87,7 @@ class Reference:
         if heat not in self._truths:
             count = min(NOISE_PICTURES, len(self.images))
             outputs = outputs_of(self)
-            named = explained(self.classifier, self.target, self.run.spec["archs"]) if heat else self.classifier
+            named = explained(self.classifier, self.target, self.run.spec) if heat else self.classifier
             self._truths[heat] = truth_of(
                 self.classifier, named, self.run.spec,
                 pictures=np.ascontiguousarray(self.images.images[:count]), labels=self.images.labels[:count],

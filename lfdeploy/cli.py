@@ -197,9 +197,9 @@ def predict(artifact: str, pictures: tuple[str, ...], csv_file: str | None, as_j
     """Classify PICTUREs, or all pictures below a DIR, with an ARTIFACT."""
     if as_json and csv_file:
         raise UsageError("--json and --csv together have no meaning; drop one.")
-    from lfdeploy import listing
+    from lfdeploy import answers
 
-    listing.predict(artifact, pictures, csv_file=csv_file, as_json=as_json, **how)
+    answers.predict(artifact, pictures, csv_file=csv_file, as_json=as_json, **how)
 
 
 @main.command(short_help="Latency, throughput, size, accuracy; training speed")
@@ -259,13 +259,14 @@ def serve(artifacts: tuple[str, ...], host: str, port: int, root_path: str, devi
 
 @main.command("list", short_help="Methods, architectures, data sets, backends, runs, artifacts")
 @click.argument("what", required=False, type=click.Choice(TABLES))
+@click.argument("name", required=False)
 @RUNS
 @JSON
-def list_(what: str | None, runs: str, as_json: bool) -> None:
-    """Show methods with their options, architectures, data sets, backends, runs or artifacts; or all of these."""
+def list_(what: str | None, name: str | None, runs: str, as_json: bool) -> None:
+    """Show methods, architectures, data sets, backends, runs or artifacts, or all of these; with NAME one method or run, whole."""
     from lfdeploy import listing
 
-    listing.show(what, runs, as_json)
+    listing.show(what, name, runs, as_json)
 
 
 @main.command(short_help="What is installed, what works here, and why not")
@@ -274,9 +275,9 @@ def list_(what: str | None, runs: str, as_json: bool) -> None:
 @JSON
 def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
     """Versions, devices, which backends work here and why not; with ARTIFACT, whether it runs here."""
-    from lfdeploy import listing
+    from lfdeploy import doctor as checkup
 
-    listing.doctor(artifact, runs, as_json)
+    checkup.doctor(artifact, runs, as_json)
 
 
 early.over()

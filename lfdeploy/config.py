@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -51,8 +52,9 @@ class TrainConfig(DataConfig):
     """What one training run does."""
 
     arch: str | None = setting(None, "one architecture, or one per peer with commas", metavar="A[,B...]")
-    peers: int | None = setting(None, "how many networks learn together (default: 2)", metavar="M")
+    peers: int | None = setting(None, "how many networks learn together (default: by method)", metavar="M")
     method: str = setting("lfmkd", "how they teach each other; see 'lfdeploy list methods'", metavar="NAME")
+    teacher: str | None = setting(None, "runs or artifacts that teach (kd, at, ...)", metavar="NAME[,...]")
     option: tuple[tuple[str, str], ...] = setting((), "a setting of the method, as KEY VALUE", short="-o")
     epochs: int | None = setting(None, "passes over the training split (default: by data)", metavar="N")
     batch_size: int | None = setting(None, "pictures per step (default: 128, less for small sets)", metavar="B")
@@ -76,10 +78,10 @@ class TrainConfig(DataConfig):
         if len(names) > 1 and self.peers is not None and self.peers != len(names):
             raise UsageError(f"--arch names {len(names)} networks but --peers is {self.peers}; drop --peers.")
 
-    def archs(self, default: str) -> tuple[str, ...]:
-        """One architecture name per peer."""
+    def archs(self, default: str, peers: int) -> tuple[str, ...]:
+        """One architecture name per peer; ``default`` and ``peers`` are taken where nothing is said."""
         names = tuple((self.arch or default).split(","))
-        return names if len(names) > 1 else names * (self.peers or 2)
+        return names if len(names) > 1 else names * (self.peers or peers)
 
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -92,6 +94,7 @@ class ExportConfig:
     peer: int | None = setting(None, "one peer, counted from 0", metavar="N")
     fused: bool = setting(False, "the fused classifier: all peers and the end fusion")
     ensemble: bool = setting(False, "the mean of the peers' logits")
+    target: str | None = setting(None, "one target by its name; 'lfdeploy list runs RUN' names them", metavar="NAME")
     all: bool = setting(False, "every peer, the fused classifier and the ensemble")
     single_file: bool = setting(False, "with --all: one file with every output, each backbone computed once")
     format: str = setting("onnx", "of the file", choices=("onnx", "trt", "openvino", "torch"))
@@ -109,10 +112,10 @@ class ExportConfig:
     require_verified: bool = setting(False, "exit 4 when the file cannot be run here")
 
     def __post_init__(self) -> None:
-        chosen = [self.peer is not None, self.fused, self.ensemble, self.all]
+        chosen = [self.peer is not None, self.fused, self.ensemble, self.target is not None, self.all]
         if sum(chosen) != 1:
             what = "Nothing says what" if not any(chosen) else "Only one target at a time"
-            raise UsageError(f"{what} to export: add one of --peer N, --fused, --ensemble, --all.")
+            raise UsageError(f"{what} to export: add one of --peer N, --fused, --ensemble, --target NAME, --all.")
         if self.single_file and self.explain:
             raise UsageError("--explain with --single-file has no meaning: one map cannot explain several classifiers. Drop one of them.")
         if self.single_file and not self.all:
@@ -126,6 +129,11 @@ class ExportConfig:
         for precision in self.precisions:
             choose("precision", precision, list(PRECISIONS))
         self.profile  # noqa: B018  (checks the syntax)
+
+    @property
+    def named(self) -> str:
+        """The name of the one target that is asked for; ``--all`` asks for none."""
+        return self.target or ("fused" if self.fused else "ensemble" if self.ensemble else f"peer{self.peer}")
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -148,7 +156,10 @@ def flags_of(target: str) -> str:
     """The flags of `lfdeploy export` that ask for a target."""
     if target == "all":
         return "--all --single-file"
-    return f"--peer {target.removeprefix('peer')}" if target.startswith("peer") else f"--{target}"
+    peer = re.fullmatch(r"peer(\d+)", target)
+    if peer:
+        return f"--peer {peer[1]}"
+    return f"--{target}" if target in ("fused", "ensemble") else f"--target {target}"
 
 
 def parse_options(kind: type[Any], pairs: Sequence[tuple[str, str]], owner: str) -> Any:

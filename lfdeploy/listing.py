@@ -1,49 +1,109 @@
-"""What `list`, `doctor` and `predict` print."""
+"""`lfdeploy list`: the tables, a row of one of them whole, and what lies in the runs directory."""
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lfdeploy.console import Meter, document, say, table
-from lfdeploy.errors import LfdeployError
-from lfdeploy.images import SUFFIXES
+from lfdeploy.console import document, say, table
+from lfdeploy.errors import LfdeployError, UsageError, choose
 from lfdeploy.names import printable
 
 if TYPE_CHECKING:
-    from lfdeploy.predict import Prediction
     from lfdeploy.run import Run
 
-CHUNK = 256
+GROUPS = {
+    "online": "Networks that teach each other",
+    "self": "One network that teaches itself",
+    "teacher": "Taught by networks that were trained before (--teacher)",
+    "baseline": "Without teaching",
+}
 
 
-def show(what: str | None, runs: str, as_json: bool) -> None:
-    """One of the tables, or what lies in the runs directory; None shows them all."""
+def show(what: str | None, name: str | None, runs: str, as_json: bool) -> None:
+    """One of the tables, or what lies in the runs directory; None shows them all. ``name``: one method or run, whole."""
+    if name is not None:
+        if what not in _WHOLE:
+            raise UsageError(f"'{name}' says too much: one row whole is for methods and runs. Write: lfdeploy list {what}")
+        _WHOLE[what](name, runs, as_json)
+        return
     if as_json:
-        tables = {name: list(rows(runs)) for name, rows in _ROWS.items() if what in (None, name)}
+        tables = {table: list(rows(runs)) for table, rows in _ROWS.items() if what in (None, table)}
         document(tables[what] if what else tables)
         return
-    for name in [what] if what else _ROWS:
-        _show(name, list(_ROWS[name](runs)), runs, "" if what else name.capitalize())
+    for each in [what] if what else _ROWS:
+        _show(each, list(_ROWS[each](runs)), runs, "" if what else each.capitalize())
 
 
 def _show(what: str, rows: list[dict[str, Any]], runs: str, title: str) -> None:
     if not rows:
         say(f"There are no {what} in {runs}/ yet. Make one with: lfdeploy {'train' if what == 'runs' else 'export'}")
         return
-    columns = [c for c in rows[0] if c != "options"]
+    if what == "methods":
+        _grouped(rows, title)
+        return
+    columns = list(rows[0])
     table(title, columns, [[_text(row[c]) for c in columns] for row in rows], left=len(columns))
-    for row in rows:
-        if row.get("options"):
-            cells = [[o["name"], _text(o["default"]), "|".join(o["choices"]), o["help"]] for o in row["options"]]
-            table(f"Options of {row['method']} (-o KEY VALUE)", ["key", "default", "choices", "what it is"], cells, left=4)
+
+
+def _grouped(rows: list[dict[str, Any]], title: str) -> None:
+    """The methods, a line each."""
+    if title:
+        click.secho(title, bold=True)
+    width = max(len(row["method"]) for row in rows) + 3
+    for group, heading in GROUPS.items():
+        click.secho(heading, bold=True)
+        for row in rows:
+            if row["group"] == group:
+                click.echo(f"  {row['method']:<{width}}{row['what it is']}")
+    click.echo("Loss, options and source of one: lfdeploy list methods NAME")
+
+
+def _method(name: str, runs: str, as_json: bool) -> None:
+    """One method, whole."""
+    from training.methods import METHODS
+
+    choose("method", name, list(METHODS))
+    row = next(row for row in _methods(runs) if row["method"] == name)
+    if as_json:
+        document(row)
+        return
+    click.echo(f"{name}: {row['what it is']}")
+    for key in ("loss", "ships", "when", "source", "networks by default"):
+        click.echo(f"  {key + ':':<21}{row[key]}")
+    cells = [[o["name"], _text(o["default"]), "|".join(o["choices"]), o["help"]] for o in row["options"]]
+    if cells:
+        table("Options (-o KEY VALUE)", ["key", "default", "choices", "what it is"], cells, left=4)
+
+
+def _targets(name: str, runs: str, as_json: bool) -> None:
+    """What of one run can be exported, how good each is, and what was exported."""
+    from lfdeploy.artifact import of_run
+    from lfdeploy.config import flags_of
+    from lfdeploy.models.targets import layout_of, top1_of
+    from lfdeploy.runs import resolve
+
+    run = resolve(name, runs).finished()
+    layout, top1 = layout_of(run.spec), top1_of(run.read("summary.json")["test"])
+    artifacts = of_run(run)
+    rows = [
+        {
+            "target": target, "kind": row.kind, "networks": " + ".join(layout.archs(target)), "top-1 %": top1.get(target),
+            "shipped": "yes" if target in layout.ships else "-",
+            "exports": ", ".join(a.name for a in artifacts if a.manifest["target"] == target) or "-",
+            "export with": f"lfdeploy export {run.name} {flags_of(target)}",
+        }
+        for target, row in layout.targets.items()
+    ]  # fmt: skip
+    if as_json:
+        document({"run": run.name, "method": run.spec["method"], "targets": rows})
+        return
+    columns = [column for column in rows[0] if column != "export with"]
+    table(f"Targets of {run.name} ({run.spec['method']})", columns, [[_text(row[c]) for c in columns] for row in rows], left=len(columns))
+    click.echo(f"Next: {next(row['export with'] for row in rows if row['target'] == layout.ships[0])}")
 
 
 def _text(value: object) -> str:
@@ -60,7 +120,10 @@ def _methods(runs: str) -> Iterator[dict[str, Any]]:
             {"name": f.name, "default": f.default, "choices": list(f.metadata["choices"]), "help": f.metadata["help"]}
             for f in fields(method.options)
         ]
-        yield {"method": name, "what it is": method.about, "options": options}
+        yield {
+            "method": name, "group": method.group, "what it is": method.about, "loss": method.loss, "ships": method.ships,
+            "when": method.when, "source": method.source, "networks by default": method.peers, "options": options,
+        }  # fmt: skip
 
 
 def _archs(runs: str) -> Iterator[dict[str, Any]]:
@@ -125,163 +188,4 @@ def _artifacts(runs: str) -> Iterator[dict[str, Any]]:
 
 
 _ROWS = {"methods": _methods, "archs": _archs, "datasets": _datasets, "backends": _backends, "runs": _runs, "artifacts": _artifacts}
-
-
-def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
-    """What is installed, what works here and why not; or, of an artifact, whether it is whole and runs here."""
-    if artifact:
-        return _doctor_of(artifact, runs, as_json)
-    import importlib.util
-    import sys
-
-    import lfdeploy
-    from lfdeploy.backends import BACKENDS
-    from lfdeploy.devices import gpus
-    from lfdeploy.run import versions
-
-    home = Path(lfdeploy.__file__).resolve().parent.parent
-    strangers = []
-    for stage in ("training", "export", "serve"):
-        found = importlib.util.find_spec(stage)
-        if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != home:
-            strangers.append(f"'{stage}' is imported from {found.origin if found else 'nowhere'}, not from {home}")
-    facts: dict[str, Any] = {
-        "versions": versions(),
-        "cpus": os.cpu_count(),
-        "gpus": [f"{gpu.name} (compute capability {gpu.capability})" for gpu in gpus()],
-        "backends": {
-            name: {"builds": row.missing() or "yes", "runs": row.cannot_run() or row.missing() or "yes"} for name, row in BACKENDS.items()
-        },
-        "problems": strangers,
-    }
-    if as_json:
-        document(facts)
-    else:
-        table("Versions", ["package", "version"], [[k, v] for k, v in facts["versions"].items()], left=2)
-        cells = [[name, told["builds"], told["runs"]] for name, told in facts["backends"].items()]
-        table("Backends", ["backend", "builds here", "runs here"], cells, left=3)
-        gpu_names = ", ".join(facts["gpus"]) or "none"
-        click.echo(f"CPU cores: {facts['cpus']}   GPUs: {gpu_names}   Python: {sys.executable}")
-    if strangers:
-        raise LfdeployError(f"{strangers[0]}; reinstall lfdeploy into an environment of its own.")
-
-
-def _doctor_of(name: str, runs: str, as_json: bool) -> None:
-    from lfdeploy.artifact import resolve
-    from lfdeploy.devices import gpus, unusable
-    from lfdeploy.diagnosis import diagnose
-    from lfdeploy.run import versions
-
-    artifact = resolve(name, runs)
-    artifact.check_file()
-    faults: dict[str, str] = {}
-    if artifact.manifest["format"] == "trt":
-        from lfdeploy.backends.trt import INVALID, MODULES, header_faults
-
-        package = str(artifact.manifest.get("engine", {}).get("package"))
-        faults = {name: INVALID.get(name, name) for name in header_faults(package, artifact.file)} if package in MODULES else {}
-    library = {"onnx": "onnxruntime", "openvino": ""}.get(str(artifact.manifest["format"]), "torch")
-    found = diagnose(artifact, gpus(), versions(), faults, unusable(library) if library else "")
-    told = {"name": artifact.name, "whole": True, "runs_here": found.state == "runs here", "state": found.state,
-            "reason": found.reason, "command": found.command, "verdict": artifact.verdict}  # fmt: skip
-    if as_json:
-        document({"versions": versions(), "artifact": told})
-        return
-    click.echo(f"{artifact.name}: whole (its bytes are the manifest's), parity {artifact.verdict}")
-    click.echo(f"{found.state}: {found.reason}")
-    click.echo(f"Next: {found.command}")
-
-
-def pictures_below(given: Iterable[str]) -> list[Path]:
-    """Files as they are; of a directory all pictures below it, in order, by the rules of training data."""
-    from lfdeploy import folders
-
-    found: list[Path] = []
-    for name in given:
-        path = Path(name)
-        if path.is_dir():
-            left_out: folders.LeftOut = {}
-            inside = sorted(folders.pictures_below(path, left_out))
-            if not inside:
-                raise LfdeployError(f"{path} has no pictures ({', '.join(SUFFIXES[:6])}...).")
-            for sentence in folders.sentences(left_out, path):
-                say(f"Note: {sentence}.")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise LfdeployError(f"There is no file '{name}'.")
-    return found
-
-
-def predict(
-    artifact: str,
-    given: tuple[str, ...],
-    top: int,
-    csv_file: str | None,
-    explain: str | None,
-    backend: str,
-    device: str,
-    run: str | None,
-    runs: str,
-    as_json: bool,
-) -> None:
-    """Answer and print: lines, a JSON document, or a CSV file. Exit code 1 when no picture at all could be read."""
-    from lfdeploy.overlay import Overlays
-    from lfdeploy.predict import Predictor
-    from lfdeploy.run import may_write
-
-    if csv_file:
-        may_write("--csv", csv_file)
-    predictor = Predictor.open(artifact, device=device, backend=backend, run=run, runs=runs)
-    files = pictures_below(given)
-    maps = Overlays.into(explain, predictor) if explain else None
-    answers: list[Prediction] = []
-    with Meter("Pictures", len(files), "pictures") as meter:
-        for start in range(0, len(files), CHUNK):
-            part = predictor.predict(files[start : start + CHUNK], top)
-            if maps:
-                maps.write(files[start : start + CHUNK], part)
-            answers += part
-            meter.at(len(answers))
-    if as_json:
-        rows = [{"picture": a.source, "label": a.label or None, "top": [{"label": n, "probability": p} for n, p in a.top],
-                 "abstain": a.abstain, "notes": list(a.notes), "error": a.error or None} for a in answers]  # fmt: skip
-        subject, session = predictor.artifact, predictor.session
-        facts = {"artifact": subject.name, "sha256": subject.manifest["sha256"], "backend": session.backend}
-        document(facts | {"device": session.device, "predictions": rows})
-    elif csv_file:
-        write_csv(Path(csv_file), answers, top)
-        say(f"{len(answers)} rows in {csv_file}")
-    else:
-        _print(answers)
-    if maps:
-        say(f"{len(maps.names)} heat maps in {explain}")
-    bad = [a for a in answers if a.error]
-    if bad and len(bad) == len(answers):
-        raise LfdeployError(bad[0].error if len(bad) == 1 else f"none of the {len(bad)} files is a readable picture.")
-    if bad:
-        say(f"{len(bad)} of {len(answers)} files could not be read; the first: {printable(bad[0].error)}")
-
-
-def _print(answers: Sequence[Prediction]) -> None:
-    width = max(len(printable(a.source)) for a in answers)
-    for a in answers:
-        classes = "  ".join(f"{name} {100 * p:.1f}%" for name, p in a.top)
-        notes = "; ".join((*(["not sure"] if a.abstain else []), *a.notes))
-        text = classes or f"no answer: {printable(a.error)}"
-        click.echo(f"{printable(a.source):<{width}}  {text}" + (f"  ({notes})" if notes else ""))
-
-
-def write_csv(path: Path, answers: Iterable[Prediction], top: int) -> None:
-    """A row a picture with its ``top`` classes, in UTF-8, labels as they are; names of files byte for byte."""
-    from lfdeploy.run import write_bytes
-
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["picture", "error", *[f"{word}{i + 1}" for i in range(top) for word in ("label", "probability")], "abstain"])
-    for a in answers:
-        cells = [cell for name, p in a.top for cell in (name, f"{p:.7g}")]
-        cells += [""] * (2 * top - len(cells))
-        writer.writerow([a.source, a.error, *cells, "" if a.abstain is None else str(a.abstain).lower()])
-    write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
+_WHOLE = {"methods": _method, "runs": _targets}

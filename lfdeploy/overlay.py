@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from lfdeploy.config import flags_of
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels, prepare
 from lfdeploy.predict import Prediction, Predictor
@@ -35,9 +36,7 @@ class Overlays:
         artifact = predictor.artifact
         if HEATMAP not in [output["name"] for output in artifact.manifest.get("outputs", ())]:
             target = str(artifact.manifest["target"])
-            which = (
-                f"--peer {target.removeprefix('peer')}" if target.startswith("peer") else "--fused" if target == "all" else f"--{target}"
-            )
+            which = "--fused" if target == "all" else flags_of(target)
             raise LfdeployError(f"{artifact.name} has no heat map. Export one that has: lfdeploy export {which} --explain")
         Path(place).mkdir(parents=True, exist_ok=True)
         return cls(Path(place), predictor)

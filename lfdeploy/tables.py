@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lfdeploy.chance import warning
+from lfdeploy.config import flags_of
 from lfdeploy.console import say, table
+from lfdeploy.models.targets import FUSED, MEAN, Layout, layout_of, top1_of
 from lfdeploy.run import shown
 
 if TYPE_CHECKING:
@@ -18,10 +20,8 @@ def trained(run: Run) -> None:
     """Accuracy of every node on the test split, for the kept epoch and the last."""
     summary = run.read("summary.json")
     test, last = summary["test"], summary["test_last"]
-    rows = [[f"peer{i} ({arch})", test["peers"][i], last["peers"][i]] for i, arch in enumerate(summary["archs"])]
-    names = {"fused": "fused", "ensemble": "ensemble (mean of logits)", "ensemble_probs": "ensemble (mean of probabilities)"}
-    rows += [[text, test[key], last[key]] for key, text in names.items() if test[key] is not None]
-    rows += [[f"auxiliary teacher {i} (training only)", a, last["aux"][i]] for i, a in enumerate(test["aux"])]
+    layout, kept, final = layout_of(run.spec), _all_of(test), _all_of(last)
+    rows = [(_named(name, layout), value, final[name]) for name, value in kept.items()]
     columns = ["", f"kept epoch {summary['kept_epoch']}", f"last epoch {summary['epochs']}"]
     title = f"Top-1 on {summary['data']['test']:,} test pictures, %"
     table(title, columns, [[name, f"{a:.2f}", f"{b:.2f}"] for name, a, b in rows])
@@ -30,7 +30,25 @@ def trained(run: Run) -> None:
     say(f"{summary['images_per_second']:,.0f} images/s on {summary['device']}{places}")
     if told := warning(list(summary["chance"]), list(summary["chance"].values())):
         say(told)
-    say(f"Next: lfdeploy export --{'fused' if test['fused'] is not None else 'peer 0'} --format onnx")
+    say(f"Next: lfdeploy export {flags_of(layout.ships[0])} --format onnx")
+
+
+def _all_of(scores: dict[str, Any]) -> dict[str, float]:
+    """Top-1 by node: targets, the mean of probabilities, training-only nodes."""
+    targets = top1_of(scores)
+    named = targets if "top1" in scores else targets | {f"aux{i}": value for i, value in enumerate(scores["aux"])}
+    return named | {"ensemble_probs": scores["ensemble_probs"]}
+
+
+def _named(name: str, layout: Layout) -> str:
+    if name == "ensemble_probs":
+        return "ensemble (mean of probabilities)"
+    if name not in layout.targets:
+        return f"{name} (training only)"
+    row = layout[name]
+    if row.kind == MEAN:
+        return f"{name} (mean of logits)"
+    return name if row.kind == FUSED else f"{name} ({layout.archs(name)[0]})"
 
 
 def evaluated(document: dict[str, Any]) -> None:

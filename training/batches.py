@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lfdeploy.data import Files, Split
-from training.augment import crop_flip
+from training.augment import crop_flip, normalise
+from training.parts import Nodes
 
 CHUNK = 1 << 20  # pixels that are summed at a time
 
@@ -24,45 +25,82 @@ class Augment:
     flip: bool
 
 
+@dataclass(frozen=True)
+class Batch:
+    """``views``: uint8 (B, H, W, 3), each augmented by itself; ``labels`` (B,) and ``index`` (B,) into the split. On the device."""
+
+    views: tuple[Tensor, ...]
+    labels: Tensor
+    index: Tensor
+
+    def given(self, mean: Tensor, std: Tensor) -> Nodes:
+        """The named tensors that a step begins with, images normalised."""
+        views = {f"view{i}": normalise(view, mean, std) for i, view in enumerate(self.views)}
+        return views | {"labels": self.labels, "index": self.index}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one view of an epoch draws for every place of it: offsets (N, 2) of the crop, flips (N,)."""
+
+    offsets: Tensor
+    flips: Tensor
+
+
 class Batches:
-    """Shuffled, augmented batches: uint8 (B, H, W, 3) and labels (B,), on the device.
+    """Shuffled, augmented batches on the device, with as many views of the pictures as asked for.
 
     Pictures in memory move to the device once. Pictures on disk are decoded one batch ahead. A last, smaller
     batch is left out, so that all steps are alike; each epoch leaves out others.
     """
 
-    def __init__(self, split: Split, batch_size: int, augment: Augment, seed: int, device: str) -> None:
+    def __init__(self, split: Split, batch_size: int, augment: Augment, seed: int, device: str, views: int = 1) -> None:
         self.files = split.images if isinstance(split.images, Files) else None
         self.images = None if self.files else torch.from_numpy(np.ascontiguousarray(split.images)).to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.batch_size, self.augment, self.seed, self.device = batch_size, augment, seed, device
+        self.views = views
         self.steps = max(1, len(split) // batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step ``start`` on."""
-        random = torch.Generator().manual_seed((self.seed << 20) + epoch)
+        random = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
+        order = torch.randperm(len(self.labels), generator=random)
+        draws = [self._draw(random)]
+        for view in range(1, self.views):
+            draws.append(self._draw(torch.Generator().manual_seed(epoch_seed(self.seed, epoch, view))))
+        order_here = order.to(self.device)
+        spans = [slice(s * self.batch_size, (s + 1) * self.batch_size) for s in range(start, self.steps)]
+        for span, (pixels, places) in zip(spans, self._pixels(order, order_here, spans), strict=True):
+            views = tuple(crop_flip(pixels, places, d.offsets[span], d.flips[span], self.augment.pad) for d in draws)
+            yield Batch(views, self.labels[order_here[span]], order_here[span])
+
+    def _draw(self, random: torch.Generator) -> Draw:
         count = len(self.labels)
-        order = torch.randperm(count, generator=random)
         offsets = torch.randint(0, 2 * self.augment.pad + 1, (count, 2), generator=random)
         flips = torch.rand(count, generator=random) < (0.5 if self.augment.flip else -1.0)
-        spans = [slice(s * self.batch_size, (s + 1) * self.batch_size) for s in range(start, self.steps)]
-        order_here, offsets, flips = order.to(self.device), offsets.to(self.device), flips.to(self.device)
-        if self.images is not None:
+        return Draw(offsets.to(self.device), flips.to(self.device))
+
+    def _pixels(self, order: Tensor, order_here: Tensor, spans: Sequence[slice]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each span the pictures at hand, and which of them they are: all in memory, or those just decoded."""
+        if self.files is None:
+            assert self.images is not None
             for span in spans:
-                index = order_here[span]
-                x = crop_flip(self.images, index, offsets[span], flips[span], self.augment.pad)
-                yield x, self.labels[index]
+                yield self.images, order_here[span]
             return
-        assert self.files is not None
         files = self.files
         with ThreadPoolExecutor(1) as ahead:
             pending = [ahead.submit(files.__getitem__, order[span].numpy()) for span in spans[:1]]
-            for number, span in enumerate(spans):
+            for number in range(len(spans)):
                 pixels = torch.from_numpy(pending.pop().result()).to(self.device)
                 pending += [ahead.submit(files.__getitem__, order[s].numpy()) for s in spans[number + 1 : number + 2]]
-                here = torch.arange(len(pixels), device=self.device)
-                x = crop_flip(pixels, here, offsets[span], flips[span], self.augment.pad)
-                yield x, self.labels[order_here[span]]
+                yield pixels, torch.arange(len(pixels), device=self.device)
+
+
+def epoch_seed(seed: int, epoch: int, view: int = 0) -> int:
+    """Of what one view of an epoch draws. PyTorch's generator on the CPU reads 32 bits of a seed, so the others are mixed in."""
+    whole = (seed << 20) + epoch
+    return (whole ^ (whole >> 32) * 0x9E3779B1 ^ view * 0x85EBCA6B) & 0xFFFFFFFF
 
 
 def pixel_statistics(split: Split, most: int = 20_000) -> tuple[list[float], list[float]]:

@@ -28,6 +28,7 @@ from training.cohort import Cohort
 from training.engine import Engine, pick_precision, threads_for
 from training.losses import LossGraph
 from training.methods import METHODS
+from training.methods.method import Given
 
 BATCH, SIZE, CLASSES, STEPS = 128, 32, 100, 2
 MEAN, STD = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
@@ -53,7 +54,7 @@ class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
 def bench_training(arch: str, method: str, rounds: int, device: str = "auto") -> dict[str, Any]:
     """Milliseconds per step (median over rounds) of each loop and its ratio to the plain one, all in one run."""
     choose("architecture", arch, list(ARCHITECTURES))
-    choose("method", method, list(METHODS))
+    choose("method", method, [name for name, row in METHODS.items() if not row.teachers])
     if rounds < 3:
         raise UsageError(f"--rounds is {rounds}; at least 3 are needed.")
     where = pick(device)
@@ -63,7 +64,8 @@ def bench_training(arch: str, method: str, rounds: int, device: str = "auto") ->
     images = random.integers(0, 256, (4096, SIZE, SIZE, 3), dtype=np.uint8)
     labels = random.integers(0, CLASSES, 4096)
     torch.manual_seed(0)
-    cohort = row.build([create(arch, CLASSES), create(arch, CLASSES)], CLASSES, SIZE, options).to(where)
+    peers = [create(arch, CLASSES) for _ in range(max(2, row.least))]
+    cohort = row.build(Given(peers, CLASSES, SIZE, options, pictures=len(labels))).to(where)
     graph = row.graph(cohort, options)
     split = Split(images, labels.astype(np.int64), "")
     cores = torch.get_num_threads()
@@ -122,12 +124,13 @@ def _plain(cohort: Cohort, graph: LossGraph, images: Any, labels: Any, device: s
         persistent_workers=workers > 0,
     )
     engine, optimizer = Engine(cohort.train(), graph, device, torch.float32, 0), _optimizer(cohort)
-    batches = _endless(lambda: iter(loader))
+    batches, ramps = _endless(lambda: iter(loader)), graph.ramps(1, 1, device)
 
     def step() -> None:
         x, y = next(batches)
+        given = engine.cohort.views_of(x.to(device)) | {"labels": y.to(device)}
         optimizer.zero_grad()
-        engine.step(x.to(device), y.to(device), 1.0)
+        engine.step(given, ramps)
         optimizer.step()
 
     return step
@@ -137,13 +140,12 @@ def _ours(engine: Engine, split: Split, device: str) -> Callable[[], None]:
     engine.cohort.train()
     optimizer = _optimizer(engine.cohort)
     mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
-    source = Batches(split, BATCH, Augment(4, True), 0, device)
-    batches = _endless(lambda: source.epoch(0))
+    source = Batches(split, BATCH, Augment(4, True), 0, device, engine.cohort.views)
+    batches, ramps = _endless(lambda: source.epoch(0)), engine.graph.ramps(1, 1, device)
 
     def step() -> None:
-        x, y = next(batches)
         optimizer.zero_grad(set_to_none=True)
-        engine.step(normalise(x, mean, std), y, 1.0)
+        engine.step(next(batches).given(mean, std), ramps)
         optimizer.step()
 
     return step

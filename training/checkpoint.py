@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from lfdeploy.errors import LfdeployError
 from lfdeploy.run import Run, write_bytes
+from training.cohort import Cohort
 
 FILE = "checkpoint/last.pt"
 
 
-def save(run: Run, cohort: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
+def save(run: Run, cohort: Cohort, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
     """Weights, optimiser, random state and progress (plain numbers, strings, lists and dicts)."""
     state = {
-        "model": on_cpu(cohort.state_dict()),
+        "model": on_cpu(cohort.kept()),
         "optimizer": on_cpu(optimizer.state_dict()),
         "rng": torch.get_rng_state(),
         "cuda_rng": random_states(cohort),
@@ -31,12 +32,12 @@ def save(run: Run, cohort: nn.Module, optimizer: torch.optim.Optimizer, progress
     write_bytes(run.path / FILE, blob.getvalue())
 
 
-def load(run: Run, cohort: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load(run: Run, cohort: Cohort, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
     """Restore everything and return the progress; None when nothing was saved yet."""
     state = _state(run)
     if state is None:
         return None
-    cohort.load_state_dict(state["model"])
+    cohort.take(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
     for device, rng in zip(_gpus_of(cohort), state["cuda_rng"], strict=False):  # the CPU has none

@@ -1,118 +1,140 @@
-"""Networks that learn together, and what joins them. Everything but the peers and the fused head is training-only.
+"""Networks that learn together: parts in reading order, and what of them can be shipped.
 
-A forward pass has steps that can run side by side: ``trunk`` (what peers share), every ``peer`` alone, every
-``joint`` (a fusion with its head), and ``gather``.
+Parts that do not read each other form a wave and can run side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from lfdeploy.errors import LfdeployError
 from lfdeploy.models.backbone import Backbone
-from lfdeploy.models.fusion import FusedHead, align
-from training.fusion import AuxiliaryTeacher
-from training.losses import Nodes
+from lfdeploy.models.targets import FUSED, MEAN, NETWORK, Head, Layout, Network, Target
+from training.parts import Copy, FusedPart, Nodes, Part, Peer
+from training.parts.peer import parameters_of
 
 
 class Cohort(nn.Module):
-    """Peers, optional auxiliary teachers at middle taps, and an optional fused head.
+    """Parts by name, each after those that it reads, and the targets that they make up.
 
-    ``taps``: for each auxiliary teacher the stage index of every peer. ``share``: how many leading parts (the
-    stem, then stages) all peers share; they are those of peer 0.
+    ``views``: how many differently augmented copies of each picture a step needs. ``ships``: the targets that the method is for.
+    ``watched``: further logits whose accuracy is reported, of training-only parts. Every `Peer` but the ``hidden`` ones is a target.
     """
 
     def __init__(
         self,
-        peers: Sequence[Backbone],
+        parts: Sequence[Part],
         *,
-        teachers: Sequence[AuxiliaryTeacher] = (),
-        taps: Sequence[Sequence[int]] = (),
-        fused: FusedHead | None = None,
-        share: int = 0,
-        detach_taps: bool = False,
+        ships: Sequence[str] = (),
+        hidden: Sequence[str] = (),
+        watched: Sequence[str] = (),
+        views: int = 1,
         fusion_weight_decay: float | None = None,
     ) -> None:
         super().__init__()
-        for peer in peers[1:]:
-            if share > 0:
-                peer.stem = peers[0].stem
-            for stage in range(share - 1):
-                peer.stages[stage] = peers[0].stages[stage]
-        self.peers, self.aux, self.fused = nn.ModuleList(peers), nn.ModuleList(teachers), fused
-        self.taps, self.share, self.detach_taps = [list(tap) for tap in taps], share, detach_taps
-        self.fusion_weight_decay = fusion_weight_decay
-
-    def trunk(self, images: Tensor) -> Tensor:
-        """What every peer starts from: the images (B, 3, H, W), or the output of the shared parts."""
-        if self.share == 0:
-            return images
-        first = cast(Backbone, self.peers[0])
-        x: Tensor = first.stem(images)
-        for stage in list(first.stages)[: self.share - 1]:
-            x = stage(x)
-        return x
-
-    def peer(self, index: int, x: Tensor) -> list[Tensor]:
-        """One peer's logits (B, K), then its maps at the middle taps and at the end, where anything reads them."""
-        backbone = cast(Backbone, self.peers[index])
-        maps = backbone.features(x, skip=self.share)
-        skipped = max(0, self.share - 1)
-        taps = [maps[tap[index] - skipped] for tap in self.taps]
-        logits: Tensor = backbone.head(maps[-1])
-        return [logits, *taps, *([maps[-1]] if self.fused is not None else [])]
+        for part in parts:
+            self.add_module(part.name, part)
+        self.parts: dict[str, Part] = {part.name: part for part in parts}
+        self.views, self.watched, self.fusion_weight_decay = views, tuple(watched), fusion_weight_decay
+        self.layout = _layout(parts, ships, hidden)
+        self.waves, self.tail = _waves(parts)
 
     @property
-    def joints(self) -> int:
-        """How many modules read the maps of all peers: auxiliary teachers, then the fused head."""
-        return len(self.aux) + (self.fused is not None)
+    def peers(self) -> list[Peer]:
+        """The networks that learn, in order."""
+        return [part for part in self.parts.values() if isinstance(part, Peer) and not isinstance(part, Copy)]
 
-    def joint(self, index: int, outputs: Sequence[Sequence[Tensor]]) -> Nodes:
-        """The nodes of one joint from the peers' outputs; joints do not depend on each other."""
-        found = align([out[1 + index] for out in outputs])
-        read = [m.detach() if self.detach_taps else m for m in found]
-        if index == len(self.aux):
-            assert self.fused is not None
-            return Nodes({"fused": self.fused(read)}, {})
-        logits, fused = self.aux[index](read)
-        maps = {f"peer{i}_aux{index}": m for i, m in enumerate(found)}
-        return Nodes({f"aux{index}": logits}, {**maps, f"aux{index}": fused})
-
-    def gather(self, logits: Sequence[Tensor], joined: Sequence[Nodes]) -> Nodes:
-        """Every node: the peers' logits, their mean ``ensemble``, and those of the joints."""
-        named = {f"peer{i}": z for i, z in enumerate(logits)}
-        wide = [z.to(torch.promote_types(z.dtype, torch.float32)) for z in logits]
-        named["ensemble"] = torch.stack(wide).mean(0)
-        maps: dict[str, Tensor] = {}
-        for nodes in joined:
-            named.update(nodes.logits)
-            maps.update(nodes.maps)
-        return Nodes(named, maps)
-
-    def forward(self, images: Tensor) -> Nodes:
-        """All nodes, one after the other."""
-        x = self.trunk(images)
-        outputs = [self.peer(i, x) for i in range(len(self.peers))]
-        return self.gather([out[0] for out in outputs], [self.joint(k, outputs) for k in range(self.joints)])
+    @property
+    def networks(self) -> list[Backbone]:
+        """The networks of the peers."""
+        return [peer.network for peer in self.peers]
 
     @property
     def names(self) -> list[str]:
-        """The nodes that are reported: peers, fused, ensemble, auxiliary teachers."""
-        fused = ["fused"] if self.fused is not None else []
-        return [f"peer{i}" for i in range(len(self.peers))] + fused + ["ensemble"] + [f"aux{i}" for i in range(len(self.aux))]
+        """The logits that are reported: of targets, then of training-only parts."""
+        return [*self.layout.targets, *self.watched]
+
+    def forward(self, given: Nodes) -> Nodes:
+        """All tensors from the given ones, part after part; a part whose reads are missing is left out."""
+        nodes = dict(given)
+        for part in self.parts.values():
+            if all(name in nodes for name in part.reads):
+                nodes.update(part(*(nodes[name] for name in part.reads)))
+        return nodes
+
+    def see(self, images: Tensor) -> Nodes:
+        """All tensors from normalised images (B, 3, H, W) alone, as in evaluation."""
+        nodes: Nodes = self(self.views_of(images))
+        return nodes
+
+    def views_of(self, images: Tensor) -> Nodes:
+        """The same images as every view."""
+        return {f"view{i}": images for i in range(self.views)}
+
+    def kept(self) -> dict[str, Tensor]:
+        """Weights and buffers that belong to the run, by name; those of a given teacher do not."""
+        given = tuple(f"{name}." for name, part in self.parts.items() if not part.saved)
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(given or ("\0",))}
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load what `kept` gave."""
+        missing, unexpected = self.load_state_dict(dict(tensors), strict=False)
+        lost = [name for name in missing if name in self.kept()]
+        if lost or unexpected:
+            name = (lost or unexpected)[0]
+            raise LfdeployError(f"The weights do not fit these networks ({name}): another version of lfdeploy made them. Train again.")
+
+    def after_step(self, step: int) -> None:
+        """Let every part follow the optimiser's step."""
+        for part in self.parts.values():
+            part.after_step(step)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Fusion operators with their own, smaller weight decay (FFL's 1e-5); peers and heads with the run's."""
-        fusions: list[nn.Module] = [m for t in self.aux for m in (cast(AuxiliaryTeacher, t).fusion, cast(AuxiliaryTeacher, t).attention)]
-        if self.fused is not None:
-            fusions.append(self.fused)
-        small = {id(p) for module in fusions for p in module.parameters()}
+        """Fusion operators with their own, smaller weight decay (FFL's 1e-5); all else with the run's. Frozen weights in none."""
+        small = parameters_of([module for part in self.parts.values() for module in part.lightly_decayed()])
         own = weight_decay if self.fusion_weight_decay is None else self.fusion_weight_decay
+        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [p for p in self.parameters() if id(p) not in small], "weight_decay": weight_decay},
-            {"params": [p for p in self.parameters() if id(p) in small], "weight_decay": own},
+            {"params": [p for p in learning if id(p) not in small], "weight_decay": weight_decay},
+            {"params": [p for p in learning if id(p) in small], "weight_decay": own},
         ]
         return [group for group in groups if group["params"]]
+
+
+def _layout(parts: Sequence[Part], ships: Sequence[str], hidden: Sequence[str]) -> Layout:
+    """Targets: every peer and copy that is not ``hidden``, every fused part, and the mean ``ensemble`` of the peers."""
+    networks: dict[str, Network] = {}
+    targets: dict[str, Target] = {}
+    for part in parts:
+        if isinstance(part, Peer) and part.name not in hidden:
+            networks[part.name] = Network(part.network.arch, f"{part.name}.network.")
+            targets[part.name] = Target(NETWORK, (part.name,))
+    learning = tuple(part.name for part in parts if isinstance(part, Peer) and not isinstance(part, Copy))
+    for part in parts:
+        if isinstance(part, FusedPart):
+            fusion = part.head.fusion
+            head = Head(tuple(fusion.channels), fusion.operator, f"{part.name}.head.")
+            targets[part.name] = Target(FUSED, tuple(read.split(".")[0] for read in part.reads), head)
+    targets["ensemble"] = Target(MEAN, learning)
+    return Layout(networks, targets, tuple(ships) or (next(iter(targets)),))
+
+
+def _waves(parts: Sequence[Part]) -> tuple[list[list[Part]], list[Part]]:
+    """Parts that can run side by side, wave after wave; and apart those without weights that only the loss reads."""
+    read = {name.split(".")[0] for part in parts for name in part.reads}
+    tail = [part for part in parts if not list(part.parameters()) and not read & set(part.gives)]
+    left = [part for part in parts if part not in tail]
+    gives = {name for part in parts for name in part.gives}
+    waves: list[list[Part]] = []
+    known: set[str] = set()
+    while left:
+        ready = [part for part in left if all(name.split(".")[0] in known or name.split(".")[0] not in gives for name in part.reads)]
+        if not ready:
+            raise ValueError(f"parts read each other in a circle: {', '.join(part.name for part in left)}")
+        waves.append(ready)
+        known |= {name for part in ready for name in part.gives}
+        left = [part for part in left if part not in ready]
+    return waves, tail

@@ -1,14 +1,14 @@
-"""How one step runs: peers and joints one after the other, or one thread each. Same numbers, other wall time.
+"""How one step runs: parts one after the other, or those of a wave in one thread each. Same numbers, other wall time.
 
-On a CPU, small networks leave intra-op threads waiting for each other; a thread per peer does not. Peers meet
-only where fusions read their maps: forward passes run side by side up to there, the graph is cut by detached
-leaves, and gradients are handed back the same way.
+On a CPU, small networks leave intra-op threads waiting for each other; a thread per part does not. Parts meet only where
+one reads another: there the graph is cut by detached leaves, and gradients are handed back the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from lfdeploy.errors import LfdeployError
 from training.cohort import Cohort
-from training.losses import LossGraph, Nodes, evaluate_graph
+from training.losses import LossGraph, Ramps, evaluate_graph
+from training.parts import Nodes, Part
 
 T = TypeVar("T")
 
@@ -45,58 +46,70 @@ class Engine:
         """
         return torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False)
 
-    def step(self, x: Tensor, labels: Tensor, ramp: float) -> dict[str, Tensor]:
-        """Forward and backward for normalised images (B, 3, H, W): fills ``.grad`` and returns the detached parts."""
+    def step(self, given: Nodes, ramps: Ramps) -> dict[str, Tensor]:
+        """Forward and backward of one step: fills ``.grad`` and returns the detached parts of the loss.
+
+        ``given``: ``view0``.. normalised images (B, 3, H, W), ``labels`` (B,), ``index`` (B,) where a part remembers pictures.
+        """
         if self.pool is None:
             with self.autocast():
-                nodes = self.cohort(x)
-            parts = evaluate_graph(self.graph, nodes, labels, ramp)
+                nodes = self.cohort(given)
+            parts = evaluate_graph(self.graph, nodes, ramps)
             torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
             return {name: part.detach() for name, part in parts.items()}
-        return self._threaded_step(x, labels, ramp)
+        return self._threaded_step(given, ramps)
 
-    def _threaded_step(self, x: Tensor, labels: Tensor, ramp: float) -> dict[str, Tensor]:
-        cohort = self.cohort
-        count, joints = len(cohort.peers), cohort.joints
-        outputs = self._side_by_side(lambda i: cohort.peer(i, x), count)
-        read = [[_leaves(out) for out in outputs] for _ in range(joints)]  # each joint gets its own leaves
-        joined = self._side_by_side(lambda k: cohort.joint(k, read[k]), joints)
-        heads = [_leaf(out[0]) for out in outputs]
-        ends = [Nodes(_leaf_dict(n.logits), _leaf_dict(n.maps)) for n in joined]
-        parts = evaluate_graph(self.graph, cohort.gather(heads, ends), labels, ramp)
+    def _threaded_step(self, given: Nodes, ramps: Ramps) -> dict[str, Tensor]:
+        """Each part runs in a thread of its own, on leaves that cut the graph at its door; gradients are handed back in reverse."""
+        nodes = dict(given)
+        trips = [self._wave(wave, nodes) for wave in self.cohort.waves]
+        leaves = {name: _leaf(x) if x.requires_grad else x for name, x in nodes.items()}
+        ends = dict(leaves)
+        with self.autocast():
+            for part in self.cohort.tail:
+                if all(name in ends for name in part.reads):
+                    ends.update(part(*(ends[name] for name in part.reads)))
+        parts = evaluate_graph(self.graph, ends, ramps)
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
-
-        def joint_backward(k: int) -> None:
-            real, cut = joined[k], ends[k]
-            pairs = [(real.logits[n], cut.logits[n].grad) for n in real.logits] + [(real.maps[n], cut.maps[n].grad) for n in real.maps]
-            _backward(pairs)
-
-        self._side_by_side(joint_backward, joints)
-
-        def peer_backward(i: int) -> None:
-            grads = [heads[i].grad if n == 0 else None for n in range(len(outputs[i]))]
-            for leaves in read:
-                for n, leaf in enumerate(leaves[i]):
+        gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+        for trip in reversed(trips):
+            self._side_by_side(lambda i, trip=trip: trip[i].backward(gradients), len(trip))  # type: ignore[misc]
+            for passage in trip:
+                for name, leaf in passage.read.items():
                     if leaf.grad is not None:
-                        grads[n] = leaf.grad  # each joint reads an output of its own
-            _backward(list(zip(outputs[i], grads, strict=True)))
-
-        self._side_by_side(peer_backward, count)
+                        gradients[name] = gradients[name] + leaf.grad if name in gradients else leaf.grad
         return {name: part.detach() for name, part in parts.items()}
 
-    def forward(self, x: Tensor) -> Nodes:
-        """All nodes without gradients, in fp32."""
+    def _wave(self, wave: Sequence[Part], nodes: Nodes) -> list[Passage]:
+        """Run the parts of a wave side by side; their tensors are added to ``nodes``."""
+        ready = [part for part in wave if all(name in nodes for name in part.reads)]
+
+        def run(index: int) -> Passage:
+            part = ready[index]
+            read = {name: _leaf(nodes[name]) if nodes[name].requires_grad else nodes[name] for name in part.reads}
+            return Passage(read, part(*read.values()))
+
+        passages = self._side_by_side(run, len(ready))
+        for passage in passages:
+            nodes.update(passage.gave)
+        return passages
+
+    def forward(self, images: Tensor) -> Nodes:
+        """All tensors that need nothing but images (B, 3, H, W), without gradients, in fp32."""
         with torch.inference_mode():
             if self.pool is None:
-                nodes: Nodes = self.cohort(x)
-                return nodes
-            cohort, dtype, self.dtype = self.cohort, self.dtype, torch.float32
+                return self.cohort.see(images)
+            dtype, self.dtype = self.dtype, torch.float32
             try:
-                outputs = self._side_by_side(lambda i: cohort.peer(i, x), len(cohort.peers))
-                joined = self._side_by_side(lambda k: cohort.joint(k, outputs), cohort.joints)
+                nodes = self.cohort.views_of(images)
+                for wave in self.cohort.waves:
+                    self._wave(wave, nodes)
+                for part in self.cohort.tail:
+                    if all(name in nodes for name in part.reads):
+                        nodes.update(part(*(nodes[name] for name in part.reads)))
             finally:
                 self.dtype = dtype
-            return cohort.gather([out[0] for out in outputs], joined)
+            return nodes
 
     def _side_by_side(self, work: Callable[[int], T], count: int) -> list[T]:
         assert self.pool is not None
@@ -109,15 +122,30 @@ class Engine:
         return list(self.pool.map(run, range(count)))
 
 
-def threads_for(asked: str, cohort: Cohort, device: str) -> int:
-    """How many threads: one per peer where that is exact and useful, else 0.
+@dataclass(frozen=True)
+class Passage:
+    """One part's way through a step: the leaves that it read, and what it gave."""
 
-    Layers that draw random numbers keep peers in order (one generator, one sequence), as do shared layers.
+    read: Nodes
+    gave: Nodes
+
+    def backward(self, gradients: Nodes) -> None:
+        """From the gradients of what it gave to those of its weights and of what it read."""
+        used = [(x, gradients[name]) for name, x in self.gave.items() if name in gradients and x.requires_grad]
+        if used:
+            torch.autograd.backward([x for x, _ in used], [gradient for _, gradient in used])
+
+
+def threads_for(asked: str, cohort: Cohort, device: str) -> int:
+    """How many threads: one per part of the widest wave where that is exact and useful, else 0.
+
+    Layers and parts that draw random numbers keep everything in order: one generator, one sequence.
     """
-    cores = _cores()
+    cores, widest = _cores(), max(len(wave) for wave in cohort.waves)
     random = any(isinstance(m, nn.Dropout) or type(m).__name__ == "StochasticDepth" for m in cohort.modules())
-    possible = device == "cpu" and not random and cohort.share == 0 and len(cohort.peers) > 1 and cores > 1
-    return min(cores, max(len(cohort.peers), cohort.joints)) if possible and asked != "shared" else 0
+    random |= any(part.draws for part in cohort.parts.values())
+    possible = device == "cpu" and not random and len(cohort.peers) > 1 and cores > 1
+    return min(cores, widest) if possible and asked != "shared" else 0
 
 
 def _cores() -> int:
@@ -128,20 +156,6 @@ def _cores() -> int:
 
 def _leaf(x: Tensor) -> Tensor:
     return x.detach().requires_grad_()
-
-
-def _leaves(xs: Sequence[Tensor]) -> list[Tensor]:
-    return [_leaf(x) for x in xs]
-
-
-def _leaf_dict(xs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: _leaf(x) for name, x in xs.items()}
-
-
-def _backward(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
-    used = [(x, g) for x, g in pairs if g is not None and x.requires_grad]
-    if used:
-        torch.autograd.backward([x for x, _ in used], [g for _, g in used])
 
 
 def has_bf16(device: str) -> bool:
@@ -164,7 +178,7 @@ def settle(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def pick_precision(asked: str, cohort: nn.Module, device: str, sample: Tensor) -> tuple[torch.dtype, str]:
+def pick_precision(asked: str, cohort: Cohort, device: str, sample: Tensor) -> tuple[torch.dtype, str]:
     """The forward pass's dtype, and why. bf16 is taken where the device has it and a batch agrees with fp32."""
     has = has_bf16(device)
     if asked == "fp32" or (asked == "auto" and not has):
@@ -173,12 +187,13 @@ def pick_precision(asked: str, cohort: nn.Module, device: str, sample: Tensor) -
     cohort.train()
     with torch.no_grad():
         state = {name: value.clone() for name, value in cohort.state_dict().items()}
-        plain = cohort(sample).logits
+        plain = cohort.see(sample)
         with torch.autocast(device, dtype=torch.bfloat16):
-            short = cohort(sample).logits
+            short = cohort.see(sample)
         cohort.load_state_dict(state)
     cohort.train(was)
-    worst = max(((short[n].float() - z).pow(2).mean().sqrt() / z.std().clamp_min(1e-6)).item() for n, z in plain.items())
+    spread = {name: plain[name].std().clamp_min(1e-6) for name in cohort.names}
+    worst = max(((short[name].float() - plain[name]).pow(2).mean().sqrt() / spread[name]).item() for name in cohort.names)
     away = f"{100 * worst:.1f} % of the logits' spread away from fp32"
     if worst > 0.2 or worst != worst:
         if asked == "bf16":

@@ -1,4 +1,4 @@
-"""Accuracy of every node of a cohort, and of any exported artifact, on one split."""
+"""Accuracy of every reported node of a cohort on one split."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lfdeploy.data import Split
+from lfdeploy.models.targets import FUSED, NETWORK, Layout
 from training.augment import normalise
 from training.engine import Engine
+from training.parts import Nodes
 
 BATCH = 256
+PROBABILITIES = "ensemble_probs"  # the mean of the networks' probabilities, beside the mean of their logits
 
 
 @dataclass(frozen=True)
@@ -24,36 +27,60 @@ class Scores:
 
     top1: dict[str, float]
     predicted: NDArray[np.int64]
+    layout: Layout
+    watched: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The shape of summary.json's ``val`` and ``test``."""
-        rows = self.top1
+        targets = self.layout.targets
+        fused = [self.top1[name] for name, row in targets.items() if row.kind == FUSED]
         return {
-            "peers": [value for name, value in rows.items() if name.startswith("peer")],
-            "fused": rows.get("fused"),
-            "ensemble": rows["ensemble"],
-            "ensemble_probs": rows["ensemble_probs"],
-            "aux": [value for name, value in rows.items() if name.startswith("aux")],
+            "top1": {name: self.top1[name] for name in (*targets, *self.watched)},
+            "peers": [self.top1[name] for name in targets["ensemble"].networks],
+            "fused": fused[0] if fused else None,
+            "ensemble": self.top1["ensemble"],
+            PROBABILITIES: self.top1[PROBABILITIES],
+            "aux": [self.top1[name] for name in self.watched],
         }
 
+    def shipped(self) -> dict[str, float]:
+        """Of networks and fused targets: what may be shipped for itself."""
+        return {name: self.top1[name] for name, row in self.layout.targets.items() if row.kind in (NETWORK, FUSED)}
 
-def evaluate_cohort(engine: Engine, split: Split, mean: Tensor, std: Tensor, tick: Callable[[int], None] = lambda n: None) -> Scores:
-    """All nodes in eval mode and fp32 over a split, in its order."""
+
+def evaluate_cohort(
+    engine: Engine, split: Split, mean: Tensor, std: Tensor, tick: Callable[[int], None] = lambda n: None, learn: bool = False
+) -> Scores:
+    """All nodes in eval mode and fp32 over a split, in its order. ``learn``: parts that learn from validation do so afterwards."""
     cohort = engine.cohort
     cohort.eval()
-    correct: dict[str, Tensor] = {}
+    layout, first = cohort.layout, cohort.layout.ships[0]
+    learners = [part for part in cohort.parts.values() if learn and part.learns_from_validation]
+    kept: dict[str, list[Tensor]] = {name: [] for part in learners for name in part.reads}
+    right: dict[str, Tensor] = {}
     predicted = []
     for images, labels in split.batches(BATCH):
         truth = torch.from_numpy(labels).to(mean.device)
         nodes = engine.forward(normalise(torch.from_numpy(np.ascontiguousarray(images)).to(mean.device), mean, std))
-        answers = {name: nodes.logits[name].argmax(1) for name in cohort.names}
-        probabilities = [torch.softmax(nodes.logits[f"peer{i}"].float(), 1) for i in range(len(cohort.peers))]
-        answers["ensemble_probs"] = torch.stack(probabilities).mean(0).argmax(1)
+        answers = {name: nodes[name].argmax(1) for name in cohort.names}
+        probabilities = [torch.softmax(nodes[name].float(), 1) for name in layout["ensemble"].networks]
+        answers[PROBABILITIES] = torch.stack(probabilities).mean(0).argmax(1)
         for name, answer in answers.items():
-            right = (answer == truth).sum()
-            correct[name] = correct[name] + right if name in correct else right
-        predicted.append(answers["fused" if "fused" in answers else "peer0"])
+            count = (answer == truth).sum()
+            right[name] = right[name] + count if name in right else count
+        for name, tensors in kept.items():
+            tensors.append(nodes[name])
+        predicted.append(answers[first])
         tick(len(labels))
+    _teach(learners, kept, split, mean.device)
     cohort.train()
-    top1 = {name: 100 * int(right) / len(split) for name, right in correct.items()}
-    return Scores(top1, torch.cat(predicted).cpu().numpy())
+    top1 = {name: 100 * int(count) / len(split) for name, count in right.items()}
+    return Scores(top1, torch.cat(predicted).cpu().numpy(), layout, cohort.watched)
+
+
+def _teach(learners: list[Any], kept: dict[str, list[Tensor]], split: Split, device: torch.device) -> None:
+    if learners:
+        whole: Nodes = {name: torch.cat(tensors) for name, tensors in kept.items()}
+        whole["labels"] = torch.from_numpy(split.labels).to(device)
+        for part in learners:
+            part.after_epoch(whole)

@@ -63,11 +63,47 @@ class CBAM(nn.Module):
         return x * torch.sigmoid(self.spatial(seen))
 
 
+class SpatialEnergy(nn.Module):
+    """A spatial gate without weights: where the map's energy, the mean of its squares, is above its mean over the places.
+
+    The map is attention transfer's (Zagoruyko & Komodakis 2017, section 3.1); as a gate it is a choice made here.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The gated map."""
+        energy = x.pow(2).mean(1, keepdim=True)
+        centred = energy - energy.mean((2, 3), keepdim=True)
+        return x * torch.sigmoid(centred / centred.pow(2).mean((2, 3), keepdim=True).add(1e-6).sqrt())
+
+
+class Bilinear(nn.Module):
+    """A gate for a fused map from the product of the peers' maps: sigmoid(W (W_1 F_1 * W_2 F_2 * ...)), all 1x1.
+
+    After the factorised bilinear pooling of two networks (Lin et al. 2015); as a gate it is a choice made here.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.factors = nn.ModuleList(nn.Conv2d(count, width, 1, bias=False) for count in channels)
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, maps: Sequence[Tensor], fused: Tensor) -> Tensor:
+        """The gated fused map."""
+        product = torch.ones_like(fused)
+        for factor, each in zip(self.factors, align(maps), strict=True):
+            product = product * factor(each)
+        return fused * torch.sigmoid(self.out(product))
+
+
 ATTENTION: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
     "se": SqueezeExcite,
     "eca": EfficientChannelAttention,
     "cbam": CBAM,
+    "at": SpatialEnergy,
 }
 
 
@@ -100,14 +136,24 @@ class AuxiliaryTeacher(nn.Module):
 
     def __init__(self, channels: Sequence[int], fuse: str, attn: str, attn_pos: str, head: nn.Module) -> None:
         super().__init__()
-        self.channels, self.before = list(channels), attn_pos == "concat"
+        self.channels, self.place = list(channels), attn_pos
         self.fusion = Fusion(channels, fuse)
-        self.attention = ATTENTION[attn](sum(channels) if self.before else self.fusion.out_channels)
+        self.attention: nn.Module
+        if attn == "bilinear":
+            self.attention = Bilinear(channels, self.fusion.out_channels)
+        elif attn_pos == "peer":
+            self.attention = nn.ModuleList(ATTENTION[attn](count) for count in channels)
+        else:
+            self.attention = ATTENTION[attn](sum(channels) if attn_pos == "concat" else self.fusion.out_channels)
         self.head = head
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and the map W^s (B, C, H, W) that they were read from."""
-        if self.before:
+        if isinstance(self.attention, Bilinear):
+            fused = self.attention(maps, self.fusion(maps))
+        elif isinstance(self.attention, nn.ModuleList):
+            fused = self.fusion([gate(each) for gate, each in zip(self.attention, maps, strict=True)])
+        elif self.place == "concat":
             gated: Tensor = self.attention(torch.cat(align(maps), dim=1))
             fused = self.fusion(torch.split(gated, self.channels, dim=1))
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lfdeploy import record
 from lfdeploy.chance import against_chance
-from lfdeploy.config import TrainConfig, parse_options
-from lfdeploy.console import Meter, decoding, duration, say
-from lfdeploy.data import Data, load
-from lfdeploy.devices import pick
-from lfdeploy.errors import Interrupted, LfdeployError, choose
-from lfdeploy.images import RESIZE
-from lfdeploy.locks import Lock
-from lfdeploy.models import ARCHITECTURES, create
-from lfdeploy.names import check_classes, stem_of
-from lfdeploy.pictures import resumed
-from lfdeploy.run import DIVERGED, SCHEMA, Run, config_json, shown, versions, write_bytes, write_json
-from lfdeploy.runs import may_begin, new_run, point_latest
+from lfdeploy.config import TrainConfig
+from lfdeploy.console import Meter, duration, say
+from lfdeploy.errors import Interrupted, LfdeployError
+from lfdeploy.run import DIVERGED, Run, shown, versions, write_bytes, write_json
 from training import checkpoint, plots
-from training.augment import normalise
-from training.batches import Augment, Batches, pixel_statistics
-from training.engine import Engine, exact_fp32, pick_precision, settle, threads_for
-from training.evaluate import evaluate_cohort
-from training.guards import check_batch_of_one, interruptible, lock_to_resume, what_is_kept
-from training.methods import METHODS
-from training.schedule import learning_rate, ramp_up
+from training.engine import settle
+from training.evaluate import PROBABILITIES, Scores, evaluate_cohort
+from training.guards import interruptible, lock_to_resume, what_is_kept
+from training.schedule import learning_rate
+from training.setup import Setup, prepare
 from training.testimony import testified
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Everything a training needs that does not change while it runs."""
-
-    run: Run
-    data: Data
-    engine: Engine
-    optimizer: torch.optim.Optimizer
-    batches: Batches
-    mean: Tensor
-    std: Tensor
-    epochs: int
-    lr: float
-    schedule: str
-    warmup: float
-    precision: str
 
 
 def train(config: TrainConfig, name: str | None = None, runs: str | Path = "runs", resume: Run | None = None) -> Run:
@@ -67,7 +37,7 @@ def train(config: TrainConfig, name: str | None = None, runs: str | Path = "runs
     try:
         if resume is not None:
             config = _config_of(resume)
-        setup = _prepare(config, name, Path(runs), resume, held)
+        setup = prepare(config, name, Path(runs), resume, held)
         try:
             with interruptible() as interrupted:
                 _train(setup, config, interrupted)
@@ -100,74 +70,6 @@ def _config_of(run: Run) -> TrainConfig:
         raise LfdeployError(f"{run.path}/config.json is not of this version: {error}.") from None
 
 
-def _prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | None, held: list[Lock]) -> Setup:
-    """Everything until the first step; the lock of a run that begins here is added to ``held``."""
-    if resume is None:
-        may_begin(runs, name)
-    choose("method", config.method, list(METHODS))
-    method = METHODS[config.method]
-    options = parse_options(method.options, config.option, config.method)
-    device = pick(config.device)
-    exact_fp32(device)
-    names = [choose("architecture", a, list(ARCHITECTURES)) for a in (config.arch or "").split(",") if a]
-    with decoding() as report:
-        largest = min([ARCHITECTURES[a].largest for a in names], default=64)
-        data = load(config, report, largest, say) if resume is None else resumed(resume, report)
-    check_classes(data.classes, config.data)
-    archs = config.archs(data.arch)
-    torch.manual_seed(config.seed)
-    peers = [create(arch, len(data.classes)) for arch in archs]
-    cohort = method.build(peers, len(data.classes), data.image_size, options).to(device)
-    cohort = cohort.to(memory_format=torch.channels_last)
-    batch = config.batch_size or max(8, min(128, 2 ** int(math.log2(max(1, len(data.train) / 16)))))
-    batch = min(batch, len(data.train))
-    augment = config.augment if config.augment != "auto" else "crop-flip" if data.flip else "crop"
-    pad = 0 if augment == "none" else max(1, data.image_size // 8)
-    batches = Batches(data.train, batch, Augment(pad, augment == "crop-flip"), config.seed, device)
-    mean, std = pixel_statistics(data.train)
-    mean_t, std_t = torch.tensor(mean, device=device), torch.tensor(std, device=device)
-    first = torch.from_numpy(data.train.images[:64].copy()).to(device)
-    dtype, precision = pick_precision(config.precision, cohort, device, normalise(first, mean_t, std_t))
-    if batch == 1:
-        check_batch_of_one(cohort, normalise(first[:1], mean_t, std_t))
-    threads = threads_for(config.threads, cohort, device)
-    engine = Engine(cohort, method.graph(cohort, options), device, dtype, threads)
-    optimizer = torch.optim.SGD(cohort.parameter_groups(config.weight_decay), lr=config.lr, momentum=0.9, nesterov=True, foreach=True)
-    epochs = config.epochs or data.epochs
-    spec = {
-        "schema": SCHEMA, "method": config.method, "archs": list(archs), "classes": list(data.classes),
-        "image_size": data.image_size, "resize": RESIZE, "mean": mean, "std": std,
-        "fused": {"channels": [p.shapes(data.image_size)[-1][0] for p in _on_cpu(archs, data)], "operator": cohort.fused.fusion.operator}
-        if cohort.fused is not None else None,
-        "data_fingerprint": data.fingerprint,
-    }  # fmt: skip
-    if resume is None:
-        stem = stem_of("-".join((data.name, config.method, *dict.fromkeys(archs))))
-        documents = {"config.json": config_json(config), "spec.json": spec, record.FILE: record.to_bytes(data)}
-        run, lock = new_run(runs, name, stem, documents)
-        held.append(lock)
-    else:
-        run = resume
-    point_latest(run)
-    say(f"Run {run.name}: {' + '.join(archs)} by {config.method} on {data.name}, {data.image_size}x{data.image_size} px")
-    for remark in data.remarks:
-        say(f"Note: {remark}.")
-    for fault in data.bad[:5]:
-        say(f"Left out: {fault}")
-    if data.bad:
-        say(f"Left out {len(data.bad)} corrupt picture{'s' if len(data.bad) > 1 else ''} in all.")
-    say(
-        f"{len(data.classes)} classes, {len(data.train)} training pictures, {len(data.val)} validation, {len(data.test)} test; "
-        f"{epochs} epochs of {batches.steps} steps of {batch}; {device}, {precision}" + (f", {threads} threads" if threads else "")
-    )
-    return Setup(run, data, engine, optimizer, batches, mean_t, std_t, epochs, config.lr, config.schedule, config.warmup, precision)
-
-
-def _on_cpu(archs: tuple[str, ...], data: Data) -> list[Any]:
-    with torch.random.fork_rng(devices=[]):
-        return [create(arch, len(data.classes)) for arch in archs]
-
-
 def _epochs(s: Setup, interrupted: list[int]) -> None:
     cohort, engine, run = s.engine.cohort, s.engine, s.run
     progress = checkpoint.load(run, cohort, s.optimizer) or {"epoch": 0, "step": 0, "sums": {}, "best": -1.0, "seconds": 0.0}
@@ -175,19 +77,21 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
     if progress["epoch"] or progress["step"]:
         say(f"Resuming at epoch {progress['epoch'] + 1}, step {progress['step'] + 1}.")
     total = s.epochs * s.batches.steps
-    size, ramp_length = s.batches.batch_size, engine.graph.ramp * s.epochs
+    size = s.batches.batch_size
     with Meter("epoch", total * size, "img") as meter:
         cohort.train()
         for epoch in range(progress["epoch"], s.epochs):
             began, start = time.perf_counter(), progress["step"]
             sums = {name: torch.tensor(v, dtype=torch.float64) for name, v in progress["sums"].items()}
-            for step, (images, labels) in enumerate(s.batches.epoch(epoch, start), start):
+            ramps = engine.graph.ramps(epoch, s.epochs, engine.device)
+            for step, batch in enumerate(s.batches.epoch(epoch, start), start):
                 done = epoch * s.batches.steps + step
                 for group in s.optimizer.param_groups:
                     group["lr"] = learning_rate(s.schedule, s.lr, s.warmup, done / total)
                 s.optimizer.zero_grad(set_to_none=True)
-                parts = engine.step(normalise(images, s.mean, s.std), labels, ramp_up(epoch, ramp_length))
+                parts = engine.step(batch.given(s.mean, s.std), ramps)
                 s.optimizer.step()
+                cohort.after_step(done)
                 for name, part in parts.items():
                     sums[name] = sums[name] + part.double() if name in sums else part.double()
                 meter.at((done + 1) * size, f"epoch {epoch + 1}/{s.epochs}")
@@ -215,8 +119,8 @@ def _close_epoch(s: Setup, epoch: int, sums: dict[str, Tensor], progress: dict[s
     if not math.isfinite(loss):
         write_json(s.run.path / DIVERGED, {"epoch": epoch + 1, "loss": str(loss), "lr": s.lr})
         raise LfdeployError(s.run.diverged())
-    val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std).top1 if len(s.data.val) else {}
-    shipped = [value for name, value in val.items() if name.startswith("peer") or name == "fused"]
+    scores = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, learn=True) if len(s.data.val) else None
+    val, shipped = (scores.top1, list(scores.shipped().values())) if scores else ({}, [])
     score = sum(shipped) / len(shipped) if shipped else float(epoch)
     if score >= progress["best"]:
         progress.update(best=score, kept_epoch=epoch + 1)
@@ -235,7 +139,7 @@ def _close_epoch(s: Setup, epoch: int, sums: dict[str, Tensor], progress: dict[s
 def _keep(s: Setup) -> None:
     from safetensors.torch import save
 
-    tensors = checkpoint.on_cpu(s.engine.cohort.state_dict())
+    tensors = checkpoint.on_cpu(s.engine.cohort.kept())
     write_bytes(s.run.weights, save({name: value.contiguous().clone() for name, value in tensors.items()}))
 
 
@@ -247,16 +151,15 @@ def _trim_metrics(run: Run, epochs: int) -> None:
 
 
 def _line(row: dict[str, Any], epochs: int, left: float) -> str:
-    val = "  ".join(f"{name} {value:.1f}" for name, value in row["val"].items() if name != "ensemble_probs")
+    val = "  ".join(f"{name} {value:.1f}" for name, value in row["val"].items() if name != PROBABILITIES)
     rest = f"{row['images_per_second']:,.0f} img/s" + (f", {duration(left)} left" if row["epoch"] < epochs else "")
     return f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}  {'val ' + val if val else ''}  {rest}"
 
 
-def _chances(top1: dict[str, float], labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Of every node that can be shipped: is it better than the most frequent class?"""
+def _chances(scores: Scores, labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Of every target: is it better than the most frequent class?"""
     count = len(labels)
-    shipped = {name: value for name, value in top1.items() if not name.startswith("aux") and name != "ensemble_probs"}
-    return {name: against_chance(round(value * count / 100), labels) for name, value in shipped.items()}
+    return {name: against_chance(round(scores.top1[name] * count / 100), labels) for name in scores.layout.targets}
 
 
 def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
@@ -275,22 +178,23 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
                 raise Interrupted(f"Interrupted; training is done, its evaluation is not. Go on with: {how}")
 
         last = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
-        cohort.load_state_dict(run.tensors())
+        cohort.take(run.tensors())
         kept = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
         val = None
         if len(s.data.val):
             val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, tick).document()
     images = s.batches.steps * s.batches.batch_size * len(rows)
     summary = {
-        "method": config.method, "archs": run.spec["archs"], "epochs": s.epochs, "kept_epoch": progress["kept_epoch"],
+        "method": config.method, "teacher": config.teacher, "ships": list(cohort.layout.ships),
+        "archs": run.spec["archs"], "epochs": s.epochs, "kept_epoch": progress["kept_epoch"],
         "data": {
             "name": s.data.name, "classes": len(s.data.classes), "image_size": s.data.image_size, "train": len(s.data.train),
             "val": len(s.data.val), "test": len(s.data.test), "bad": len(s.data.bad), "fingerprint": s.data.fingerprint,
         },
-        "val": val, "test": kept.document(), "test_last": last.document(), "chance": _chances(kept.top1, s.data.test.labels),
+        "val": val, "test": kept.document(), "test_last": last.document(), "chance": _chances(kept, s.data.test.labels),
         "images_per_second": images / progress["seconds"], "seconds": progress["seconds"],
         "device": s.engine.device, "precision": s.precision.split()[0], "seed": config.seed, "versions": versions(),
         "reference": testified(run, s.engine, s.data, s.mean, s.std),
     }  # fmt: skip
     write_json(run.path / "summary.json", summary)
-    plots.draw(run, rows, s.data, kept.predicted, "fused" if "fused" in kept.top1 else "peer0")
+    plots.draw(run, rows, s.data, kept.predicted, cohort.layout.ships[0])

@@ -113,7 +113,7 @@ def curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         for name in rows[0]["val"]:
             values = [row["val"][name] for row in rows]
             strong = name in ("fused", "ensemble")
-            right.plot(epochs, values, ":" if name.startswith("aux") else "-", lw=2 if strong else 1.2, label=f"{name} {values[-1]:.1f}")
+            right.plot(epochs, values, ":" if "aux" in name else "-", lw=2 if strong else 1.2, label=f"{name} {values[-1]:.1f}")
         right.set(title="Validation top-1, % (last epoch in the legend)", xlabel="epoch")
         right.legend(frameon=False, fontsize=8, loc="lower right")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 RAMP_SHARE = 0.27  # 80 of 300 epochs, as FFL and ONE
 
@@ -25,3 +26,22 @@ def ramp_up(epoch: int, length: float) -> float:
     if length <= 0:
         return 1.0
     return math.exp(-5 * (1 - min(epoch, length) / length) ** 2)
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """How the weight of an edge grows: over a ``share`` of all epochs by `ramp_up`, or with ``burn_in`` from 0 to 1 at once.
+
+    A share of 0 is the full weight from the start.
+    """
+
+    share: float = 0.0
+    burn_in: bool = False
+
+    def __call__(self, epoch: int, epochs: int) -> float:
+        """The factor in epoch ``epoch`` (from 0) of ``epochs``."""
+        length = self.share * epochs
+        return float(epoch >= length) if self.burn_in else ramp_up(epoch, length)
+
+
+AT_ONCE = Ramp()

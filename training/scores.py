@@ -15,7 +15,7 @@ from lfdeploy.chance import against_chance
 from lfdeploy.console import Meter, decoding, say
 from lfdeploy.data import Split
 from lfdeploy.errors import LfdeployError
-from lfdeploy.models.deploy import targets
+from lfdeploy.models.targets import layout_of
 from lfdeploy.run import Run
 from lfdeploy.runs import all_runs
 from lfdeploy.runs import resolve as resolve_run
@@ -43,7 +43,7 @@ def evaluate(
         nodes[str(artifact.manifest["target"])] = (backend, session, most)
     else:
         spec = run.spec
-        for target in targets(len(spec["archs"]), spec["fused"] is not None):
+        for target in layout_of(spec).targets:
             manifest = {"target": target, "input": input_of(int(spec["image_size"])), "batch": {"max": 256}}
             nodes[target] = ("pytorch", BACKENDS["pytorch"].open(Source(run.weights, manifest, run), device), 256)
     fresh = None if found.trained_on is None or not found.trained_on.any() else ~found.trained_on

@@ -29,16 +29,15 @@ def testify(run: Run, engine: Engine, data: Data, mean: Tensor, std: Tensor) -> 
 
 
 def _logits(engine: Engine, pixels: Pixels, mean: Tensor, std: Tensor) -> dict[str, Floats]:
-    """Of every node that can be exported, (N, K) by name."""
+    """Of every target, (N, K) by name."""
     cohort = engine.cohort
     cohort.eval()
     batches = []
     for start in range(0, len(pixels), 32):
         images = torch.from_numpy(pixels[start : start + 32]).to(mean.device)
-        batches.append(engine.forward(normalise(images, mean, std)).logits)
+        batches.append(engine.forward(normalise(images, mean, std)))
     cohort.train()
-    shipped = [name for name in cohort.names if not name.startswith("aux")]
-    return {name: torch.cat([nodes[name] for nodes in batches]).float().cpu().numpy() for name in shipped}
+    return {name: torch.cat([nodes[name] for nodes in batches]).float().cpu().numpy() for name in cohort.layout.targets}
 
 
 def testified(run: Run, engine: Engine, data: Data, mean: Tensor, std: Tensor) -> str | None:

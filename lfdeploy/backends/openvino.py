@@ -24,7 +24,8 @@ from lfdeploy.images import Pixels
 
 HINTS = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
 IN_FLOAT = {"LP_TRANSFORMS_MODE": "NO"}  # int8 numbers are widened before they are multiplied
-FOLDED = ("Add", "Subtract", "Multiply", "Divide")
+FOLDED = ("Add", "Subtract", "Multiply", "Divide", "BatchNormInference")
+ACTIVATIONS = ("Relu", "Clamp", "HSwish", "HardSigmoid", "Sigmoid", "Swish")
 LAYERS = ("Convolution", "FullyConnected", "MatMul")
 METADATA = ("framework", "lfdeploy")  # where OpenVINO puts the ONNX file's metadata_props
 TELEMETRY = "openvino_telemetry"
@@ -142,8 +143,9 @@ class OpenVinoSession:
 def _keep_apart(model: Any) -> None:
     """Keep openvino from folding a sum or product by channel into the FakeQuantize behind it, by naming it an output.
 
-    Where int8 is computed in float, openvino 2026.4 folds the two, and its kernel for ranges by channel takes
-    another channel's for most numbers, from two channels on. A layer's bias is folded into the layer, rightly.
+    Where int8 is computed in float, openvino 2026.4 folds the two, also through an activation between them, and its kernel
+    for ranges by channel takes another channel's for most numbers, from two channels on. A layer's bias is folded into the layer,
+    rightly.
     """
     varying: set[str] = set()  # names of nodes that depend on the pictures
     apart = []
@@ -151,11 +153,14 @@ def _keep_apart(model: Any) -> None:
         sources = [value.get_node() for value in op.input_values()]
         if op.get_type_name() == "Parameter" or any(source.get_name() in varying for source in sources):
             varying.add(op.get_name())
-        if op.get_type_name() != "FakeQuantize" or sources[0].get_type_name() not in FOLDED:
+        if op.get_type_name() != "FakeQuantize":
             continue
-        sides = [value.get_node() for value in sources[0].input_values()]
+        folded = sources[0]
+        while folded.get_type_name() in ACTIVATIONS:  # it folds what is before one, too
+            folded = folded.input_value(0).get_node()
+        sides = [value.get_node() for value in folded.input_values()]
         product = any(side.get_type_name().removeprefix("Group") in LAYERS for side in sides)
-        if not product and not all(side.get_name() in varying for side in sides):
+        if folded.get_type_name() in FOLDED and not product and not all(side.get_name() in varying for side in sides):
             apart.append(sources[0].output(0))
     model.add_outputs(apart)
 

@@ -25,7 +25,7 @@ class TorchSession:
         torch.backends.cudnn.allow_tf32 = False  # the reference is fp32
         module = source.run.classifier(str(source.manifest["target"]))
         if explains(source.manifest):
-            module = explained(module, str(source.manifest["target"]), source.run.spec["archs"])
+            module = explained(module, str(source.manifest["target"]), source.run.spec)
         module = module.to(self.device)
         module.temperature = temperature(source.manifest)
         self.module = module.to(memory_format=torch.channels_last)

@@ -87,4 +87,6 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 def create(arch: str, classes: int) -> Backbone:
     """A fresh network by its name in the table."""
-    return ARCHITECTURES[choose("architecture", arch, list(ARCHITECTURES))](classes)
+    network = ARCHITECTURES[choose("architecture", arch, list(ARCHITECTURES))](classes)
+    network.arch = arch
+    return network

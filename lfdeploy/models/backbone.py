@@ -15,6 +15,9 @@ class Backbone(nn.Module):
     last one to logits (B, K). Whatever shrinks the map belongs to the stage that follows.
     """
 
+    arch = ""  # its name in the table of architectures
+    residual = False  # whether its stages are residual blocks
+
     def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], head: nn.Module) -> None:
         super().__init__()
         self.stem = stem

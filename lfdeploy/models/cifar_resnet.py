@@ -59,6 +59,7 @@ def cifar_resnet(depth: int) -> Callable[[int], Backbone]:
         stages = [group(16, 16, blocks, 1), group(16, 32, blocks, 2), group(32, 64, blocks, 2)]
         network = Backbone(stem, stages, pool_linear(64, classes))
         initialise(network)
+        network.residual = True
         return network
 
     return build

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lfdeploy.errors import UsageError
 from lfdeploy.models import create
+from lfdeploy.models.backbone import Backbone
 from lfdeploy.models.fusion import Ensemble, Fused, FusedHead
+from lfdeploy.models.targets import NETWORK, Network, layout_of
 
 
 class Classifier(nn.Module):
@@ -48,33 +50,25 @@ class Classifier(nn.Module):
         return torch.softmax(logits if self.temperature is None else logits / self.temperature, dim=1)
 
 
-def targets(peers: int, fused: bool) -> list[str]:
-    """Every target of a run: ``peer0``.. , ``fused`` where the method trains one, ``ensemble``."""
-    return [f"peer{i}" for i in range(peers)] + (["fused"] if fused else []) + ["ensemble"]
-
-
-def build_network(target: str, spec: Mapping[str, object], weights: Mapping[str, Tensor]) -> nn.Module:
+def build_network(target: str, spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
     """One target's network in eval mode, from a run's spec.json and the tensors of its model.safetensors."""
-    archs = [str(a) for a in spec["archs"]]  # type: ignore[attr-defined]
-    classes = len(spec["classes"])  # type: ignore[arg-type]
-    fused = spec.get("fused")
-    known = targets(len(archs), fused is not None)
-    if target not in known:
-        raise UsageError(f"This run ({spec['method']}) has no '{target}'. It has: {', '.join(known)}.")
-    if target.startswith("peer"):
-        index = int(target.removeprefix("peer"))
-        network: nn.Module = create(archs[index], classes)
-        network.load_state_dict(_part(weights, f"peers.{index}."))
-        return network.eval()
-    peers = [create(arch, classes) for arch in archs]
-    for index, peer in enumerate(peers):
-        peer.load_state_dict(_part(weights, f"peers.{index}."))
-    if target == "ensemble":
-        return Ensemble(peers).eval()
-    assert isinstance(fused, dict)
-    head = FusedHead([int(c) for c in fused["channels"]], classes, str(fused["operator"]))
-    head.load_state_dict(_part(weights, "fused."))
-    return Fused(peers, head).eval()
+    layout, classes = layout_of(spec), len(spec["classes"])
+    row = layout[target]
+    networks = [network_of(layout.networks[name], classes, weights) for name in row.networks]
+    if row.kind == NETWORK:
+        return networks[0].eval()
+    if row.head is None:
+        return Ensemble(networks).eval()
+    head = FusedHead(list(row.head.channels), classes, row.head.operator)
+    head.load_state_dict(_part(weights, row.head.weights))
+    return Fused(networks, head).eval()
+
+
+def network_of(row: Network, classes: int, weights: Mapping[str, Tensor]) -> Backbone:
+    """One network with its weights."""
+    network = create(row.arch, classes)
+    network.load_state_dict(_part(weights, row.weights))
+    return network
 
 
 def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ That is exact, not an approximation, and anyone who has the file can check it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,6 +19,7 @@ from lfdeploy.errors import LfdeployError
 from lfdeploy.models.backbone import Backbone, Mean, Vector
 from lfdeploy.models.deploy import Classifier
 from lfdeploy.models.fusion import Ensemble, Fused
+from lfdeploy.models.targets import layout_of
 from lfdeploy.models.torchvision import ConvPool
 
 HEATMAP = "heatmap"
@@ -128,8 +129,11 @@ class ExplainedClassifier(Classifier):
         return logits, self.softmax(logits), maps[0] if len(maps) == 1 else torch.stack(maps).mean(0)
 
 
-def explained(classifier: Classifier, target: str, archs: Sequence[str]) -> ExplainedClassifier:
-    """The classifier with the map as its third output, sharing its modules. Raises `LfdeployError` where it has no exact map."""
+def explained(classifier: Classifier, target: str, spec: Mapping[str, Any]) -> ExplainedClassifier:
+    """The classifier with the map as its third output, sharing its modules. Raises `LfdeployError` where it has no exact map.
+
+    ``spec``: the run's, which names the architectures of the target.
+    """
     network = classifier.network
     try:
         if isinstance(network, Fused):
@@ -137,7 +141,7 @@ def explained(classifier: Classifier, target: str, archs: Sequence[str]) -> Expl
         peers = [cast(Backbone, peer) for peer in network.peers] if isinstance(network, Ensemble) else [cast(Backbone, network)]
         return ExplainedClassifier([Cut(peer) for peer in peers], classifier).eval()
     except LfdeployError as error:
-        names = " + ".join(dict.fromkeys(archs))
+        names = " + ".join(dict.fromkeys(layout_of(spec).archs(target)))
         raise LfdeployError(f"{target} of {names} has no exact heat map: {error}. Export it without --explain.") from None
 
 

@@ -34,17 +34,19 @@ class Fusion(nn.Module):
     """One map from the peers' maps: list of (B, C_m, H, W) to (B, C_out, H, W).
 
     ``dwpw``: concat, 3x3 depthwise, BN, ReLU, 1x1, BN, ReLU (FFL). ``pw``: concat, 1x1, BN, ReLU.
-    ``sum``: mean of the maps (DualNet; Hou et al. 2017), which needs equal channels.
+    ``sum``: mean of the maps (DualNet; Hou et al. 2017), which needs equal channels. ``concat``: all channels side by side (PCL).
     """
 
     def __init__(self, channels: Sequence[int], operator: str = "dwpw") -> None:
         super().__init__()
-        total, self.out_channels, self.operator = sum(channels), max(channels), operator
+        total, self.channels, self.out_channels, self.operator = sum(channels), list(channels), max(channels), operator
         layers: list[nn.Module] = []
         if operator == "dwpw":
             layers += [nn.Conv2d(total, total, 3, 1, 1, groups=total, bias=False), nn.BatchNorm2d(total), nn.ReLU()]
         if operator in ("dwpw", "pw"):
             layers += [nn.Conv2d(total, self.out_channels, 1, bias=False), nn.BatchNorm2d(self.out_channels), nn.ReLU()]
+        elif operator == "concat":
+            self.out_channels = total
         elif len(set(channels)) > 1:
             raise ValueError(f"fusing by sum needs equal channels, got {list(channels)}")
         self.layers = nn.Sequential(*layers)
@@ -55,6 +57,8 @@ class Fusion(nn.Module):
         maps = align(maps)
         if self.operator == "sum":
             return torch.stack(list(maps)).mean(0)
+        if self.operator == "concat":
+            return torch.cat(list(maps), dim=1)
         fused: Tensor = self.layers(torch.cat(list(maps), dim=1))
         return fused
 

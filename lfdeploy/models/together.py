@@ -9,20 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from lfdeploy.models.backbone import Backbone
-from lfdeploy.models.deploy import Classifier, build_network
-from lfdeploy.models.fusion import Ensemble, Fused, FusedHead
+from lfdeploy.models.deploy import Classifier, build_network, network_of
+from lfdeploy.models.fusion import Fused, FusedHead
+from lfdeploy.models.targets import FUSED, NETWORK, Layout, layout_of
 
 ALL = "all"  # the target's name
 
 
 def main_of(spec: Mapping[str, Any]) -> str:
     """The target that ``logits`` and ``probabilities`` are: ``fused``, or ``ensemble`` where the method trains no fused one."""
-    return "ensemble" if spec["fused"] is None else "fused"
+    return layout_of(spec).main
 
 
 def members_of(spec: Mapping[str, Any]) -> list[str]:
     """The other targets, in the order of their outputs ``logits_TARGET``: the peers, then the ensemble where it is not the main."""
-    return [f"peer{i}" for i in range(len(spec["archs"]))] + (["ensemble"] if main_of(spec) == "fused" else [])
+    return [name for name in layout_of(spec).targets if name != main_of(spec)]
 
 
 def member_outputs(target: str, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -34,18 +35,26 @@ def member_outputs(target: str, spec: Mapping[str, Any]) -> list[dict[str, Any]]
 class Together(nn.Module):
     """Images (B, 3, H, W) to the logits (B, K) of the main target and of each member, in the order of `members_of`."""
 
-    def __init__(self, peers: Sequence[Backbone], head: FusedHead | None) -> None:
+    def __init__(self, peers: Sequence[Backbone], head: FusedHead | None, layout: Layout) -> None:
         super().__init__()
-        self.peers, self.head = nn.ModuleList(peers), head
+        self.peers, self.head, self.layout = nn.ModuleList(peers), head, layout
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The fused head comes first: a peer's head may change its map in place."""
-        peers = [cast(Backbone, peer) for peer in self.peers]
-        maps = [peer.last_map(images) for peer in peers]
-        fused = [] if self.head is None else [self.head(maps)]
-        alone = [peer.head(last) for peer, last in zip(peers, maps, strict=True)]
-        mean = torch.stack(alone).mean(0)
-        return (*fused, *alone, mean) if fused else (mean, *alone)
+        rows = self.layout.targets
+        peers = dict(zip(self.layout.networks, (cast(Backbone, peer) for peer in self.peers), strict=True))
+        maps = {name: peer.last_map(images) for name, peer in peers.items()}
+        logits: dict[str, Tensor] = {}
+        if self.head is not None:
+            fused = next(name for name, row in rows.items() if row.kind == FUSED)
+            logits[fused] = self.head([maps[name] for name in rows[fused].networks])
+        alone = {name: peer.head(maps[name]) for name, peer in peers.items()}
+        for name, row in rows.items():
+            if row.kind != FUSED:
+                own = [alone[network] for network in row.networks]
+                logits[name] = own[0] if row.kind == NETWORK else torch.stack(own).mean(0)
+        main = self.layout.main
+        return (logits[main], *(logits[name] for name in rows if name != main))
 
 
 class TogetherClassifier(Classifier):
@@ -63,7 +72,8 @@ class TogetherClassifier(Classifier):
 
 def build(spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> TogetherClassifier:
     """The module from a run's spec.json and the tensors of its model.safetensors, in eval mode."""
-    whole = cast(Fused | Ensemble, build_network(main_of(spec), spec, weights))
-    head = whole.head if isinstance(whole, Fused) else None
-    network = Together([cast(Backbone, peer) for peer in whole.peers], head)
-    return TogetherClassifier(network, spec).eval()
+    layout = layout_of(spec)
+    peers = [network_of(row, len(spec["classes"]), weights) for row in layout.networks.values()]
+    fused = next((name for name, row in layout.targets.items() if row.kind == FUSED), None)
+    head = cast(Fused, build_network(fused, spec, weights)).head if fused else None
+    return TogetherClassifier(Together(peers, head, layout), spec).eval()

@@ -327,9 +327,9 @@ def test_overflow_of_half_precision_is_named(tiny_run: Run, tmp_path: Path) -> N
     """The file is what it should be; fp16 itself is not enough for this network, and that is said with its layer."""
     run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "loud", ignore=shutil.ignore_patterns("artifacts"))))
     weights = load_file(run.weights)
-    weights["peers.0.stages.0.0.bn1.weight"] *= 1e5
-    weights["peers.0.stages.0.0.bn1.bias"] *= 1e5
-    weights["peers.0.stages.0.0.conv2.weight"] *= 1e-5
+    weights["peer0.network.stages.0.0.bn1.weight"] *= 1e5
+    weights["peer0.network.stages.0.0.bn1.bias"] *= 1e5
+    weights["peer0.network.stages.0.0.conv2.weight"] *= 1e-5
     save_file(weights, run.weights)
     found = reference(run, "peer0", "fp16", 16, PROFILE)
     blob = to_onnx(in_precision(run.classifier("peer0"), "fp16", 16), 16, PROFILE, {})

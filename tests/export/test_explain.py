@@ -56,11 +56,11 @@ def test_every_architecture_has_an_exact_map_or_is_refused(arch: str) -> None:
     classifier = Classifier(create(arch, 5).eval(), [0.5] * 3, [0.25] * 3).eval()
     if arch in NO_MAP:
         with pytest.raises(LfdeployError, match=f"peer0 of {arch} has no exact heat map.*without --explain"):
-            explained(classifier, "peer0", [arch])
+            explained(classifier, "peer0", {"archs": [arch]})
         return
     size = 32 if ARCHITECTURES[arch].largest == 64 else 64
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8))
-    made = explained(classifier, "peer0", [arch])
+    made = explained(classifier, "peer0", {"archs": [arch]})
     with torch.inference_mode():
         logits, probabilities = classifier(pixels)
         same, also, heat = made(pixels)
@@ -140,7 +140,7 @@ def again(change: Callable[[Any], None], run: list[Run]) -> Callable[[Path], Non
     def mutate(path: Path) -> None:
         manifest = json.loads((path / "manifest.json").read_text())
         alone = in_precision(run[0].classifier("peer0"), "fp32", 16)
-        made = explained(alone, "peer0", ["resnet8"])
+        made = explained(alone, "peer0", {"archs": ["resnet8"]})
         change(made)
         (path / "model.onnx").write_bytes(to_onnx(made, 16, (1, 8, 64), lone_facts(manifest)))
         seal(path)

@@ -156,9 +156,9 @@ def test_overflow_in_half_precision_is_quarantined(tiny_run: Run, tmp_path: Path
     """Activations of 1e6 that the next layer scales back: exact in fp32, infinite in fp16, and ONNX Runtime's CPU hides it."""
     run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "loud", ignore=shutil.ignore_patterns("artifacts"))))
     weights = load_file(run.weights)
-    weights["peers.0.stages.0.0.bn1.weight"] *= 1e5
-    weights["peers.0.stages.0.0.bn1.bias"] *= 1e5
-    weights["peers.0.stages.0.0.conv2.weight"] *= 1e-5
+    weights["peer0.network.stages.0.0.bn1.weight"] *= 1e5
+    weights["peer0.network.stages.0.0.bn1.bias"] *= 1e5
+    weights["peer0.network.stages.0.0.conv2.weight"] *= 1e-5
     save_file(weights, run.weights)
     (run.path / "reference.safetensors").unlink()  # of the weights that training kept
     write_json(run.path / "summary.json", run.read("summary.json") | {"reference": None})

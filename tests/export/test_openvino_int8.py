@@ -23,7 +23,7 @@ from export.float_ir import IrFile
 from export.graph import in_precision, to_onnx
 from export.quantize import activations, batches, pick, with_ranges
 from lfdeploy import open_artifact
-from lfdeploy.artifact import read, sealed
+from lfdeploy.artifact import input_of, outputs_of, read, sealed
 from lfdeploy.backends import BACKENDS, Material, Source, openvino
 from lfdeploy.backends.alike import ir_difference
 from lfdeploy.backends.openvino import layers_of, products_in_int8, read_ir
@@ -31,6 +31,7 @@ from lfdeploy.devices import int8_saturates
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
 from lfdeploy.models import create
+from lfdeploy.models.backbone import Backbone, pool_linear
 from lfdeploy.models.deploy import Classifier
 from lfdeploy.run import Run, sha256, write_json
 
@@ -269,3 +270,27 @@ def test_an_ir_whose_logits_are_rounded_is_read(tmp_path: Path) -> None:
     assert "logits" in file.ranges
     answers = file.unrounded({}, None, file.ranges, ["logits"])(shown)
     assert set(answers) == {"logits", *file.ranges}
+
+
+def test_a_norm_before_an_activation_is_computed_as_the_standard_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in DenseNet: the norm cannot go into a layer before it, and openvino folds it through the activation into the rounding."""
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm2d(16)
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+        tensor.copy_(torch.rand(16) + 0.3)
+    stem = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.AvgPool2d(2))
+    stage = torch.nn.Sequential(norm, torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3, padding=1))
+    classifier = Classifier(Backbone(stem, [stage], pool_linear(16, 5)).eval(), [0.5] * 3, [0.25] * 3).eval()
+    blob = to_onnx(in_precision(classifier, "fp32", 32), 32, PROFILE, {"labels": ["a"]})
+    proto, shown = onnx.load_from_string(blob), np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    found = spreads(proto, activations(proto.graph), batches(shown, np.arange(16)))
+    rounded = with_ranges(blob, ranges(found, next(iter(CALIBRATORS))), "n8s8")
+    (tmp_path / "source.onnx").write_bytes(rounded)
+    build = BACKENDS["openvino"].build
+    assert build is not None
+    build(Material(tmp_path / "source.onnx", PROFILE, lambda: None, {}), tmp_path / "model.xml")
+    standard = ReferenceEvaluator(known_to_onnx(onnx.load_from_string(rounded))).run(["logits"], {"images": shown})[0]
+    monkeypatch.setattr(openvino, "int8_saturates", lambda: True)
+    manifest = {"precision": "int8", "input": input_of(32), "outputs": outputs_of(5), "batch": {"max": 64}}
+    answers = BACKENDS["openvino"].open(Source(tmp_path / "model.xml", manifest), "cpu")(shown)[0]
+    assert np.abs(answers - standard).max() / np.abs(standard).max() < 0.03

@@ -145,9 +145,9 @@ def test_what_triton_does_not_load_is_refused(words: str, said: str, tiny_run: R
 def test_after_a_failed_parity_nothing_is_there(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
     run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "loud", ignore=shutil.ignore_patterns("artifacts"))))
     weights = load_file(run.weights)
-    weights["peers.0.stages.0.0.bn1.weight"] *= 1e5
-    weights["peers.0.stages.0.0.bn1.bias"] *= 1e5
-    weights["peers.0.stages.0.0.conv2.weight"] *= 1e-5
+    weights["peer0.network.stages.0.0.bn1.weight"] *= 1e5
+    weights["peer0.network.stages.0.0.bn1.bias"] *= 1e5
+    weights["peer0.network.stages.0.0.conv2.weight"] *= 1e-5
     save_file(weights, run.weights)
     result = lf("export", run.path, "--peer", 0, "--precision", "fp16", "--triton", tmp_path / "models")
     assert result.exit_code == 3

@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from lfdeploy import open_artifact
+from lfdeploy.answers import write_csv
 from lfdeploy.cli import main
-from lfdeploy.listing import write_csv
 from lfdeploy.predict import Prediction
 from lfdeploy.run import Run
 
@@ -67,7 +67,8 @@ def test_contract_of_a_run(tiny_run: Run) -> None:
     wanted = {"method", "archs", "epochs", "data", "val", "test", "images_per_second", "seconds", "device", "precision", "seed", "versions"}
     assert wanted <= set(summary)
     for split in ("val", "test"):
-        assert set(summary[split]) == {"peers", "fused", "ensemble", "ensemble_probs", "aux"}
+        assert set(summary[split]) == {"top1", "peers", "fused", "ensemble", "ensemble_probs", "aux"}
+        assert list(summary[split]["top1"]) == ["peer0", "peer1", "fused", "ensemble", "aux0", "aux1"]
         assert len(summary[split]["peers"]) == len(summary[split]["aux"]) == 2
     for name in ("curves.png", "confusion.png"):
         with Image.open(tiny_run.path / name) as picture:

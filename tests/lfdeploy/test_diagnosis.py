@@ -120,7 +120,7 @@ def test_an_engine_that_tells_nothing_is_refused(engine: dict[str, Any] | None) 
 
 def test_nothing_heavy_is_imported(tiny_run: Run) -> None:
     path = tiny_run.artifacts / "fused-onnx-fp32"
-    code = f"import sys; from lfdeploy.listing import doctor; doctor({str(path)!r}, 'runs', True); "
+    code = f"import sys; from lfdeploy.doctor import doctor; doctor({str(path)!r}, 'runs', True); "
     code += "print([m for m in ('torch', 'onnx', 'onnxruntime', 'tensorrt_rtx', 'gradio') if m in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"

@@ -187,7 +187,7 @@ def test_a_damaged_run_hides_no_other(file: str, damage: str, tmp_path: Path, ca
         (run.path / "spec.json").write_text('{"archs": ["resnet8"]}')
         (run.path / "summary.json").write_text('{"test": {"peers": [90.0], "fused": 91.0, "ensemble": 91.0}}')
     (broken.path / file).write_text(damage)
-    show("runs", str(tmp_path), as_json=True)
+    show("runs", None, str(tmp_path), as_json=True)
     captured = capsys.readouterr()
     assert {row["run"]: row["state"] for row in json.loads(captured.out)} == {"broken": "damaged", "whole": "finished"}
     assert "run broken is damaged" in captured.err

@@ -79,7 +79,7 @@ def test_offsets_and_flips_are_uniform() -> None:
     """Read off the pictures themselves; the bounds are the 99.9 % points of chi-square with 24 and 1 degrees of freedom."""
     side, pad, count = 9, 2, 5000
     drawn = list(Batches(coordinates(count, side), 100, Augment(pad, True), 3, "cpu").epoch(0))
-    x, labels = torch.cat([x for x, _ in drawn]), torch.cat([y for _, y in drawn])
+    x, labels = torch.cat([b.views[0] for b in drawn]), torch.cat([b.labels for b in drawn])
     middle = side // 2
     corner, right = x[:, middle, middle].long(), x[:, middle, middle + 1].long()
     flips = right[:, 1] < corner[:, 1]
@@ -95,7 +95,8 @@ def test_offsets_and_flips_are_uniform() -> None:
 
 @pytest.mark.parametrize("augment", [Augment(0, False), Augment(2, False)])
 def test_without_flips_nothing_is_mirrored(augment: Augment) -> None:
-    ((x, _),) = Batches(coordinates(200, 9), 200, augment, 0, "cpu").epoch(0)
+    (batch,) = Batches(coordinates(200, 9), 200, augment, 0, "cpu").epoch(0)
+    (x,) = batch.views
     assert (x[:, 4, 5, 1] > x[:, 4, 4, 1]).all()
     if augment.pad == 0:
         assert torch.equal(x, torch.from_numpy(coordinates(200, 9).images))
@@ -108,27 +109,29 @@ def test_the_tail_of_an_epoch_is_that_of_the_whole(start: int) -> None:
     whole, tail = list(batches.epoch(4)), list(batches.epoch(4, start))
     assert len(whole) == 6
     assert len(tail) == 6 - start
-    for (x, y), (its_x, its_y) in zip(whole[start:], tail, strict=True):
-        assert torch.equal(x, its_x)
-        assert torch.equal(y, its_y)
+    for one, other in zip(whole[start:], tail, strict=True):
+        assert torch.equal(one.views[0], other.views[0])
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.index, other.index)
 
 
 def test_an_epoch_shows_each_picture_at_most_once_and_epochs_differ() -> None:
     batches = Batches(split(50), 8, Augment(2, True), 5, "cpu")
-    orders = [torch.cat([y for _, y in batches.epoch(e)]).tolist() for e in range(3)]
+    orders = [torch.cat([b.labels for b in batches.epoch(e)]).tolist() for e in range(3)]
     for order in orders:
         assert len(order) == len(set(order)) == 48
     assert orders[0] != orders[1] != orders[2]
     assert set(orders[0]) != set(orders[1])
     again = Batches(split(50), 8, Augment(2, True), 5, "cpu")
-    assert torch.cat([y for _, y in again.epoch(1)]).tolist() == orders[1]
+    assert torch.cat([b.labels for b in again.epoch(1)]).tolist() == orders[1]
     other = Batches(split(50), 8, Augment(2, True), 6, "cpu")
-    assert torch.cat([y for _, y in other.epoch(1)]).tolist() != orders[1]
+    assert torch.cat([b.labels for b in other.epoch(1)]).tolist() != orders[1]
 
 
 def test_labels_stay_with_their_pictures() -> None:
     part = split(50)
-    for x, y in Batches(part, 8, Augment(0, False), 5, "cpu").epoch(0):
+    for batch in Batches(part, 8, Augment(0, False), 5, "cpu").epoch(0):
+        (x,), y = batch.views, batch.labels
         assert np.array_equal(x.numpy(), part.images[y.numpy()])
 
 
@@ -160,3 +163,16 @@ def test_warmup_rises_linearly_from_above_zero(schedule: str) -> None:
     assert rates[0] > 0
     assert rates[1:] == pytest.approx([0.1 * k / 10 for k in range(1, 10)])
     assert learning_rate(schedule, 0.1, 0.1, 0.1) == pytest.approx(0.1)
+
+
+def test_views_show_the_same_pictures_each_cropped_by_itself() -> None:
+    one = list(Batches(split(50), 8, Augment(2, True), 5, "cpu").epoch(3))
+    three = list(Batches(split(50), 8, Augment(2, True), 5, "cpu", views=3).epoch(3))
+    for alone, together in zip(one, three, strict=True):
+        assert torch.equal(alone.index, together.index)
+        assert torch.equal(alone.views[0], together.views[0])  # a method with more views changes nothing for the first
+        assert len(together.views) == 3
+        assert not torch.equal(together.views[0], together.views[1])
+        assert not torch.equal(together.views[1], together.views[2])
+    plain = list(Batches(split(50), 8, Augment(0, False), 5, "cpu", views=2).epoch(3))
+    assert all(torch.equal(*batch.views) for batch in plain)

@@ -9,7 +9,7 @@ import pytest
 
 from lfdeploy.config import LARGEST_SEED
 from lfdeploy.data import Split
-from training.batches import Augment, Batches, pixel_statistics
+from training.batches import Augment, Batches, epoch_seed, pixel_statistics
 
 
 def split(count: int, size: int, top: int = 256) -> Split:
@@ -47,3 +47,12 @@ def test_statistics_take_little_memory_beside_the_pictures() -> None:
 def test_the_largest_seed_draws_batches() -> None:
     batches = Batches(split(8, 8), 4, Augment(1, True), LARGEST_SEED, "cpu")
     assert len(list(batches.epoch(999))) == 2
+
+
+def test_no_two_small_or_large_seeds_draw_alike() -> None:
+    """A seed above 2**12 lies outside of what the generator reads of (seed << 20) + epoch."""
+    seeds = [epoch_seed(seed, epoch, view) for seed in (0, 1, 4095, 4096, 8192, LARGEST_SEED) for epoch in (0, 1, 299) for view in range(4)]
+    assert len(set(seeds)) == len(seeds)
+    assert epoch_seed(7, 3) == (7 << 20) + 3  # as ever
+    orders = [next(Batches(split(8, 8), 8, Augment(1, True), seed, "cpu").epoch(0)).index.tolist() for seed in (0, 4096)]
+    assert orders[0] != orders[1]

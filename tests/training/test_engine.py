@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +14,14 @@ from torch import Tensor, nn
 from lfdeploy.config import parse_options
 from lfdeploy.data import Split
 from lfdeploy.errors import LfdeployError
-from lfdeploy.models import create
 from training.cohort import Cohort
 from training.engine import Engine, pick_precision, threads_for
 from training.evaluate import evaluate_cohort
 from training.losses import LossGraph
 from training.methods import METHODS
+
+sys.path.insert(0, str(Path(__file__).parent))
+from builders import at, built, enough, given
 
 CLASSES, SIZE = 10, 16
 CASES = [
@@ -51,7 +55,7 @@ def cohort_of(method: str, archs: list[str], options: dict[str, str], size: int 
     torch.manual_seed(0)
     row = METHODS[method]
     chosen = parse_options(row.options, list(options.items()), method)
-    cohort = row.build([create(arch, CLASSES) for arch in archs], CLASSES, size, chosen)
+    cohort = built(method, archs, CLASSES, size, chosen)
     return cohort.to(memory_format=torch.channels_last).train(), row.graph(cohort, chosen)
 
 
@@ -60,13 +64,18 @@ def batch(count: int = 16, size: int = SIZE, seed: int = 0) -> tuple[Tensor, Ten
     return x.contiguous(memory_format=torch.channels_last), torch.arange(count) % CLASSES
 
 
+def take(engine: Engine, images: Tensor, labels: Tensor, factor: float = 1.0) -> dict[str, Tensor]:
+    """One step of the engine."""
+    return engine.step(given(engine.cohort, images, labels), at(engine.graph, factor))
+
+
 def three_steps(engine: Engine, size: int = SIZE) -> list[dict[str, Tensor]]:
     """Parts, gradients, weights and statistics of three steps with an optimiser in between."""
     optimizer = torch.optim.SGD(engine.cohort.parameter_groups(5e-4), lr=0.05, momentum=0.9)
     found = []
     for step in range(3):
         optimizer.zero_grad(set_to_none=True)
-        parts = engine.step(*batch(size=size, seed=step), 0.3)
+        parts = take(engine, *batch(size=size, seed=step), factor=0.3)
         assert not any(part.requires_grad for part in parts.values())
         grads = {f"grad of {n}": p.grad.clone() for n, p in engine.cohort.named_parameters() if p.grad is not None}
         optimizer.step()
@@ -127,7 +136,7 @@ def test_a_step_adds_to_gradients_and_counts_one_batch(engines: list[Engine]) ->
     for threads in (0, 2):
         cohort, graph = cohort_of("lfmkd", ["resnet8"] * 2, {})
         engines.append(Engine(cohort, graph, "cpu", torch.float32, threads))
-        engines[-1].step(*batch(), 1.0)
+        take(engines[-1], *batch())
         counts = {int(t) for n, t in cohort.state_dict().items() if n.endswith("num_batches_tracked")}
         assert counts == {1}
 
@@ -135,20 +144,20 @@ def test_a_step_adds_to_gradients_and_counts_one_batch(engines: list[Engine]) ->
 @pytest.mark.parametrize("peers", [2, 3])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_threads_evaluate_alike(method: str, peers: int, engines: list[Engine]) -> None:
-    cohort, graph = cohort_of(method, ["resnet8"] * peers, {})
+    cohort, graph = cohort_of(method, ["resnet8"] * enough(method, peers), {})
     serial, threaded = (Engine(cohort, graph, "cpu", torch.bfloat16, threads) for threads in (0, peers))
     engines += [serial, threaded]
-    serial.step(*batch(), 1.0)
+    take(serial, *batch())
     cohort.eval()
     x, _ = batch(32, seed=5)
     with torch.no_grad():
-        plain = cohort(x).logits
+        plain = cohort.see(x)
     for engine in (serial, threaded):
         nodes = engine.forward(x)
-        assert list(nodes.logits) == list(plain)
-        for name, logits in plain.items():
-            assert nodes.logits[name].dtype == torch.float32
-            assert torch.equal(nodes.logits[name], logits), name
+        assert set(nodes) == set(plain)
+        for name, tensor in plain.items():
+            assert nodes[name].dtype == torch.float32
+            assert torch.equal(nodes[name], tensor), name
         assert engine.dtype == torch.bfloat16
     random = np.random.default_rng(0)
     pictures = random.integers(0, 256, (300, SIZE, SIZE, 3), dtype=np.uint8)
@@ -171,7 +180,7 @@ def test_accuracy_is_counted_over_the_whole_split(engines: list[Engine]) -> None
     cohort.eval()
     x = ((torch.from_numpy(split.images).float() / 255 - mean) / std).permute(0, 3, 1, 2)
     with torch.no_grad():
-        logits = cohort(x).logits
+        logits = cohort.see(x)
     truth = torch.from_numpy(split.labels)
     for name in cohort.names:
         assert scores.top1[name] == pytest.approx(100 * (logits[name].argmax(1) == truth).double().mean().item(), abs=0.8), name
@@ -200,7 +209,7 @@ def test_bf16_is_close_to_fp32(method: str, options: dict[str, str], threads: in
     for dtype in (torch.float32, torch.bfloat16):
         cohort, graph = cohort_of(method, ["resnet8"] * 2, options)
         engines.append(Engine(cohort, graph, "cpu", dtype, threads))
-        parts = engines[-1].step(*batch(32), 1.0)
+        parts = take(engines[-1], *batch(32))
         gradient = torch.cat([p.grad.flatten() for p in cohort.parameters() if p.grad is not None])
         assert {part.dtype for part in parts.values()} == {torch.float32}
         assert {p.dtype for p in cohort.parameters()} == {torch.float32}
@@ -220,7 +229,7 @@ def test_threads_are_taken_only_where_they_are_exact(monkeypatch: pytest.MonkeyP
     assert threads_for("shared", pair, "cpu") == 0
     assert threads_for("auto", pair, "cuda") == 0
     assert threads_for("auto", cohort_of("independent", ["resnet8"], {})[0], "cpu") == 0
-    assert threads_for("auto", cohort_of("ffl", ["resnet8"] * 2, {"share": "stem"})[0], "cpu") == 0
+    assert threads_for("auto", cohort_of("ffl", ["resnet8"] * 2, {"share": "stem"})[0], "cpu") == 2
     assert threads_for("auto", cohort_of("independent", ["resnet8", "mobilenet_v3_small"], {})[0], "cpu") == 0  # dropout
     monkeypatch.setattr("training.engine._cores", lambda: 1)
     assert threads_for("auto", pair, "cpu") == 0
@@ -230,7 +239,7 @@ def test_an_error_in_a_thread_reaches_the_caller(engines: list[Engine]) -> None:
     cohort, graph = cohort_of("lfmkd", ["resnet8"] * 2, {})
     engines.append(Engine(cohort, graph, "cpu", torch.float32, 2))
     with pytest.raises(RuntimeError, match="channels"):
-        engines[0].step(torch.randn(4, 5, SIZE, SIZE), torch.zeros(4, dtype=torch.long), 1.0)
+        take(engines[0], torch.randn(4, 5, SIZE, SIZE), torch.zeros(4, dtype=torch.long))
 
 
 def test_precision_is_probed_without_leaving_a_trace() -> None:
@@ -244,7 +253,7 @@ def test_precision_is_probed_without_leaving_a_trace() -> None:
     assert torch.equal(torch.get_rng_state(), random)
     assert pick_precision("fp32", cohort, "cpu", batch()[0]) == (torch.float32, "fp32")
     with torch.no_grad():
-        cohort.peers[0].head[2].weight.fill_(float("nan"))
+        cohort.networks[0].head[2].weight.fill_(float("nan"))
     with pytest.raises(LfdeployError, match="--precision fp32"):
         pick_precision("bf16", cohort, "cpu", batch()[0])
     if torch.cpu._is_avx512_bf16_supported():

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from lfdeploy.models import create
 from training.engine import Engine
 from training.methods import METHODS
 from training.schedule import learning_rate, ramp_up
+
+sys.path.insert(0, str(Path(__file__).parent))
+from builders import at, built, enough, given
 
 GOLDEN = Path(__file__).with_name("golden")
 WRITE = "LFDEPLOY_WRITE_GOLDEN"
@@ -33,7 +36,7 @@ def curve(method: str) -> list[float]:
     torch.manual_seed(0)
     row = METHODS[method]
     options = row.options()
-    cohort = row.build([create("resnet8", CLASSES) for _ in range(2)], CLASSES, SIZE, options).train()
+    cohort = built(method, ["resnet8"] * enough(method), CLASSES, SIZE, options).train()
     engine = Engine(cohort, row.graph(cohort, options), "cpu", torch.float32, 0)
     optimizer = torch.optim.SGD(cohort.parameter_groups(5e-4), lr=0.1, momentum=0.9, nesterov=True)
     draw = torch.Generator().manual_seed(1)
@@ -44,8 +47,9 @@ def curve(method: str) -> list[float]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate("cosine", 0.02, 0.1, step / STEPS)
         optimizer.zero_grad(set_to_none=True)
-        parts = engine.step(images, labels, ramp_up(step // 4, 3))
+        parts = engine.step(given(cohort, images, labels), at(engine.graph, ramp_up(step // 4, 3)))
         optimizer.step()
+        cohort.after_step(step)
         losses.append(sum(part.item() for part in parts.values()))
     return losses
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import training.loop
-from lfdeploy.models import create
 from training import checkpoint
 from training.cohort import Cohort
 from training.engine import exact_fp32, has_bf16, pick_precision, settle
@@ -20,6 +19,7 @@ from training.losses import LossGraph, evaluate_graph
 from training.methods import METHODS
 
 sys.path.insert(0, str(Path(__file__).parent))
+from builders import built, enough
 from fake_cuda import fake_cuda
 
 
@@ -27,7 +27,7 @@ def cohort_on_cuda(method: str) -> tuple[Cohort, LossGraph]:
     row = METHODS[method]
     options = row.options()
     with torch.device("cuda"):
-        cohort = row.build([create("resnet8", 10), create("resnet8", 10)], 10, 32, options)
+        cohort = built(method, ["resnet8"] * enough(method), 10, 32, options)
     return cohort.train(), row.graph(cohort, options)
 
 
@@ -37,8 +37,10 @@ def test_a_step_makes_the_host_wait_for_nothing(method: str) -> None:
         cohort, graph = cohort_on_cuda(method)
         images = torch.empty(16, 3, 32, 32, device="cuda")
         labels = torch.zeros(16, dtype=torch.int64, device="cuda")
+        begun = cohort.views_of(images) | {"labels": labels, "index": torch.zeros_like(labels)}
+        ramps = graph.ramps(0, 1, "cuda")
         traffic.copies.clear()
-        parts = evaluate_graph(graph, cohort(images), labels, 0.5)
+        parts = evaluate_graph(graph, cohort(begun), ramps)
         torch.stack(list(parts.values())).sum()
     assert traffic.operators["convolution"] > 10
     assert not traffic.copies
@@ -112,8 +114,8 @@ def test_emulated_bf16_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not has_bf16("cuda")
     with fake_cuda():
-        network = nn.Linear(2, 2, device="cuda")
-        dtype, said = pick_precision("auto", network, "cuda", torch.empty(1, 2, device="cuda"))
+        cohort, _ = cohort_on_cuda("independent")
+        dtype, said = pick_precision("auto", cohort, "cuda", torch.empty(1, 3, 32, 32, device="cuda"))
     assert (dtype, said) == (torch.float32, "fp32 (TF32 is off)")
 
 

@@ -252,10 +252,10 @@ def test_a_run_in_training_is_not_resumed_twice(config: TrainConfig, tmp_path: P
 def test_an_interrupt_in_the_last_evaluation(config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = loop.evaluate_cohort, iter(range(100))
 
-    def evaluate(*args: Any) -> Any:
+    def evaluate(*args: Any, **how: Any) -> Any:
         if next(calls) == EPOCHS:  # after one for each epoch
             signal.raise_signal(signal.SIGINT)
-        return real(*args)
+        return real(*args, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "evaluate_cohort", evaluate)

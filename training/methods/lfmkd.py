@@ -15,20 +15,20 @@ from lfdeploy.errors import UsageError
 from lfdeploy.models.backbone import Backbone
 from lfdeploy.models.fusion import FusedHead
 from training.cohort import Cohort
-from training.fusion import AuxiliaryTeacher, auxiliary_head
+from training.fusion import AuxiliaryTeacher
 from training.losses import Edge, LossGraph
-from training.methods.method import Method
-from training.options import option
-from training.schedule import RAMP_SHARE
-
-WIDEST = 512  # of a residual auxiliary head
+from training.methods.method import Given, Method, term_of
+from training.methods.shared import auxiliary, branches, check_alike, heads, means
+from training.options import SHARES, Distilled, option, parts_shared
+from training.parts import Auxiliary, FusedPart, Part
+from training.schedule import RAMP_SHARE, Ramp
+from training.terms import attention_distance
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Distilled):
     """Weights are those of the summed loss; see the method's description in docs."""
 
-    temperature: float = option(3.0, "of every distillation term")
     ramp: float = option(RAMP_SHARE, "share of the epochs over which distillation is ramped up; 0: none")
     label_fused: float = option(1.0, "cross-entropy of the fused classifier")
     label_aux: float = option(1.0, "cross-entropy of each auxiliary teacher")
@@ -37,13 +37,14 @@ class Options:
     lambda_ensemble: float = option(1.0, "mean of the peers teaches the fused classifier")
     lambda_teachers: float = option(0.0, "fused classifier teaches auxiliary teachers")
     taps: str = option("auto", "middle stages to fuse, counted from 1: auto, none, or 1,2")
-    share: str = option("none", "leading parts that all peers share", "none", "stem", "stage1", "stage2")
+    share: str = option("none", "leading parts that all peers share", *SHARES)
     fuse: str = option("dwpw", "how maps are fused", "dwpw", "pw", "sum")
-    attn: str = option("cbam", "attention in middle fusions", "none", "se", "eca", "cbam")
-    attn_pos: str = option("fused", "attention before or after the fusion", "fused", "concat")
+    attn: str = option("cbam", "attention in middle fusions", "none", "se", "eca", "cbam", "at", "bilinear")
+    attn_pos: str = option("fused", "attention after the fusion, before it on all maps, or on each peer's", "fused", "concat", "peer")
     aux_head: str = option("auto", "auto: continue for residual nets, else lite", "auto", "gap", "lite", "continue", "dks")
-    knowledge: str = option("logits", "what auxiliary teachers pass on", "logits", "maps")
-    beta: float = option(1000.0, "weight of the maps' term (knowledge maps)")
+    aux_of: str = option("fusion", "auxiliary teachers on fused maps, or on each peer's own", "fusion", "peer")
+    knowledge: str = option("logits", "what auxiliary teachers pass on", "logits", "maps", "both")
+    beta: float = option(1000.0, "weight of the maps' term (knowledge maps, both)")
     detach_taps: bool = option(False, "fusions and heads do not train the peers")
     fusion_weight_decay: float = option(1e-5, "of fusion operators")
 
@@ -80,63 +81,78 @@ def middle_taps(peers: list[Backbone], size: int, taps: str) -> list[list[int]]:
     return found
 
 
-def build(peers: list[Backbone], classes: int, size: int, options: Any) -> Cohort:
+def build(given: Given) -> Cohort:
     """Peers, one auxiliary teacher per middle tap, and the end fusion."""
-    if not 0 < options.temperature < float("inf"):
-        raise UsageError(f"-o temperature is {options.temperature}; it must be greater than 0.")
-    shapes = [peer.shapes(size) for peer in peers]
-    share = {"none": 0, "stem": 1, "stage1": 2, "stage2": 3}[options.share]
-    taps = middle_taps(peers, size, options.taps)
-    if share and len({tuple((k, v.shape) for k, v in peer.state_dict().items()) for peer in peers}) > 1:
-        raise UsageError(f"-o share {options.share} needs peers of one architecture.")
+    options, peers, names = given.options, given.peers, given.names
+    shapes = [peer.shapes(given.size) for peer in peers]
+    share = parts_shared(options.share)
+    taps = middle_taps(peers, given.size, options.taps)
+    if share:
+        check_alike(peers, share)
     if share and any(min(row) < share - 1 for row in taps):
         raise UsageError(f"-o share {options.share} would fuse a map with itself; add -o taps none, or share less.")
-    if share > len(shapes[0]):
-        raise UsageError(f"-o share {options.share}: this network has only {len(shapes[0])} stages.")
     ends = [s[-1][0] for s in shapes]
     if options.fuse == "sum" and len(set(ends)) > 1:
         raise UsageError("-o fuse sum needs peers with equal channels; take dwpw.")
-    residual = any(type(block).__name__ == "BasicBlock" for block in peers[0].stages[-1].children())
-    kind = options.aux_head if options.aux_head != "auto" else "continue" if residual else "lite"
-    teachers = []
-    for row in taps:
-        channels = [shapes[m][stage][0] for m, stage in enumerate(row)]
-        rest = list(peers[0].stages)[row[0] + 1 :]
-        widths = [min(shapes[0][row[0] + 1 + j][0], WIDEST) for j in range(len(rest))]
-        blocks = [len(list(stage.children())) for stage in rest]
-        head = auxiliary_head(kind, max(channels), widths, blocks, classes)
-        teachers.append(AuxiliaryTeacher(channels, options.fuse, options.attn, options.attn_pos, head))
+    teachers = _own_heads(given) if options.aux_of == "peer" else _fused_heads(given, taps)
+    reads = [f"{name}.map{len(s) - 1}" for name, s in zip(names, shapes, strict=True)]
+    fused = FusedPart("fused", reads, FusedHead(ends, given.classes, options.fuse), options.detach_taps)
+    parts = branches(given, share)
     return Cohort(
-        peers,
-        teachers=teachers,
-        taps=taps,
-        fused=FusedHead(ends, classes, options.fuse),
-        share=share,
-        detach_taps=options.detach_taps,
+        [*parts, *teachers, fused, *means(names)],
+        ships=["fused", "peer0"],
+        watched=[teacher.name for teacher in teachers],
         fusion_weight_decay=options.fusion_weight_decay,
     )
 
 
+def _fused_heads(given: Given, taps: list[list[int]]) -> list[Part]:
+    """``aux0``..: for each tap the fused maps of all peers, and a head after peer 0's remaining stages."""
+    options = given.options
+    shapes = [peer.shapes(given.size) for peer in given.peers]
+    teachers: list[Part] = []
+    for number, row in enumerate(taps):
+        channels = [shapes[m][stage][0] for m, stage in enumerate(row)]
+        head = auxiliary(given.peers[0], row[0], max(channels), shapes[0], given.classes, options.aux_head)
+        module = AuxiliaryTeacher(channels, options.fuse, options.attn, options.attn_pos, head)
+        reads = [f"{name}.map{stage}" for name, stage in zip(given.names, row, strict=True)]
+        teachers.append(Auxiliary(f"aux{number}", reads, module, options.detach_taps))
+    return teachers
+
+
+def _own_heads(given: Given) -> list[Part]:
+    """Without fusion, as in DCM: heads on every peer's own middle maps, which teach the other peers."""
+    if given.options.knowledge != "logits":
+        raise UsageError(f"-o aux_of peer passes on logits alone; drop -o knowledge {given.options.knowledge}.")
+    return [head for i in range(len(given.peers)) for head in heads(given, i, given.options.aux_head)]
+
+
 def graph(cohort: Cohort, options: Any) -> LossGraph:
     """L = CE of peers, fused, auxiliary + w(e) (fused -> peers + auxiliary -> peers + ensemble -> fused)."""
-    peers = [f"peer{i}" for i in range(len(cohort.peers))]
-    aux = [f"aux{i}" for i in range(len(cohort.aux))]
+    peers, aux = [peer.name for peer in cohort.peers], list(cohort.watched)
     labels = dict.fromkeys(peers, 1.0) | {"fused": options.label_fused} | dict.fromkeys(aux, options.label_aux)
-    t = options.temperature
-    edges = [Edge("kd_fused", "fused", p, options.lambda_fused, t) for p in peers]
+    term, share = term_of(options), 1 / max(1, len(aux))
+    edges = [Edge("kd_fused", "fused", p, options.lambda_fused, term) for p in peers]
     for a in aux:
-        share = 1 / len(aux)
-        if options.knowledge == "maps":
-            edges += [Edge("maps_aux", a, f"{p}_{a}", options.beta * share, maps=True) for p in peers]
-        else:
-            edges += [Edge("kd_aux", a, p, options.lambda_aux * share, t) for p in peers]
-        edges.append(Edge("kd_teachers", "fused", a, options.lambda_teachers * share, t))
-    edges.append(Edge("kd_ensemble", "ensemble", "fused", options.lambda_ensemble, t))
-    return LossGraph(
-        {node: weight for node, weight in labels.items() if weight},
-        tuple(edge for edge in edges if edge.weight),
-        options.ramp,
-    )
+        others = [p for p in peers if not a.startswith(f"{p}_")] if options.aux_of == "peer" else peers
+        if options.knowledge in ("maps", "both"):
+            own = attention_distance
+            edges += [Edge("maps_aux", f"{a}.map", f"{a}.in{i}", options.beta * share, own) for i in range(len(peers))]
+        if options.knowledge in ("logits", "both"):
+            edges += [Edge("kd_aux", a, p, options.lambda_aux * share, term) for p in others]
+        edges.append(Edge("kd_teachers", "fused", a, options.lambda_teachers * share, term))
+    edges.append(Edge("kd_ensemble", "ensemble", "fused", options.lambda_ensemble, term))
+    used = {node: weight for node, weight in labels.items() if weight}
+    return LossGraph(used, tuple(edge for edge in edges if edge.weight), Ramp(options.ramp))
 
 
-METHOD = Method("layer fusion: auxiliary teachers in the middle, an ensemble teacher at the end", Options, build, graph)
+METHOD = Method(
+    about="layer fusion: auxiliary teachers in the middle, an ensemble teacher at the end",
+    options=Options,
+    build=build,
+    graph=graph,
+    loss="sum CE(z_m), CE(z_f), CE(a_s) + w (sum_m KD_3(z_f -> z_m) + 1/S sum_s,m KD_3(a_s -> z_m) + KD_3(mean z -> z_f))",
+    ships="fused, or peer0 at one network's cost",
+    when="the subject of this project: a reconstruction; see docs/results.md for what it gains",
+    source="after the abstract of Hu et al. 2022, Layer-fusion for online mutual knowledge distillation",
+)

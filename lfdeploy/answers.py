@@ -1,0 +1,116 @@
+"""What `lfdeploy predict` prints and writes: answers for many pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lfdeploy.console import Meter, document, say
+from lfdeploy.errors import LfdeployError
+from lfdeploy.images import SUFFIXES
+from lfdeploy.names import printable
+
+if TYPE_CHECKING:
+    from lfdeploy.predict import Prediction
+
+CHUNK = 256
+
+
+def pictures_below(given: Iterable[str]) -> list[Path]:
+    """Files as they are; of a directory all pictures below it, in order, by the rules of training data."""
+    from lfdeploy import folders
+
+    found: list[Path] = []
+    for name in given:
+        path = Path(name)
+        if path.is_dir():
+            left_out: folders.LeftOut = {}
+            inside = sorted(folders.pictures_below(path, left_out))
+            if not inside:
+                raise LfdeployError(f"{path} has no pictures ({', '.join(SUFFIXES[:6])}...).")
+            for sentence in folders.sentences(left_out, path):
+                say(f"Note: {sentence}.")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise LfdeployError(f"There is no file '{name}'.")
+    return found
+
+
+def predict(
+    artifact: str,
+    given: tuple[str, ...],
+    top: int,
+    csv_file: str | None,
+    explain: str | None,
+    backend: str,
+    device: str,
+    run: str | None,
+    runs: str,
+    as_json: bool,
+) -> None:
+    """Answer and print: lines, a JSON document, or a CSV file. Exit code 1 when no picture at all could be read."""
+    from lfdeploy.overlay import Overlays
+    from lfdeploy.predict import Predictor
+    from lfdeploy.run import may_write
+
+    if csv_file:
+        may_write("--csv", csv_file)
+    predictor = Predictor.open(artifact, device=device, backend=backend, run=run, runs=runs)
+    files = pictures_below(given)
+    maps = Overlays.into(explain, predictor) if explain else None
+    answers: list[Prediction] = []
+    with Meter("Pictures", len(files), "pictures") as meter:
+        for start in range(0, len(files), CHUNK):
+            part = predictor.predict(files[start : start + CHUNK], top)
+            if maps:
+                maps.write(files[start : start + CHUNK], part)
+            answers += part
+            meter.at(len(answers))
+    if as_json:
+        rows = [{"picture": a.source, "label": a.label or None, "top": [{"label": n, "probability": p} for n, p in a.top],
+                 "abstain": a.abstain, "notes": list(a.notes), "error": a.error or None} for a in answers]  # fmt: skip
+        subject, session = predictor.artifact, predictor.session
+        facts = {"artifact": subject.name, "sha256": subject.manifest["sha256"], "backend": session.backend}
+        document(facts | {"device": session.device, "predictions": rows})
+    elif csv_file:
+        write_csv(Path(csv_file), answers, top)
+        say(f"{len(answers)} rows in {csv_file}")
+    else:
+        _print(answers)
+    if maps:
+        say(f"{len(maps.names)} heat maps in {explain}")
+    bad = [a for a in answers if a.error]
+    if bad and len(bad) == len(answers):
+        raise LfdeployError(bad[0].error if len(bad) == 1 else f"none of the {len(bad)} files is a readable picture.")
+    if bad:
+        say(f"{len(bad)} of {len(answers)} files could not be read; the first: {printable(bad[0].error)}")
+
+
+def _print(answers: Sequence[Prediction]) -> None:
+    width = max(len(printable(a.source)) for a in answers)
+    for a in answers:
+        classes = "  ".join(f"{name} {100 * p:.1f}%" for name, p in a.top)
+        notes = "; ".join((*(["not sure"] if a.abstain else []), *a.notes))
+        text = classes or f"no answer: {printable(a.error)}"
+        click.echo(f"{printable(a.source):<{width}}  {text}" + (f"  ({notes})" if notes else ""))
+
+
+def write_csv(path: Path, answers: Iterable[Prediction], top: int) -> None:
+    """A row a picture with its ``top`` classes, in UTF-8, labels as they are; names of files byte for byte."""
+    from lfdeploy.run import write_bytes
+
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["picture", "error", *[f"{word}{i + 1}" for i in range(top) for word in ("label", "probability")], "abstain"])
+    for a in answers:
+        cells = [cell for name, p in a.top for cell in (name, f"{p:.7g}")]
+        cells += [""] * (2 * top - len(cells))
+        writer.writerow([a.source, a.error, *cells, "" if a.abstain is None else str(a.abstain).lower()])
+    write_bytes(path, text.getvalue().encode(errors="surrogateescape"))

@@ -1,0 +1,43 @@
+"""What a part is. Every tensor of a step has a name, and a part says which it reads and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+#: Tensors by name: ``view0`` images (B, 3, H, W), ``labels`` (B,), ``index`` (B,) into the training split, ``peer0`` logits
+#: (B, K), ``peer0.map1`` the map (B, C, H, W) of a stage, ``peer0.vector`` (B, C) its last map's mean.
+Nodes = dict[str, Tensor]
+
+
+class Part(nn.Module):
+    """A module with a name that maps the tensors it ``reads`` to tensors named after it, or as ``gives`` says.
+
+    A part that reads what a step does not have, as ``labels`` in evaluation, is left out of it.
+    """
+
+    saved = True  # whether its weights belong to the run; a teacher of another run has its own
+    draws = False  # random numbers in its forward pass: then all parts run in one order
+    learns_from_validation = False  # whether `after_epoch` is wanted, with the nodes of the validation split
+
+    def __init__(self, name: str, reads: Iterable[str]) -> None:
+        super().__init__()
+        self.name, self.reads = name, tuple(reads)
+        self.gives: tuple[str, ...] = (name,)
+
+    def after_step(self, step: int) -> None:
+        """What is to be done once the optimiser has made step ``step`` (from 0 over the whole training)."""
+
+    def after_epoch(self, nodes: Nodes) -> None:
+        """What is learnt from the nodes of the whole validation split, ``labels`` among them."""
+
+    def lightly_decayed(self) -> list[nn.Module]:
+        """Modules whose weight decay is the method's own, smaller one."""
+        return []
+
+
+def wide(x: Tensor) -> Tensor:
+    """The tensor in fp32, or as it is where it is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
