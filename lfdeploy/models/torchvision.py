@@ -26,7 +26,9 @@ def resnet_like(name: str) -> Callable[[int], Backbone]:
         net = _make(name, classes)
         stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
         stages = [net.layer1, net.layer2, net.layer3, net.layer4]
-        return Backbone(stem, stages, nn.Sequential(net.avgpool, Vector(), net.fc))
+        network = Backbone(stem, stages, nn.Sequential(net.avgpool, Vector(), net.fc))
+        network.residual = True
+        return network
 
     return build
 

@@ -104,3 +104,10 @@ def test_two_networks_of_a_name_begin_apart_and_a_seed_repeats() -> None:
 def test_unknown_name_is_guessed_at() -> None:
     with pytest.raises(UsageError, match="Did you mean 'resnet32'"):
         create("resnet-32", 10)
+
+
+@pytest.mark.parametrize(("arch", "residual"), [("resnet8", True), ("resnet18", True), ("resnet50", True), ("mobilenet_v3_small", False)])
+def test_residual_networks_say_so(arch: str, residual: bool) -> None:
+    """Auxiliary heads continue them with residual blocks."""
+    network = create(arch, 3)
+    assert (network.residual, network.arch) == (residual, arch)
