@@ -37,7 +37,12 @@ def _all_of(scores: dict[str, Any]) -> dict[str, float]:
     """Top-1 by node: targets, the mean of probabilities, training-only nodes."""
     targets = top1_of(scores)
     named = targets if "top1" in scores else targets | {f"aux{i}": value for i, value in enumerate(scores["aux"])}
-    return named | {"ensemble_probs": scores["ensemble_probs"]}
+    rows: dict[str, float] = {}
+    for name, value in named.items():
+        rows[name] = value
+        if name == "ensemble":
+            rows["ensemble_probs"] = scores["ensemble_probs"]
+    return rows
 
 
 def _named(name: str, layout: Layout) -> str:

@@ -30,7 +30,7 @@ from training.engine import Engine, exact_fp32, pick_precision, threads_for
 from training.guards import check_batch_of_one
 from training.methods import METHODS
 from training.methods.method import Given, Method
-from training.teachers import check_teachers, teachers_of
+from training.teachers import check_teachers, find, teachers_of
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
     choose("method", config.method, list(METHODS))
     method = METHODS[config.method]
     check_teachers(config.method, method.teachers, config.teacher)
+    for teacher in (config.teacher or "").split(",") if config.teacher else ():
+        find(teacher, runs if resume is None else resume.path.parent)  # refused before anything is decoded
     options = parse_options(method.options, config.option, config.method)
     device = pick(config.device)
     exact_fp32(device)
