@@ -6,11 +6,12 @@ READY  := .venv/.ready
 LF     := .venv/bin/lfdeploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow healthy engines minors int8 check lock clean
+.PHONY: help setup demo test slow wide healthy engines minors int8 check lock clean
 
 help:
 	@echo "make demo    train, export, prove and measure on the embedded data (about 2 minutes)"
 	@echo "make test    the fast tests (about 5 minutes)      make slow   the others"
+	@echo "make wide    every planted fault in every format, every architecture of the slow tests (half an hour)"
 	@echo "make check   ruff and mypy                         make setup  only install into .venv"
 	@echo "make healthy every architecture in six kinds through the gate (hours; goes on in OUT, healthy.jsonl)"
 	@echo "make engines how long TensorRT-RTX takes to build resnet18 in every precision"
@@ -44,7 +45,10 @@ test: $(READY)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 slow: $(READY)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m slow
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m 'slow and not wide'
+
+wide: $(READY)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m wide
 
 # Every line of the results is kept; a second call goes on from what is there.
 healthy: OUT ?= healthy.jsonl

@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import lfdeploy
 from export import card, triton
 from export.claims import claim, release
 from export.contract import lone_facts
@@ -114,7 +113,7 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
 def _key(config: ExportConfig, run: Run, job: tuple[str, str], backend: str, data: str | None) -> str:
     """What a finished stage depends on; one with the same key need not be made again."""
     parts: list[Any] = [config.calibrate, config.accuracy_when_sure, config.portable, config.explain]
-    parts += [*job, config.format, backend, config.profile, data, sha256(run.weights), run.spec, lfdeploy.__version__, versions()]
+    parts += [*job, config.format, backend, config.profile, data, sha256(run.weights), run.spec, versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -147,7 +146,7 @@ def _stage(
             "data": summary["data"]["name"], "data_fingerprint": spec["data_fingerprint"], "weights_sha256": sha256(run.weights),
         },
         "parity": {"verdict": "unverified", "reason": "not examined yet", "checks": []},
-        "versions": {"lfdeploy": lfdeploy.__version__} | versions(),
+        "versions": versions(),
         "cpu": instruction_set(), "gpu": gpus()[0].name if gpus() else None,
     } | more | ({"main": main_of(spec)} if target == ALL else {})  # fmt: skip
     onnx = place / "source.onnx"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -100,6 +101,10 @@ def unusable(library: str) -> str:
     return ""
 
 
+#: what ONNX Runtime's providers link
+LIBRARIES = {"CUDA": "CUDA's libraries", "Tensorrt": "TensorRT 10's libraries"}
+
+
 def _probe_torch() -> None:
     import torch
 
@@ -108,13 +113,14 @@ def _probe_torch() -> None:
     (torch.ones(2, device="cuda") + 1).sum().item()
 
 
-def _probe_onnxruntime() -> None:
+def _probe_onnxruntime(provider: str = "CUDA") -> None:
     import onnx
     import onnxruntime as ort
     from onnx import helper
 
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise RuntimeError(f"onnxruntime {ort.__version__} is built without the CUDA provider")
+    name = f"{provider}ExecutionProvider"
+    if name not in ort.get_available_providers():
+        raise RuntimeError(f"onnxruntime {ort.__version__} is built without the {provider} provider")
     import torch  # noqa: F401  (brings the CUDA libraries that the provider links)
 
     ort.set_default_logger_severity(4)  # what does not load is said in one line
@@ -124,14 +130,18 @@ def _probe_onnxruntime() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CUDAExecutionProvider"])
-    if session.get_providers()[0] != "CUDAExecutionProvider":
-        raise RuntimeError("its CUDA provider does not load; the driver or CUDA's libraries do not suit it")
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=[name])
+    if session.get_providers()[0] != name:
+        raise RuntimeError(f"its {provider} provider does not load; the driver or {LIBRARIES[provider]} do not suit it or are not there")
     session.run(None, {"x": [1.0]})
 
 
 #: how to find out whether a library can use the GPU: a function that raises if it cannot
-PROBES = {"torch": _probe_torch, "onnxruntime": _probe_onnxruntime}
+PROBES: dict[str, Callable[[], None]] = {
+    "torch": _probe_torch,
+    "onnxruntime": _probe_onnxruntime,
+    "onnxruntime-tensorrt": lambda: _probe_onnxruntime("Tensorrt"),
+}
 
 
 @lru_cache(maxsize=1)

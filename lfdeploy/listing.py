@@ -127,10 +127,12 @@ def _methods(runs: str) -> Iterator[dict[str, Any]]:
 
 
 def _archs(runs: str) -> Iterator[dict[str, Any]]:
-    from lfdeploy.models import ARCHITECTURES
+    from lfdeploy.models import ALIASES, ARCHITECTURES
 
+    shorter = {name: f", also called {alias}" for alias, name in ALIASES.items()}
     for name, row in ARCHITECTURES.items():
-        yield {"architecture": name, "what it is": row.about}
+        yield {"architecture": name, "what it is": row.about + shorter.get(name, "")}
+    yield {"architecture": "timm:NAME", "what it is": "a network of timm, where that is installed: a sequence of layers with square maps"}
 
 
 def _datasets(runs: str) -> Iterator[dict[str, Any]]:

@@ -214,8 +214,10 @@ def versions() -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version()}
-    names = ("lfdeploy", "torch", "torchvision", "numpy", "pillow", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
+    import lfdeploy
+
+    found = {"python": platform.python_version(), "lfdeploy": lfdeploy.__version__}  # its code may be run without being installed
+    names = ("torch", "torchvision", "numpy", "pillow", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
     for name in (*names, "tensorrt", "tensorrt-rtx", "openvino"):
         try:
             found[name] = version(name)

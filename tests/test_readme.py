@@ -19,7 +19,14 @@ from training.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+
+
+def blocks(text: str) -> list[str]:
+    """The shell's."""
+    return re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+
+
+BLOCKS, CALIBRATED = blocks(TEXT), blocks((ROOT / "docs" / "formats.md").read_text())
 
 
 def lines(block: str) -> list[str]:
@@ -31,15 +38,31 @@ def test_every_command_and_row_is_named() -> None:
         assert re.search(rf"`{name}\b", TEXT), name
     for name in METHODS:
         assert f"`{name}`" in TEXT, name
-    table = " ".join(re.findall(r"\| `([a-z0-9_ ]+)` \|", TEXT))
-    named = set(table.split()) | {f"resnet{n}" for n in ["8", "14", "20", "32", "44", "56", "110"]}
-    assert set(ARCHITECTURES) <= named
-    assert re.search(r"```\nWALK|SPEED_LINE", TEXT) is None
+    for arch in re.findall(r"`([a-z0-9_]+)`", TEXT.split("| `--arch` |")[1].split("All: ")[0]):
+        assert arch in ARCHITECTURES, arch
+    families = {re.match(r"[a-z]+(_v\d)?", arch)[0] for arch in ARCHITECTURES}  # type: ignore[index]
+    assert [family for family in families if f"`{family}" not in TEXT] == []
+
+
+def test_it_is_short() -> None:
+    assert len(TEXT.split()) < 1200
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
+)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", page.read_text()):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}, anchor
 
 
 def test_flags_in_the_readme_exist() -> None:
     known = {option for command in main.commands.values() for p in command.params for option in p.opts}
-    for line in (line for block in BLOCKS for line in lines(block) if line.startswith("lfdeploy")):
+    for line in (line for block in BLOCKS + CALIBRATED for line in lines(block) if line.startswith("lfdeploy")):
         for flag in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line):
             assert flag in known, line
 
@@ -71,7 +94,7 @@ def test_the_calibrated_export_runs_as_written(tiny_run: Run, tmp_path: Path) ->
         Image.fromarray(test.images[index]).save(tmp_path / "new_pictures" / f"{index}.png")
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     said = ""
-    for line in lines(next(block for block in BLOCKS if "--calibrate" in block)):
+    for line in lines(CALIBRATED[0]):
         done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (line, done.stderr)
         said += done.stdout + done.stderr

@@ -72,8 +72,12 @@ def test_a_folder_of_mixed_pictures(tmp_path: Path, lf: Callable[..., Result]) -
     assert [a["picture"].rsplit("/")[-1] for a in answers["auto"] if a["error"]] == ["cut.jpg"]
 
 
-def test_healthy_exports_of_three_architectures_pass(tmp_path: Path, lf: Callable[..., Result]) -> None:
-    """Three different peers and their ensemble in fp32 and fp16; barely trained: small logits, and probes' ten times larger."""
+@pytest.mark.parametrize(
+    ("archs", "precisions"),
+    [("resnet20,mobilenet_v3_small", "fp16"), pytest.param("resnet20,shufflenet_v2,mobilenet_v2", "fp32,fp16", marks=pytest.mark.wide)],
+)
+def test_healthy_exports_of_peers_of_several_families_pass(archs: str, precisions: str, tmp_path: Path, lf: Callable[..., Result]) -> None:
+    """Different peers and their ensemble; barely trained: small logits, and probes' ten times larger."""
     random = np.random.default_rng(0)
     colours = random.integers(40, 216, (4, 3))
     arrays = {}
@@ -83,14 +87,13 @@ def test_healthy_exports_of_three_architectures_pass(tmp_path: Path, lf: Callabl
         arrays[f"{split}_x"] = (colours[labels][:, None, None, :] + noise).clip(0, 255).astype(np.uint8)
         arrays[f"{split}_y"] = labels
     np.savez(tmp_path / "data.npz", classes=np.array(list("abcd")), **arrays)
-    archs = "resnet20,mobilenet_v3_small,shufflenet_v2"
     words = ["train", "--data", tmp_path / "data.npz", "--arch", archs, "--method", "independent", "--epochs", 3, "--lr", 0.002]
     trained = lf(*words, "--batch-size", 16, "--runs", tmp_path / "runs", "--name", "three")
     assert trained.exit_code == 0, trained.stderr
     run = tmp_path / "runs" / "three"
-    exported = lf("export", run, "--all", "--precision", "fp32,fp16")
+    exported = lf("export", run, "--all", "--precision", precisions)
     assert exported.exit_code == 0, exported.stderr
     artifacts = sorted((run / "artifacts").glob("*/manifest.json"))
-    assert [read(p.parent).verdict for p in artifacts] == ["pass"] * 8
+    assert [read(p.parent).verdict for p in artifacts] == ["pass"] * (archs.count(",") + 2) * (precisions.count(",") + 1)
     for path in artifacts[:2]:
         assert lf("verify", path.parent).exit_code == 0

@@ -21,7 +21,7 @@ from lfdeploy.console import Meter
 from lfdeploy.data import Split
 from lfdeploy.devices import pick
 from lfdeploy.errors import UsageError, choose
-from lfdeploy.models import ARCHITECTURES, create
+from lfdeploy.models import canonical, create
 from training.augment import normalise
 from training.batches import Augment, Batches
 from training.cohort import Cohort
@@ -53,7 +53,7 @@ class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 def bench_training(arch: str, method: str, rounds: int, device: str = "auto") -> dict[str, Any]:
     """Milliseconds per step (median over rounds) of each loop and its ratio to the plain one, all in one run."""
-    choose("architecture", arch, list(ARCHITECTURES))
+    arch = canonical(arch)
     choose("method", method, [name for name, row in METHODS.items() if not row.teachers])
     if rounds < 3:
         raise UsageError(f"--rounds is {rounds}; at least 3 are needed.")

@@ -166,8 +166,9 @@ def has_bf16(device: str) -> bool:
 
 
 def exact_fp32(device: str) -> None:
-    """Make fp32 mean fp32 on CUDA too: by default convolutions round their inputs to TF32's ten bits."""
+    """Make fp32 mean fp32 on CUDA too, where convolutions round their inputs to TF32's ten bits, and the same each time."""
     if device == "cuda":
+        torch.backends.cudnn.deterministic = True  # else its sums of gradients come in any order
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
 

@@ -18,7 +18,7 @@ from lfdeploy.devices import pick
 from lfdeploy.errors import UsageError, choose
 from lfdeploy.images import RESIZE
 from lfdeploy.locks import Lock
-from lfdeploy.models import ARCHITECTURES, create
+from lfdeploy.models import architecture, canonical, create
 from lfdeploy.names import check_classes, stem_of
 from lfdeploy.pictures import resumed
 from lfdeploy.run import SCHEMA, Run, config_json
@@ -88,9 +88,9 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
 
 
 def _pictures(config: TrainConfig, resume: Run | None) -> Data:
-    names = [choose("architecture", a, list(ARCHITECTURES)) for a in (config.arch or "").split(",") if a]
+    names = [canonical(a) for a in (config.arch or "").split(",") if a]
     with decoding() as report:
-        largest = min([ARCHITECTURES[a].largest for a in names], default=64)
+        largest = min([architecture(a).largest for a in names], default=64)
         data = load(config, report, largest, say) if resume is None else resumed(resume, report)
     check_classes(data.classes, config.data)
     return data

@@ -12,9 +12,12 @@ from lfdeploy.devices import int8_saturates, pick
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
 
+#: fp32 means fp32. ONNX Runtime plans every convolution anew whenever the batch's size changes: searching for the best plan
+#: ("EXHAUSTIVE", its default) makes that take as long as hundreds of calls.
+CUDA = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 PROVIDERS: dict[str, Any] = {
     "cpu": "CPUExecutionProvider",
-    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+    "cuda": ("CUDAExecutionProvider", CUDA),
 }
 
 

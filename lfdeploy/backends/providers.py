@@ -20,7 +20,7 @@ import numpy as np
 
 from lfdeploy.backends import alike, facts
 from lfdeploy.backends.base import Backend, Floats, Session, Source, checked, output_names
-from lfdeploy.backends.onnxruntime import session_options
+from lfdeploy.backends.onnxruntime import CUDA, session_options
 from lfdeploy.devices import gpus, unusable
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
@@ -39,7 +39,7 @@ class Provider:
 
 
 def _cuda(manifest: Mapping[str, Any]) -> dict[str, str]:
-    return {"use_tf32": "0"}  # fp32 means fp32
+    return dict(CUDA)
 
 
 def _tensorrt(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -182,7 +182,8 @@ def cannot_run(backend: str) -> str:
     """Why nothing runs on the provider here, or an empty string."""
     if not gpus():
         return f"this machine has no NVIDIA GPU, and {PROVIDERS[backend].name} runs on nothing else"
-    return missing(backend) or unusable("torch" if backend == "onnxruntime-tensorrt-rtx" else "onnxruntime")
+    library = {"onnxruntime-tensorrt": "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx": "torch"}.get(backend, "onnxruntime")
+    return missing(backend) or unusable(library)
 
 
 def backend(name: str) -> Backend:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ def read_program(file: Path) -> tuple[Any, dict[str, Any]]:
 
     extra = {METADATA: ""}
     try:
-        program = torch.export.load(file, extra_files=extra)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.11's own, about its reading of the file
+            program = torch.export.load(file, extra_files=extra)
     except Exception as error:  # zip, json, schema and pickle errors are of many kinds
         raise LfdeployError(
             f"{file.name} cannot be read by torch.export: {(str(error).splitlines() or ['no reason given'])[0][:200]}"

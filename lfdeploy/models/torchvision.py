@@ -33,11 +33,30 @@ def resnet_like(name: str) -> Callable[[int], Backbone]:
     return build
 
 
-def sliced(name: str, cuts: tuple[int, ...], head: Callable[[Any], nn.Module]) -> Callable[[int], Backbone]:
-    """A net whose ``features`` is a sequence: stage i is features[cuts[i] : cuts[i + 1]], the stem what precedes."""
+def regnet(name: str) -> Callable[[int], Backbone]:
+    """RegNets: a stem and four residual stages."""
 
     def build(classes: int) -> Backbone:
         net = _make(name, classes)
+        stages = [getattr(net.trunk_output, f"block{i}") for i in (1, 2, 3, 4)]
+        network = Backbone(net.stem, stages, nn.Sequential(net.avgpool, Vector(), net.fc))
+        network.residual = True
+        return network
+
+    return build
+
+
+def sliced(
+    name: str, cuts: tuple[int, ...], head: Callable[[Any], nn.Module], change: Callable[[Any], None] = lambda net: None
+) -> Callable[[int], Backbone]:
+    """A net whose ``features`` is a sequence: stage i is features[cuts[i] : cuts[i + 1]], the stem what precedes.
+
+    ``change`` alters the net before it is cut.
+    """
+
+    def build(classes: int) -> Backbone:
+        net = _make(name, classes)
+        change(net)
         layers = list(net.features)
         ends = (*cuts[1:], len(layers))
         stages = [nn.Sequential(*layers[a:b]) for a, b in zip(cuts, ends, strict=True)]
@@ -62,6 +81,49 @@ def pool_dropout_classifier(net: Any) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), Vector(), net.classifier)
 
 
+def mobilenet_v2(name: str) -> Callable[[int], Backbone]:
+    """MobileNetV2, cut where its map shrinks."""
+    return sliced(name, (2, 4, 7, 14), pool_dropout_classifier)
+
+
+def mobilenet_v2_cifar() -> Callable[[int], Backbone]:
+    """MobileNetV2 for small pictures: the stem and the first block that halved the map keep it, so 32 px end at 4."""
+
+    def change(net: Any) -> None:
+        net.features[0][0].stride = net.features[2].conv[1][0].stride = (1, 1)
+
+    return sliced("mobilenet_v2", (2, 4, 7, 14), pool_dropout_classifier, change)
+
+
+def mobilenet_v3(name: str) -> Callable[[int], Backbone]:
+    """MobileNetV3, cut where its map shrinks."""
+    return sliced(name, (1, 2, 4, 9) if name.endswith("small") else (2, 4, 7, 13), pool_flatten_classifier)
+
+
+def efficientnet(name: str) -> Callable[[int], Backbone]:
+    """EfficientNets of both versions, cut where the map shrinks."""
+    return sliced(name, (2, 3, 4, 6), pool_flatten_classifier)
+
+
+def efficientnet_lite0() -> Callable[[int], Backbone]:
+    """EfficientNet-B0 without squeeze and excitation and with ReLU6 for SiLU, which int8 and small devices bear better."""
+
+    def change(net: Any) -> None:
+        for module in list(net.modules()):
+            for child, layer in list(module.named_children()):
+                if type(layer).__name__ == "SqueezeExcitation":
+                    setattr(module, child, nn.Identity())
+                elif isinstance(layer, nn.SiLU):
+                    setattr(module, child, nn.ReLU6())
+
+    return sliced("efficientnet_b0", (2, 3, 4, 6), pool_flatten_classifier, change)
+
+
+def convnext(name: str) -> Callable[[int], Backbone]:
+    """ConvNeXts, cut where the map shrinks."""
+    return sliced(name, (1, 2, 4, 6), pool_classifier)
+
+
 class ConvPool(nn.Module):
     """ShuffleNet's head: a 1x1 convolution, the mean over the map, a linear layer."""
 
@@ -74,13 +136,19 @@ class ConvPool(nn.Module):
         return self.fc(self.conv(x).mean([2, 3]))
 
 
-def shufflenet(name: str) -> Callable[[int], Backbone]:
-    """ShuffleNetV2: conv1 and maxpool, stage2 to stage4, conv5 in the head."""
+def shufflenet(name: str, small: bool = False) -> Callable[[int], Backbone]:
+    """ShuffleNetV2: conv1 and maxpool, stage2 to stage4, conv5 in the head.
+
+    For small pictures conv1 keeps the map, and nothing is pooled.
+    """
 
     def build(classes: int) -> Backbone:
         net = _make(name, classes)
         stages = [net.stage2, net.stage3, net.stage4]
-        return Backbone(nn.Sequential(net.conv1, net.maxpool), stages, ConvPool(net.conv5, net.fc))
+        if small:
+            net.conv1[0].stride = (1, 1)
+        stem = net.conv1 if small else nn.Sequential(net.conv1, net.maxpool)
+        return Backbone(stem, stages, ConvPool(net.conv5, net.fc))
 
     return build
 

@@ -271,6 +271,7 @@ def test_markdown_and_plot_for_real(tiny_run: Run, tmp_path: Path, lf: Callable[
     assert shown.stdout.startswith("| artifact | backend | batch |")
 
 
+@pytest.mark.slow
 def test_table_fits_100_columns(tiny_run: Run, elsewhere: list[Path], tmp_path: Path) -> None:
     """On a real terminal of 100 columns: one line per row, none wider, and a long name loses its middle."""
     long = shutil.copytree(tiny_run.artifacts / "fused-onnx-fp32", tmp_path / "a-name-that-is-much-too-long-for-any-table-fp32")
@@ -352,6 +353,7 @@ def test_bad_flags_get_one_line(name: str, tiny_run: Run, lf: Callable[..., Resu
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_no_compiler_is_a_note(tiny_run: Run) -> None:
     words = [LF, "bench", str(tiny_run.artifacts / "peer0-onnx-fp32"), "--compile", "--batch", "1", *map(str, QUICK), "--json"]
     done = subprocess.run(words, env=os.environ | {"CXX": "no-such-compiler"}, capture_output=True, text=True, check=True)

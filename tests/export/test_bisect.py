@@ -44,6 +44,14 @@ mutants, node_mutants = _module("mutants"), _module("node_mutants")
 PROFILE = (1, 8, 64)
 
 
+def slow(*values: object) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def wide(*values: object) -> Any:
+    return pytest.param(*values, marks=pytest.mark.wide)
+
+
 @pytest.fixture(scope="module")
 def clean(tiny_run: Run) -> Reference:
     return reference(tiny_run, "peer0", "fp32", 16, PROFILE)
@@ -90,8 +98,7 @@ def test_single_node_faults_are_named(clean: Reference, healthy: Path, batches: 
     assert {name: said for name, said in found.items() if said} == {}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("precision", "disguised"), [("fp32", False), ("fp16", True)])
+@pytest.mark.parametrize(("precision", "disguised"), [wide("fp32", False), slow("fp16", True)])
 def test_all_single_node_faults_are_named(precision: str, disguised: bool, tiny_run: Run, batches: list[np.ndarray]) -> None:
     clean = reference(tiny_run, "peer0", precision, 16, PROFILE)
     blob = to_onnx(in_precision(tiny_run.classifier("peer0"), precision, 16), 16, PROFILE, {})
@@ -111,13 +118,9 @@ SINGLE = {
     "weights: bias dropped": ("Gemm", "head.2", "network.head.2.bias differs in 10 of 10 output channels"),
     "weights: a convolution's kernels mirrored": ("Conv", "stages.0.0.conv1", "differs in 16 of 16"),
     "graph: softmax twice": ("Softmax", "after outputs", "is not in the module"),
-    "graph: probabilities as logits": ("Softmax", "after head.2", "is not in the module"),
     "graph: rows depend on the batch": ("ReduceMean", "after head.2", "is not in the module"),
     "graph: a ReLU lost": ("Identity", "stages.0.0", "is Identity where the module has Relu"),
-    "graph: a shortcut lost": ("Identity", "stages.0.0", "is Identity where the module has Add"),
     "graph: a convolution padded on one side": ("Conv", "stem.0", "attribute pads is [0, 0, 2, 2], the module has [1, 1, 1, 1]"),
-    "graph: softmax over the batch": ("Softmax", "outputs", "attribute axis is 0"),
-    "graph: logits clipped": ("Clip", "after head.2", "is not in the module"),
     "graph: a temperature on the logits": ("Mul", "after head.2", "is not in the module"),
     "pixels: divided by 256": ("Mul", "prologue", "initializer scale differs in 3 of 3 values"),
     "pixels: one level darker": ("Add", "prologue", "initializer shift differs"),
@@ -164,16 +167,12 @@ class Untrained:
         return self.made
 
 
-def slow(*values: str) -> Any:
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 HEALTHY = [("resnet8", "fp32"), ("resnet8", "fp16")]
 HEALTHY += [
     slow("mobilenet_v3_small", "bf16"),
-    slow("shufflenet_v2", "fp32"),
-    slow("efficientnet_b0", "fp16"),
-    slow("convnext_tiny", "fp16"),
+    wide("shufflenet_v2", "fp32"),
+    wide("efficientnet_b0", "fp16"),
+    wide("convnext_tiny", "fp16"),
 ]
 
 
@@ -195,7 +194,7 @@ def test_a_healthy_file_names_no_layer(arch: str, precision: str) -> None:
         assert document["rounding"]["end"] > 0
 
 
-@pytest.mark.parametrize("arch", ["resnet8", slow("mobilenet_v3_small"), slow("shufflenet_v2"), slow("convnext_tiny")])
+@pytest.mark.parametrize("arch", ["resnet8", wide("mobilenet_v3_small"), slow("shufflenet_v2"), wide("convnext_tiny")])
 def test_a_rewritten_healthy_file_names_no_layer(arch: str, tmp_path: Path) -> None:
     """onnxruntime's own fusions: other operators, fewer nodes, other layouts, the same answers. A fault in it is still named."""
     classifier = network(arch)
@@ -241,6 +240,7 @@ def test_alignment_does_not_need_names_or_order(healthy: Path, clean: Reference)
         assert all(np.array_equal(c.array, theirs.constants[k].array) for k, c in ours.constants.items())
 
 
+@pytest.mark.slow
 def test_quarantine_by_name_with_other_bytes(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
     run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "tiny", ignore=shutil.ignore_patterns("artifacts"))))
     place = Path(shutil.copytree(tiny_run.artifacts / "peer0-onnx-fp32", run.artifacts / "quarantine" / "peer0-onnx-fp32"))
@@ -286,7 +286,7 @@ def test_a_file_that_does_not_run_is_looked_at(healthy: Path, clean: Reference, 
     json.dumps(document, allow_nan=False)
 
 
-@pytest.mark.parametrize("change", ["graph: static batch", "graph: float input", "graph: input renamed", "graph: other opset"])
+@pytest.mark.parametrize("change", ["graph: static batch", "graph: input renamed", "graph: other opset"])
 def test_another_contract_is_no_layer_but_is_said(
     change: str, tiny_run: Run, copied: Callable[[str], Path], clean: Reference, batches: list[np.ndarray]
 ) -> None:
@@ -298,7 +298,7 @@ def test_another_contract_is_no_layer_but_is_said(
     assert document["notes"][0] in document["sentence"]
 
 
-@pytest.mark.parametrize("change", ["file: empty", "file: cut in half", "graph: external weights"])
+@pytest.mark.parametrize("change", ["file: cut in half, sealed", "graph: external weights"])
 def test_a_file_that_cannot_be_read_is_one_line(
     change: str, tiny_run: Run, copied: Callable[[str], Path], lf: Callable[..., Result]
 ) -> None:
@@ -323,6 +323,7 @@ def test_an_engine_needs_its_source(tiny_run: Run, copied: Callable[[str], Path]
     assert "lfdeploy export tiny --peer 0 --format onnx --precision fp32" in lost.stderr
 
 
+@pytest.mark.slow
 def test_overflow_of_half_precision_is_named(tiny_run: Run, tmp_path: Path) -> None:
     """The file is what it should be; fp16 itself is not enough for this network, and that is said with its layer."""
     run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "loud", ignore=shutil.ignore_patterns("artifacts"))))

@@ -51,6 +51,7 @@ def other(tiny_run: Run, tmp_path: Path) -> Iterator[Callable[[str], subprocess.
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("order", "same", "done"), [("publish", True, True), ("publish", False, False), ("fail", True, False)])
 def test_the_second_waits(
     order: str, same: bool, done: bool, tiny_run: Run, tmp_path: Path, other: Callable[[str], subprocess.Popen[str]],

@@ -152,6 +152,7 @@ def test_folding_leaves_no_norm_and_changes_no_answer(arch: str) -> None:
         assert torch.allclose(network(x), folded(x), atol=1e-4 * float(network(x).abs().max()))
 
 
+@pytest.mark.slow
 def test_overflow_in_half_precision_is_quarantined(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
     """Activations of 1e6 that the next layer scales back: exact in fp32, infinite in fp16, and ONNX Runtime's CPU hides it."""
     run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "loud", ignore=shutil.ignore_patterns("artifacts"))))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,8 +82,11 @@ def name_of(fault: tuple[str, str, str]) -> str:
     return "-".join(fault).replace(" ", "_")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", list(faults.FAULTS), ids=name_of)
+def marked(fault: tuple[str, str, str]) -> Any:
+    return pytest.param(fault, marks=pytest.mark.slow if fault in faults.CI else pytest.mark.wide, id=name_of(fault))
+
+
+@pytest.mark.parametrize("fault", [marked(fault) for fault in faults.FAULTS])
 def test_a_fault_of_the_exporter_is_refused(
     fault: tuple[str, str, str], tiny_run: Run, filed_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     record_property: Note,
@@ -126,7 +130,7 @@ def test_evidence_does_not_come_from_the_maker(module: str) -> None:
 
 
 def test_there_are_enough() -> None:
-    assert len(faults.FAULTS) >= 60
+    assert len(faults.CI) >= 60
 
 
 @pytest.mark.slow

@@ -338,7 +338,7 @@ MUTANTS: dict[str, tuple[str, str, Callable[[Run, Path], object]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", list(MUTANTS))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if number % 6 else ()) for number, name in enumerate(MUTANTS)])
 def test_fault_is_caught(
     name: str, tiny_run: Run, elsewhere: list[Path], copied: Callable[[str], Path], lf: Callable[..., Result],
     record_property: Callable[[str, object], None],
@@ -355,6 +355,7 @@ def test_fault_is_caught(
     assert got == stage, result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_untouched_and_sealed_again_passes(
     name: str, tiny_run: Run, elsewhere: list[Path], copied: Callable[[str], Path], lf: Callable[..., Result]

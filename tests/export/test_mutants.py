@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -38,14 +39,15 @@ def named_stage(result: Result) -> str:
     return found.group(1) if found else f"none in {result.stderr!r}"
 
 
-def test_there_are_enough() -> None:
-    assert len(mutants.MUTANTS) + len(mutants.HALF_MUTANTS) + len(int8_mutants.INT8_MUTANTS) >= 100
+def some(names: Iterable[str], step: int) -> list[Any]:
+    """Each as a parameter; one in ``step`` in the fast tests, the others in the slow ones."""
+    return [pytest.param(name, marks=pytest.mark.slow if number % step else ()) for number, name in enumerate(names)]
 
 
 Note = Callable[[str, object], None]
 
 
-@pytest.mark.parametrize("name", list(mutants.MUTANTS))
+@pytest.mark.parametrize("name", some(mutants.MUTANTS, 5))
 def test_fault_is_caught(name: str, tiny_run: Run, copied: Callable[[str], Path], lf: Callable[..., Result], record_property: Note) -> None:
     stage, mutate = mutants.MUTANTS[name]
     subject = mutants.Subject(copied("peer0-onnx-fp32"), tiny_run)
@@ -55,7 +57,7 @@ def test_fault_is_caught(name: str, tiny_run: Run, copied: Callable[[str], Path]
     assert (result.exit_code, named_stage(result)) == (3, stage), result.stderr
 
 
-@pytest.mark.parametrize("name", list(mutants.HALF_MUTANTS))
+@pytest.mark.parametrize("name", some(mutants.HALF_MUTANTS, 5))
 def test_fault_in_fp16_is_caught(
     name: str, tiny_run: Run, half_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result], record_property: Note
 ) -> None:
@@ -67,7 +69,7 @@ def test_fault_in_fp16_is_caught(
     assert (result.exit_code, named_stage(result)) == (3, stage), result.stderr
 
 
-@pytest.mark.parametrize("name", list(quiet.QUIET_MUTANTS))
+@pytest.mark.parametrize("name", some(quiet.QUIET_MUTANTS, 5))
 def test_quiet_fault_is_caught(
     name: str, tiny_run: Run, half_artifact: Path, copied: Callable[[str], Path], lf: Callable[..., Result], record_property: Note
 ) -> None:

@@ -161,6 +161,7 @@ def test_fault_is_caught(
     assert got in stages.split(" or "), result.stderr
 
 
+@pytest.mark.slow
 def test_untouched_passes_and_made_again_is_the_same(
     tiny_run: Run, elsewhere: list[Path], copied: Callable[[str], Path], lf: Callable[..., Result]
 ) -> None:
@@ -255,6 +256,7 @@ def test_a_signal_after_two_of_them_were_closed(elsewhere: list[Path]) -> None:
     assert (done.returncode, done.stdout) == (0, "[15]\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_an_ir_whose_logits_are_rounded_is_read(tmp_path: Path) -> None:
     """Where a network has two matrices one after the other, what the last one gives is rounded too, and it is an output."""
     torch.manual_seed(0)
@@ -272,6 +274,7 @@ def test_an_ir_whose_logits_are_rounded_is_read(tmp_path: Path) -> None:
     assert set(answers) == {"logits", *file.ranges}
 
 
+@pytest.mark.slow
 def test_a_norm_before_an_activation_is_computed_as_the_standard_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in DenseNet: the norm cannot go into a layer before it, and openvino folds it through the activation into the rounding."""
     torch.manual_seed(0)

@@ -157,6 +157,7 @@ def test_what_is_faster() -> None:
     assert median_interval(np.array([2.0] * 9)) == (2.0, 2.0)
 
 
+@pytest.mark.slow
 def test_a_slow_file_is_published_and_says_so(
     tiny_run: Run, tmp_path: Path, lf: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +205,7 @@ print(json.dumps([int(status["VmHWM"].split()[0]), found["add"].pictures]))
     assert peak * 1024 < 1.5e9
 
 
+@pytest.mark.slow
 def test_the_calibrator_is_chosen_among_sure_answers_too(tiny_run: Run) -> None:
     """Logits a thousand times as large, as of a network that learnt easy classes by heart: KL alone sees no difference then."""
     classifier = tiny_run.classifier("peer1")

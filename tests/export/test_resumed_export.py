@@ -76,6 +76,7 @@ def test_ctrl_c(fresh: Run, moment: str) -> None:
     assert len(kept) == (1 if moment.startswith("Parity") else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.fresh_process
 def test_a_finished_proof_is_not_made_again(fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Interrupted between parity and publication; what another setting left behind is swept away, other folders are not."""
@@ -104,6 +105,7 @@ def test_a_finished_proof_is_not_made_again(fresh: Run, monkeypatch: pytest.Monk
     assert hidden(fresh) == [other.name]
 
 
+@pytest.mark.slow
 def test_several_precisions_at_once(fresh: Run, lf: Callable[..., Result]) -> None:
     result = lf("export", fresh.path, "--peer", 1, "--precision", "fp32,fp16", "--json")
     assert result.exit_code == 0, result.stderr

@@ -371,7 +371,7 @@ FAULTS: dict[str, tuple[str, Mutation]] = {
 }
 
 
-@pytest.mark.parametrize("name", list(FAULTS))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if number % 6 else ()) for number, name in enumerate(FAULTS)])
 def test_fault_is_caught(
     name: str, tiny_run: Run, broken: Path, pictures: Data, lf: Callable[..., Result], record_property: Callable[[str, object], None]
 ) -> None:
@@ -384,6 +384,7 @@ def test_fault_is_caught(
     assert named == stage, result.stderr
 
 
+@pytest.mark.slow
 def test_untouched_passes_and_bisects_clean(tiny_run: Run, broken: Path, lf: Callable[..., Result]) -> None:
     told = read(broken).manifest[KEY]
     tell(broken, tiny_run, told, told["temperature"])  # the harness itself breaks nothing

@@ -71,9 +71,10 @@ def judged(result: Result) -> tuple[int, str, str]:
 
 ALL = [("fp32", name, *row) for name, row in members.MEMBER_MUTANTS.items()]
 ALL += [(precision, name, *row) for precision, rows in members.MEMBER_MUTANTS_IN.items() for name, row in rows.items()]
+SOME = [pytest.param(*row, marks=pytest.mark.slow if number % 5 else (), id=row[1]) for number, row in enumerate(ALL)]
 
 
-@pytest.mark.parametrize(("precision", "name", "stage", "named", "mutate"), ALL, ids=[row[1] for row in ALL])
+@pytest.mark.parametrize(("precision", "name", "stage", "named", "mutate"), SOME)
 def test_fault_of_a_member_is_caught(
     precision: str, name: str, stage: str, named: str | None, mutate: Callable[[object], None],
     tiny_run: Run, broken: Callable[[str], object], lf: Callable[..., Result], record_property: Note,
@@ -162,6 +163,7 @@ def test_a_reference_is_computed_once_for_all_that_need_it(
     assert sorted(asked) == ["ensemble", "fused", "peer0", "peer1"]
 
 
+@pytest.mark.slow
 def test_every_command_takes_it(tiny_run: Run, together: dict[str, Path], lf: Callable[..., Result], tmp_path: Path) -> None:
     from PIL import Image
 
@@ -188,6 +190,7 @@ def test_every_command_takes_it(tiny_run: Run, together: dict[str, Path], lf: Ca
     assert first["first"] is None, first["sentence"]
 
 
+@pytest.mark.slow
 def test_bisect_names_the_head_of_a_peer(tiny_run: Run, broken: Callable[[str], object], lf: Callable[..., Result]) -> None:
     subject = broken("fp32")
     subject.export(members.head_of(1, lambda w: w[3, 5].mul_(1.5)))  # type: ignore[attr-defined]
@@ -212,6 +215,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(tiny_run: Run, lf: Callable[
     assert not list(one.artifacts.glob("*"))
 
 
+@pytest.mark.slow
 def test_without_a_fused_classifier_the_ensemble_is_the_main(coloured_npz: Path, tmp_path: Path) -> None:
     from training import train
 

@@ -179,6 +179,7 @@ def test_a_class_name_of_two_lines(tiny_run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fresh_process
 def test_messages_stay_off_standard_output(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
     result = lf("export", tiny_run.path, "--peer", 1, "--triton", tmp_path / "models", "--json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,16 @@ def test_training_on_cuda_learns(tmp_path_factory: pytest.TempPathFactory) -> No
     assert summary["device"] == "cuda"
     assert summary["test"]["fused"] > 80
     assert torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_on_cuda_gives_the_same_bits_again(tmp_path: Path, precision: str) -> None:
+    from lfdeploy.config import TrainConfig
+    from training import train
+
+    config = TrainConfig(device="cuda", epochs=1, arch="resnet8", precision=precision)
+    one, other = (train(config, name, tmp_path).tensors() for name in ("one", "other"))
+    assert [name for name, tensor in one.items() if not torch.equal(tensor, other[name])] == []
 
 
 def test_a_program_on_cuda_really_runs_there(tiny_run: Run) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / ".ci" / "gpu"
-STEPS = 9
+STEPS = 10
 
 
 def called(python: Path, out: Path) -> tuple[int, list[str]]:

@@ -306,6 +306,7 @@ def test_the_users_own_words(tmp_path: Path) -> None:
     assert min(*test["peers"], test["fused"]) > 95
 
 
+@pytest.mark.slow
 def test_config_file_repeats_a_run(coloured_npz: Path, tmp_path: Path, lf: Callable[..., Result]) -> None:
     common = ["--data", coloured_npz, "--arch", "resnet8", "--precision", "fp32", "--threads", "shared", "--runs", tmp_path / "runs"]
     first = lf("train", *common, "--epochs", 2, "--name", "one", "-o", "attn", "se")

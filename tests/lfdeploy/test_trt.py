@@ -149,6 +149,7 @@ def test_the_process_hands_its_one_line_on(tmp_path: Path) -> None:
         trt_build.build(RTX, source, tmp_path / "x.engine", (1, 2, 4), "fp16")
 
 
+@pytest.mark.slow
 def test_rtx_builds_the_same_bytes_in_any_folder_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """resnet18 as it is exported: large enough for threads and addresses to matter."""
     torch.manual_seed(0)

@@ -479,12 +479,12 @@ def test_align_takes_the_smallest_side_and_keeps_the_mean_level(sides: tuple[int
 LABELS_FIRST = {"kd": {"labels": "1", "weight": "0.02"}, "codistillation": {"every": "5"}}
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", [pytest.param(name, marks=() if name == "lfmkd" else pytest.mark.slow) for name in METHODS])
 def test_64_pictures_are_learnt_by_heart(method: str) -> None:
-    cohort, graph = cohort_of(method, **LABELS_FIRST.get(method, {}))
-    x, y = images(64, dtype=torch.float32), torch.arange(64) % CLASSES
+    cohort, graph = cohort_of(method, size=8, **LABELS_FIRST.get(method, {}))
+    x, y = images(64, size=8, dtype=torch.float32), torch.arange(64) % CLASSES
     engine = Engine(cohort.train(), graph, "cpu", torch.float32, 0)
-    optimizer = torch.optim.SGD(cohort.parameter_groups(0.0), lr=0.1, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(cohort.parameter_groups(0.0), lr=0.05, momentum=0.9, nesterov=True)
     order = torch.Generator().manual_seed(0)
     for step in range(60):
         chosen = torch.randperm(64, generator=order)[:32] if step < 45 else torch.arange(64)
@@ -498,14 +498,14 @@ def test_64_pictures_are_learnt_by_heart(method: str) -> None:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_same_seed_gives_the_same_losses(method: str) -> None:
-    def losses(seed: int) -> list[dict[str, float]]:
-        cohort, graph = cohort_of(method, seed=seed)
+    def losses(seed: int, steps: int = 6) -> list[dict[str, float]]:
+        cohort, graph = cohort_of(method, size=8, seed=seed)
         engine = Engine(cohort.train(), graph, "cpu", torch.float32, 0)
         optimizer = torch.optim.SGD(cohort.parameter_groups(5e-4), lr=0.1, momentum=0.9, nesterov=True)
         found = []
-        for step in range(20):
+        for step in range(steps):
             optimizer.zero_grad(set_to_none=True)
-            parts = engine.step(given(cohort, images(8, seed=step, dtype=torch.float32), labels(8)), at(graph, 0.5))
+            parts = engine.step(given(cohort, images(8, 8, step, torch.float32), labels(8)), at(graph, 0.5))
             optimizer.step()
             cohort.after_step(step)
             found.append({name: part.item() for name, part in parts.items()})
@@ -513,4 +513,4 @@ def test_the_same_seed_gives_the_same_losses(method: str) -> None:
 
     first = losses(0)
     assert first == losses(0)
-    assert first != losses(1)
+    assert first[:1] != losses(1, 1)

@@ -55,6 +55,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_line(tmp_path: Path, capsys: pytest
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_home_that_may_not_be_written(tmp_path: Path) -> None:
     """matplotlib keeps its caches there, and tells of it at length where it cannot."""
     code = """

@@ -91,7 +91,11 @@ def during_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], 
 MOMENTS = {"first": 1, "middle": 3, "last but one": 4, "last of epoch": STEPS, "next epoch": STEPS + 1, "very last": EPOCHS * STEPS}
 
 
-@pytest.mark.parametrize(("step", "signals"), [*((m, "SIGTERM") for m in MOMENTS), ("middle", "SIGINT")])
+MANY = [("middle", "SIGINT"), ("middle", "SIGTERM")]
+MANY += [pytest.param(moment, "SIGTERM", marks=pytest.mark.slow) for moment in MOMENTS if moment != "middle"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("step", "signals"), MANY)
 def test_a_signal_ends_the_step_saves_and_resumes(
     step: str, signals: str, config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +132,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [PLACES[0], *(pytest.param(place, marks=pytest.mark.slow) for place in list(PLACES)[1:])])
 def test_sudden_death_at_every_place_of_an_epoch(
     place: str, config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +169,7 @@ def test_sudden_death_at_every_place_of_an_epoch(
     assert_same(run.path, reference.path)
 
 
-@pytest.mark.parametrize("tail", [b'{"epoch": 2, "lo', b""], ids=["half a line", "no line"])
+@pytest.mark.parametrize("tail", [b'{"epoch": 2, "lo', pytest.param(b"", marks=pytest.mark.slow)], ids=["half a line", "no line"])
 def test_a_torn_metrics_line_is_dropped(
     tail: bytes, config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +195,7 @@ def test_seconds_of_an_interrupted_epoch_are_counted(config: TrainConfig, tmp_pa
     assert progress["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_layers_that_draw_resume_their_draws(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """mobilenet has dropout: the random state is part of the checkpoint."""
     mixed = TrainConfig(**{**vars(config), "arch": "resnet8,mobilenet_v3_small", "epochs": 2, "method": "independent"})

@@ -1,0 +1,84 @@
+"""Networks of timm, by its names, untrained: its feature interface gives the layers, a linear layer is put on the last map.
+
+Only networks that are a sequence of layers giving maps (B, C, H, W) can be cut; others are refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from lfdeploy.errors import UsageError
+from lfdeploy.models.backbone import Backbone, pool_linear
+
+STAGES = 4  # as many as torchvision's networks have
+
+
+def known(name: str) -> str:
+    """The name, if timm has it; raises `UsageError` where it has not, or is not installed."""
+    if not find_spec("timm"):
+        raise UsageError("--arch timm:NAME needs timm, which is not installed. Run: pip install timm")
+    import timm
+
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), 1)
+        raise UsageError(f"timm has no network '{name}'." + (f" Did you mean 'timm:{near[0]}'?" if near else ""))
+    return name
+
+
+def network_of(name: str) -> Callable[[int], Backbone]:
+    """A builder ``classes -> Backbone`` for a network of timm."""
+
+    def build(classes: int) -> Backbone:
+        import timm
+
+        try:
+            net: Any = timm.create_model(name, pretrained=False, features_only=True)
+            groups = _by_side(_layers(net), next(net.parameters()).device)
+            channels = net.feature_info.channels()[-1]
+        except Exception as error:  # timm raises many kinds for what it cannot cut
+            raise _refusal(name, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+        if len(groups) <= STAGES:  # the first stage begins without shrinking the map
+            groups = [groups[0][:-1], groups[0][-1:], *groups[1:]]
+        if len(groups) < STAGES or not groups[0]:
+            raise _refusal(name, f"its map shrinks {len(groups) - 1} times")
+        stem = [layer for group in groups[:-STAGES] for layer in group]
+        stages = [nn.Sequential(*group) for group in groups[-STAGES:]]
+        return Backbone(nn.Sequential(*stem), stages, pool_linear(channels, classes))
+
+    return build
+
+
+def _refusal(name: str, why: str) -> UsageError:
+    return UsageError(f"timm:{name} cannot be cut into stages that give maps ({why[:120]}). Choose another: lfdeploy list archs")
+
+
+def _layers(net: Any) -> list[nn.Module]:
+    """The layers in the order in which they are applied; a sequence of blocks counts as its blocks."""
+    layers: list[nn.Module] = []
+    for name, child in net.named_children():
+        layers += list(child) if name == "blocks" else [child]
+    return layers
+
+
+def _by_side(layers: list[nn.Module], device: torch.device) -> list[list[nn.Module]]:
+    """The layers in groups, each of which begins with what shrinks the map; raises where one gives no square map."""
+    x = torch.zeros(1, 3, 128, 128, device=device)
+    groups: list[list[nn.Module]] = [[]]
+    with torch.no_grad():
+        for layer in layers:
+            side = x.shape[2]
+            training = layer.training
+            x = layer.eval()(x)
+            layer.train(training)
+            if x.ndim != 4 or x.shape[2] != x.shape[3]:
+                raise ValueError(f"a layer gives {tuple(x.shape)}")
+            if x.shape[2] < side and groups[-1]:
+                groups.append([])
+            groups[-1].append(layer)
+    return groups
