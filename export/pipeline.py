@@ -10,14 +10,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from export import card, triton
+from export import triton
+from export.bench.speed import FASTER, faster, in_words, speedup
+from export.build.graph import opset_of, traced_of
+from export.build.quantize import SCHEMES, quantize
 from export.claims import claim, release
-from export.contract import lone_facts
-from export.graph import opset_of, traced_of
-from export.probabilities import calibration, in_one_line
+from export.parity.contract import lone_facts
+from export.parity.probabilities import calibration, in_one_line
 from export.prove import REPORT, in_fresh_process
-from export.quantize import SCHEMES, quantize
-from export.speed import FASTER, faster, in_words, speedup
+from export.report import card
 from lfdeploy.artifact import SCHEMA, Artifact, input_of, outputs_of, publish, quarantine, read, sealed
 from lfdeploy.backends import BACKENDS, Material, builder, executes
 from lfdeploy.confidence import temperature

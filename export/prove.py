@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from export.members import combined, expanded
-from export.parity import Report, judge
-from export.probabilities import on_test
-from export.reference import Reference, reference, references
-from export.report import page
+from export.parity.members import combined, expanded
+from export.parity.probabilities import on_test
+from export.parity.reference import Reference, reference, references
+from export.parity.verdict import Report, judge
+from export.report.page import page
 from lfdeploy.artifact import Artifact, read, run_of
 from lfdeploy.backends import BACKENDS, chosen, executes
 from lfdeploy.chance import against_chance

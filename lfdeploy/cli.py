@@ -169,7 +169,7 @@ def verify(
 @JSON
 def bisect(artifact: str, data: str | None, images: int, run: str | None, runs: str, as_json: bool) -> None:
     """Name the first layer at which an ARTIFACT, published or in quarantine/, leaves its run's PyTorch module."""
-    from export.bisect import bisect as look
+    from export.bisect.search import bisect as look
 
     finding = look(artifact, images=images, run=run, runs=runs, data=data)
     if as_json:
@@ -234,7 +234,7 @@ def bench(
         speeds = bench_training(arch, method, rounds or 15, how["device"])
         document(speeds) if as_json else training_speed(speeds)
         return
-    from export.bench_report import report
+    from export.bench.table import report
 
     try:
         sizes = [int(part) for part in batch.split(",")]

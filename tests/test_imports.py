@@ -38,6 +38,55 @@ def test_arrows(package: str) -> None:
             assert not found, f"{path} imports {found}"
 
 
+#: what a room of export/ may import of export/, besides itself
+ROOMS = {
+    "numbers": (),
+    "build": ("numbers",),
+    "independent": ("numbers",),
+    "parity": ("numbers", "build", "independent"),
+    "report": ("numbers", "parity"),
+    "bench": (),
+    "bisect": ("build", "parity"),
+}
+
+
+def modules_of(package: str, when_loaded: bool = False) -> dict[str, set[str]]:
+    """Every module of a package by its dotted name, with those of the package that it imports: all, or those that loading it needs."""
+    parts = {path.relative_to(ROOT).with_suffix("").parts: path for path in (ROOT / package).rglob("*.py")}
+    names = {".".join(part for part in steps if part != "__init__"): path for steps, path in parts.items()}
+    found: dict[str, set[str]] = {}
+    for name, path in names.items():
+        own = found[name] = set()
+        tree = ast.parse(path.read_text())
+        for node in tree.body if when_loaded else ast.walk(tree):
+            if isinstance(node, ast.Import):
+                own |= {alias.name for alias in node.names if alias.name in names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                own |= {target for alias in node.names if (target := f"{node.module}.{alias.name}") in names} or {node.module} & set(names)
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_of_export_import_downwards(room: str) -> None:
+    modules = modules_of("export")
+    allowed = tuple(f"export.{name}." for name in (room, *ROOMS[room]))
+    for name, others in modules.items():
+        if name.startswith(f"export.{room}."):
+            assert [other for other in others if not other.startswith(allowed)] == [], name
+
+
+def test_every_room_is_known() -> None:
+    assert {path.parent.name for path in (ROOT / "export").glob("*/__init__.py")} == set(ROOMS)
+
+
+@pytest.mark.parametrize("package", ["lfdeploy", *STAGES])
+def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
+    modules = modules_of(package, when_loaded=package == "lfdeploy")  # there some functions import what would be a circle
+    while free := [name for name, others in modules.items() if not others & set(modules) - {name}]:
+        modules = {name: others for name, others in modules.items() if name not in free}
+    assert set(modules) == set()
+
+
 def test_command_line_imports_nothing_heavy() -> None:
     code = f"import lfdeploy.cli, sys; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

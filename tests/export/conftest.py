@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from export import export, prove
-from export.reference import Reference, Tick, reference
+from export.parity.reference import Reference, Tick, reference
 from lfdeploy.config import ExportConfig
 from lfdeploy.data import Data, Split
 from lfdeploy.run import Run, sha256

@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 import torch
 
-from export.calibrate import ranges, spreads
-from export.graph import in_precision, to_onnx
-from export.quantize import SCHEMES, activations, with_ranges
+from export.build.graph import in_precision, to_onnx
+from export.build.quantize import SCHEMES, activations, with_ranges
+from export.build.ranges import ranges, spreads
 from lfdeploy.backends.base import PRECISIONS
 from lfdeploy.backends.trt import MODULES, missing
 from lfdeploy.backends.trt_build import build

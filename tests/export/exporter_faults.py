@@ -16,11 +16,11 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-import export.calibrate
-import export.graph
-import export.origin
+import export.build.graph
+import export.build.quantize
+import export.build.ranges
+import export.parity.origin
 import export.pipeline
-import export.quantize
 import lfdeploy.images
 import lfdeploy.models.deploy
 import lfdeploy.recall
@@ -36,7 +36,7 @@ Module = Callable[[Classifier], None]
 
 def everywhere(patch: Patch, name: str, replace: Callable[[Any], Any]) -> None:
     """Replace a function of the exporter under every module that imported it."""
-    for module in (export.graph, export.calibrate, export.quantize, export.pipeline, export.origin):
+    for module in (export.build.graph, export.build.ranges, export.build.quantize, export.pipeline, export.parity.origin):
         if hasattr(module, name):
             patch.setattr(module, name, replace(getattr(module, name)))
 
@@ -62,7 +62,7 @@ def before_folding(change: Module) -> Plant:
     """The exporter changes a copy of the module before it folds BatchNorm."""
 
     def plant(patch: Patch) -> None:
-        real = export.graph.fold
+        real = export.build.graph.fold
 
         def fold(network: nn.Module, size: int) -> nn.Module:
             import copy
@@ -71,7 +71,7 @@ def before_folding(change: Module) -> Plant:
             change(changed)
             return real(changed, size)
 
-        patch.setattr(export.graph, "fold", fold)
+        patch.setattr(export.build.graph, "fold", fold)
 
     return plant
 
@@ -156,14 +156,14 @@ def noisy(share: float) -> Callable[[Any], None]:
 
 def folded_after_the_cast(patch: Patch) -> None:
     """BatchNorm's factors rounded to half before they are multiplied with rounded weights."""
-    real = export.graph.fold
+    real = export.build.graph.fold
 
     def fold(network: nn.Module, size: int) -> nn.Module:
         import copy
 
         return real(copy.deepcopy(network).half().float(), size)
 
-    patch.setattr(export.graph, "fold", fold)
+    patch.setattr(export.build.graph, "fold", fold)
 
 
 def ranged(change: Callable[[str, float, float], tuple[float, float]]) -> Plant:

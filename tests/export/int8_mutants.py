@@ -20,10 +20,10 @@ from tests_export_mutants import (  # type: ignore[import-not-found]
     poke,
 )
 
-from export.calibrate import Ranges, Spread, ranges, spreads
-from export.contract import lone_facts
-from export.graph import in_precision, to_onnx
-from export.quantize import activations, batches, pick, with_ranges
+from export.build.graph import in_precision, to_onnx
+from export.build.quantize import activations, batches, pick, with_ranges
+from export.build.ranges import Ranges, Spread, ranges, spreads
+from export.parity.contract import lone_facts
 from lfdeploy.data import Data
 from lfdeploy.images import Pixels
 from lfdeploy.models.deploy import Classifier

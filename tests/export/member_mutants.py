@@ -13,8 +13,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from export.contract import lone_facts
-from export.graph import METADATA
+from export.build.graph import METADATA
+from export.parity.contract import lone_facts
 from lfdeploy.models.deploy import Classifier
 
 Graph = onnx.ModelProto

@@ -19,8 +19,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from export.contract import lone_facts
-from export.graph import METADATA, in_precision, to_onnx
+from export.build.graph import METADATA, in_precision, to_onnx
+from export.parity.contract import lone_facts
 from lfdeploy.artifact import sealed
 from lfdeploy.models.deploy import Classifier
 from lfdeploy.run import Run, sha256, write_json

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests_export_int8_mutants import calibrated, data, tensor  # type: ignore[import-not-found]
 from tests_export_mutants import Subject, manifest, rename  # type: ignore[import-not-found]
 
-from export.graph import METADATA
+from export.build.graph import METADATA
 from lfdeploy.run import write_json
 
 Change = Callable[[onnx.ModelProto], None]

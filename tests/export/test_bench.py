@@ -27,10 +27,10 @@ from click.testing import Result
 from onnx import TensorProto, helper
 from PIL import Image
 
-from export import busy
-from export.bench import warm_up
-from export.bench_report import apart
-from export.bench_statistics import speed_ratio
+from export.bench import busy
+from export.bench.ratios import speed_ratio
+from export.bench.rounds import warm_up
+from export.bench.table import apart
 from lfdeploy.run import Run
 
 LF = str(Path(sys.executable).with_name("lfdeploy"))

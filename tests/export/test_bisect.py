@@ -19,11 +19,11 @@ from click.testing import Result
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
-import export.bisect
-from export.align import mark_outputs, pair, read
-from export.bisect import Reference, batches_of, compare, reference, some_pictures
-from export.graph import in_precision, to_onnx
-from export.tensors import load
+import export.bisect.search
+from export.bisect.align import mark_outputs, pair, read
+from export.bisect.search import Reference, batches_of, compare, reference, some_pictures
+from export.bisect.tensors import load
+from export.build.graph import in_precision, to_onnx
 from lfdeploy.artifact import Artifact
 from lfdeploy.models import create
 from lfdeploy.models.deploy import Classifier
@@ -347,7 +347,7 @@ def test_an_exporter_that_is_wrong_itself_is_named(tiny_run: Run, monkeypatch: p
         node_mutants.attribute("node_conv2d_4", "pads", [0, 0, 2, 2])(proto)
         return bytes(proto.SerializeToString())
 
-    monkeypatch.setattr(export.bisect, "to_onnx", wrong)
+    monkeypatch.setattr(export.bisect.search, "to_onnx", wrong)
     found = reference(tiny_run, "peer0", "fp32", 16, PROFILE)
     document = compare(found, onnx.load_from_string(wrong(found.classifier, 16, PROFILE, {})), batches)
     assert document["first"] is None
@@ -360,7 +360,7 @@ def test_pictures_are_not_asked_for_when_there_are_to_be_none(tiny_run: Run, tmp
     config = run.read("config.json") | {"data": str(tmp_path / "gone")}
     (run.path / "config.json").write_text(json.dumps(config))
     assert some_pictures(run, None, 0).shape == (0, 16, 16, 3)
-    with pytest.raises(export.bisect.LfdeployError, match="--data, or use --images 0"):
+    with pytest.raises(export.bisect.search.LfdeployError, match="--data, or use --images 0"):
         some_pictures(run, None, 3)
     assert some_pictures(run, "digits", 3).shape == (3, 16, 16, 3)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.bounds import int8_bounds
-from export.statistics import compare
+from export.numbers.statistics import compare
+from export.parity.bounds import int8_bounds
 
 
 def predicted(flipped: int) -> object:

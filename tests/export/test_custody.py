@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.bounds import TWIN
+from export.parity.bounds import TWIN
 from export.prove import verify
 from lfdeploy.artifact import read, sealed
 from lfdeploy.models.deploy import Classifier

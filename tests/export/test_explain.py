@@ -20,8 +20,8 @@ from PIL import Image
 from torch import nn
 
 from export import export
-from export.contract import lone_facts
-from export.graph import in_precision, to_onnx
+from export.build.graph import in_precision, to_onnx
+from export.parity.contract import lone_facts
 from lfdeploy.artifact import sealed
 from lfdeploy.config import ExportConfig
 from lfdeploy.errors import LfdeployError, UsageError

@@ -25,10 +25,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from export import export
-from export.card import model_card
-from export.graph import fold
-from export.halves import nature
-from export.report import page
+from export.build.graph import fold
+from export.independent.halves import nature
+from export.report.card import model_card
+from export.report.page import page
 from lfdeploy.artifact import read
 from lfdeploy.backends import BACKENDS
 from lfdeploy.config import ExportConfig

@@ -18,8 +18,8 @@ import torch
 from click.testing import Result
 from PIL import Image
 
-from export.contract import lone_facts
-from export.graph import in_precision, to_onnx, trace
+from export.build.graph import in_precision, to_onnx, trace
+from export.parity.contract import lone_facts
 from lfdeploy import open_artifact
 from lfdeploy.artifact import read, sealed
 from lfdeploy.backends import BACKENDS, Material, Source, executes

@@ -16,9 +16,9 @@ import pytest
 from click.testing import Result
 
 from export import export
-from export.accuracy import told
+from export.parity.accuracy import told
+from export.parity.reference import training_pictures
 from export.prove import prove, verify
-from export.reference import training_pictures
 from lfdeploy.artifact import read, sealed
 from lfdeploy.backends import BACKENDS
 from lfdeploy.config import ExportConfig

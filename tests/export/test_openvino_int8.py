@@ -17,11 +17,11 @@ from click.testing import Result
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from export.calibrate import CALIBRATORS, Ranges, ranges, spreads
-from export.contract import lone_facts
-from export.float_ir import IrFile
-from export.graph import in_precision, to_onnx
-from export.quantize import activations, batches, pick, with_ranges
+from export.build.graph import in_precision, to_onnx
+from export.build.quantize import activations, batches, pick, with_ranges
+from export.build.ranges import CALIBRATORS, Ranges, ranges, spreads
+from export.independent.float_ir import IrFile
+from export.parity.contract import lone_facts
 from lfdeploy import open_artifact
 from lfdeploy.artifact import input_of, outputs_of, read, sealed
 from lfdeploy.backends import BACKENDS, Material, Source, openvino

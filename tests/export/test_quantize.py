@@ -17,10 +17,10 @@ from click.testing import Result
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from export.calibrate import Spread, least_squares, mean_minmax, minmax, percentile, ranges, spreads
-from export.graph import in_precision, to_onnx
-from export.quantize import activations, batches, logits_of, pick, quantize, with_ranges
-from export.speed import faster, in_words, median_interval
+from export.bench.speed import faster, in_words, median_interval
+from export.build.graph import in_precision, to_onnx
+from export.build.quantize import activations, batches, logits_of, pick, quantize, with_ranges
+from export.build.ranges import Spread, least_squares, mean_minmax, minmax, percentile, ranges, spreads
 from lfdeploy.artifact import read
 from lfdeploy.devices import instruction_set, int8_saturates
 from lfdeploy.run import Run
@@ -183,9 +183,9 @@ def test_calibration_on_many_large_pictures_stays_small() -> None:
     """200 pictures of 224 px through ResNet-18, whose activations are 8 GB: below 1.5 GB in all, most of which is torch itself."""
     code = """
 import json, pathlib, numpy as np, onnx, torch
-from export.calibrate import spreads, ranges, spreads
-from export.graph import in_precision, to_onnx
-from export.quantize import activations, batches
+from export.build.ranges import spreads, ranges, spreads
+from export.build.graph import in_precision, to_onnx
+from export.build.quantize import activations, batches
 from lfdeploy.models import create
 from lfdeploy.models.deploy import Classifier
 torch.manual_seed(0)

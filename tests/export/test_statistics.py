@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from export.statistics import compare, log_softmax, mcnemar, paired_interval, permutation
+from export.numbers.statistics import compare, log_softmax, mcnemar, paired_interval, permutation
 
 
 def test_mcnemar_is_the_binomial_test() -> None:

@@ -18,12 +18,12 @@ from click.testing import Result
 from PIL import Image
 from scipy import stats
 
-from export.check import Check, Unexamined
-from export.contract import lone_facts
-from export.graph import METADATA, in_precision, to_onnx
-from export.probabilities import FEWEST, calibrate, measured, on_test, read_back, temperature_checks
-from export.reference import reference, validation
-from export.temperature import find_threshold, fit, lower_bound, needed, nll, probabilities, reliability, tail
+from export.build.graph import METADATA, in_precision, to_onnx
+from export.numbers.check import Check, Unexamined
+from export.numbers.temperature import find_threshold, fit, lower_bound, needed, nll, probabilities, reliability, tail
+from export.parity.contract import lone_facts
+from export.parity.probabilities import FEWEST, calibrate, measured, on_test, read_back, temperature_checks
+from export.parity.reference import reference, validation
 from lfdeploy.artifact import read, sealed
 from lfdeploy.confidence import KEY
 from lfdeploy.config import ExportConfig

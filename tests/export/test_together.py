@@ -20,8 +20,8 @@ import torch
 from click.testing import Result
 
 from export import export, prove
-from export.graph import in_precision
-from export.reference import reference, references
+from export.build.graph import in_precision
+from export.parity.reference import reference, references
 from lfdeploy.artifact import read
 from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.data import Split

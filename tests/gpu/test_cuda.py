@@ -23,7 +23,7 @@ def test_the_module_answers_alike_on_cuda(tiny_run: Run) -> None:
 
 
 def test_the_module_in_a_cuda_graph_answers_as_eager(tiny_run: Run) -> None:
-    from export.cuda_graph import GraphSession
+    from export.bench.cuda_graph import GraphSession
 
     pixels = tiny_run.data().test.images[:64]
     manifest = {"target": "fused", "input": {"height": 16, "width": 16}, "batch": {"max": 64}}

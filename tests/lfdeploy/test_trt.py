@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.graph import in_precision, to_onnx
+from export.build.graph import in_precision, to_onnx
 from lfdeploy.backends import BACKENDS, buckets, trt_build, trt_layers
 from lfdeploy.backends.trt import INVALID, header_faults, invalid, load, log_to, no_kernels
 from lfdeploy.devices import Gpu

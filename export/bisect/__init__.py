@@ -1,0 +1,1 @@
+"""`lfdeploy bisect`: where a file leaves its module."""

@@ -1,0 +1,1 @@
+"""What can be known of a file without its maker: nothing here imports `export.build`."""

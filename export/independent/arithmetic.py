@@ -1,0 +1,146 @@
+"""Are a file's numbers the run's, but for the rounding of its own format? Weights, biases and steps, one by one.
+
+What a file holds is compared with `export.independent.exact`, which comes from the run's weights alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.independent.exact import Array, Exact
+from export.independent.float_onnx import Constant
+from export.numbers.check import Check, at_most, equal
+
+STAGE = "arithmetic"
+SINGLE = 2.0**-21  # of the terms: four roundings in fp32, as folding makes
+MANTISSA = {"fp16": (10, -14), "bf16": (7, -126)}  # bits behind the point, and the smallest normal exponent
+ROOM = 1.001  # of half a step: a level may be chosen by fp32 arithmetic
+STEPS = 1.01  # of the step that a channel's largest weight needs
+SMALL = 16  # numbers in a tensor that may be no weight of the run: an epsilon, a sixth, an axis
+ALIKE = 0.3  # a tensor under another name belongs to the weight that is this near, as a part of its largest number
+
+
+@dataclass(frozen=True)
+class Match:
+    """A constant of the file, and the run's numbers in the file's layout; ``source`` is the first name the run has for them."""
+
+    constant: Constant
+    exact: Exact
+    source: str
+
+
+def matched(constants: Mapping[str, Constant], exact: Mapping[str, Exact]) -> tuple[dict[str, Match], list[str]]:
+    """Which of the run's tensors each constant is, and the names of those that are none of them.
+
+    A constant is found by its name; one that the exporter has renamed or turned by the nearest numbers. A wrong choice
+    hides nothing: the graph with the chosen numbers in it is compared with the module afterwards.
+    """
+    matches: dict[str, Match] = {}
+    strangers = []
+    first = {id(tensor): name for name, tensor in reversed(list(exact.items()))}
+    for name, constant in constants.items():
+        own = name.removesuffix("/heatmap").removesuffix("_quantized")
+        candidates = {own: exact[own]} if own in exact else exact
+        nearest = _nearest(constant, candidates, np.inf if own in exact else ALIKE)
+        if nearest is not None:
+            numbers_of, source = nearest
+            matches[name] = Match(constant, numbers_of, first[id(exact[source])])
+        elif constant.value.size > SMALL:
+            strangers.append(name)
+    return matches, strangers
+
+
+def _nearest(constant: Constant, candidates: Mapping[str, Exact], most: float) -> tuple[Exact, str] | None:
+    best: tuple[float, tuple[Exact, str]] | None = None
+    scale = float(np.abs(constant.value).max(initial=0.0)) or 1.0
+    for name, candidate in candidates.items():
+        for exact in (candidate, candidate.transposed) if candidate.value.ndim == 2 else (candidate,):
+            if exact.value.shape != constant.value.shape:
+                continue
+            distance = float(np.abs(exact.value - constant.value).max(initial=0.0)) / scale
+            if best is None or distance < best[0]:
+                best = distance, (exact, name)
+    return best[1] if best is not None and not best[0] > most else None
+
+
+def numbers(matches: Mapping[str, Match], strangers: list[str], precision: str) -> Iterator[Check]:
+    """Every weight and bias against the run's, the steps of int8 against what they need, and the kinds of number."""
+    yield equal(STAGE, "tensors that are none of the run's", strangers[:3], [])
+    errors = {name: excess(match, precision) for name, match in matches.items()}
+    worst = max(errors, key=lambda name: _nan_last(errors[name]))
+    yield at_most(STAGE, f"error of a number / what rounding alone explains, worst at {worst}", errors[worst], 1.0)
+    steps = {name: wide for name, match in matches.items() if (wide := width(match)) is not None}
+    if steps:
+        widest = max(steps, key=lambda name: _nan_last(steps[name]))
+        yield at_most(STAGE, f"step of int8 weights / what their channel needs, worst at {widest}", steps[widest], STEPS)
+    yield equal(STAGE, f"weights in {precision}", _other_kinds(matches, precision), [])
+
+
+def _nan_last(value: float) -> float:
+    return value if value == value else np.inf
+
+
+def excess(match: Match, precision: str) -> float:
+    """The largest error of a constant, as a part of what rounding alone explains."""
+    apart = np.abs(match.constant.value - match.exact.value)
+    return float((apart / _explained(match, precision)).max(initial=0.0))
+
+
+def _explained(match: Match, precision: str) -> Array:
+    """How far rounding may move each number: half a step, or half the distance of the format's neighbours.
+
+    A half-precision file may hold a rounded number widened to fp32 again, but not of its prologue.
+    """
+    constant, exact = match.constant, match.exact
+    single = SINGLE * exact.terms + 1e-30
+    kind = precision if constant.kind == "fp32" and match.source not in ("scale", "shift") else constant.kind
+    if kind in MANTISSA:
+        bits, smallest = MANTISSA[kind]
+        exponent = np.maximum(np.floor(np.log2(np.abs(exact.value) + 1e-300)), smallest)
+        return np.asarray(2.0 ** (exponent - bits - 1) * (1 + 2.0**-8) + single)
+    if constant.step is not None:
+        whole = 1.0 if constant.kind == "int32" else 0.5
+        return np.asarray(np.broadcast_to(whole * ROOM * constant.step, exact.value.shape) + single)
+    return single
+
+
+def width(match: Match) -> float | None:
+    """The widest step of an int8 weight as a part of what its channel's largest number needs; None for anything else."""
+    constant = match.constant
+    if constant.step is None or constant.kind != "int8":
+        return None
+    widest = []
+    for largest in channels(match):
+        needed = np.maximum(largest / 127, 1e-9)
+        used = largest > 1e-6 * largest.max(initial=0.0)
+        widest.append(float(np.where(used, constant.step / needed, 0.0).max(initial=0.0)))
+    return min(widest)
+
+
+def channels(match: Match) -> list[Array]:
+    """The largest number of each output channel, shaped to be divided by; of a matrix by either axis, its own first.
+
+    Channels come from the run's tensor: a file that has one step for a whole weight has lost theirs.
+    """
+    exact, step = np.abs(match.exact.value), match.constant.step
+    if exact.ndim < 2:
+        return [exact.max(keepdims=True, initial=0.0)]
+    varying = [axis for axis, count in enumerate(getattr(step, "shape", ())) if count > 1]
+    own = varying if len(varying) == 1 and exact.ndim == 2 else [0] if exact.ndim > 2 else [0, 1]
+    return [exact.max(axis=tuple(i for i in range(exact.ndim) if i != axis), keepdims=True) for axis in own]
+
+
+def _other_kinds(matches: Mapping[str, Match], precision: str) -> list[str]:
+    """Layers' weights that are nowhere in the precision, and a prologue that is not fp32. A heat map may have its own in fp32."""
+    kinds: dict[str, set[str]] = {}
+    for match in matches.values():
+        if match.source in ("scale", "shift") or (match.constant.value.ndim >= 2 and match.source.endswith(".weight")):
+            kinds.setdefault(match.source, set()).add(match.constant.kind)
+    return [
+        f"{source} in {' and '.join(sorted(there))}"
+        for source, there in kinds.items()
+        if (there != {"fp32"} if source in ("scale", "shift") else precision not in there)
+    ][:3]

@@ -1,0 +1,102 @@
+"""What fp16 and bf16 do to a network by nature: every layer's numbers rounded to the format, by hooks on the run's own module.
+
+Nothing of the exporter is used, and nothing is computed in half precision: rounding is all that the format adds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from export.independent.exact import Array, folded_pairs
+
+KINDS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+UNIT = {"fp16": 2.0**-11, "bf16": 2.0**-8}  # unit roundoff
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """``overflows``: non-finite logits; ``difference``: the largest distance from fp32, divided by each picture's scale."""
+
+    overflows: int
+    difference: float
+
+
+def rounded(precision: str, numbers: Mapping[str, Array], prologue: Collection[str]) -> dict[str, Array]:
+    """Numbers by name as the format holds them; those of the prologue stay fp32."""
+    kind = KINDS[precision]
+    return {
+        name: value if name in prologue else torch.from_numpy(np.asarray(value, np.float32)).to(kind).double().numpy()
+        for name, value in numbers.items()
+    }
+
+
+def nature(
+    classifier: nn.Module, precision: str, pictures: NDArray[np.uint8], logits: NDArray[np.float32], scale: NDArray[np.float32]
+) -> Rounded:
+    """The network with its weights and every layer's output rounded, on uint8 pictures (N, H, W, 3).
+
+    ``logits`` (N, K) are those of fp32 and ``scale`` (N, 1) what a picture's differences are divided by.
+    """
+    kind = KINDS[precision]
+    network = copy.deepcopy(classifier)
+    body = network.get_submodule("network")
+    before_norm = {id(kernel) for kernel, _ in folded_pairs(network, pictures.shape[1])}
+
+    def after(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return output.to(kind).to(output.dtype) if isinstance(output, Tensor) and output.is_floating_point() else output
+
+    with torch.no_grad():
+        for parameter in body.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(parameter.to(kind).to(parameter.dtype))
+    for module in body.modules():
+        if not list(module.children()) and id(module) not in before_norm:  # a folded convolution gives the norm's output
+            module.register_forward_hook(after)
+    half = answers(network, pictures)
+    overflows = int((~np.isfinite(half)).sum())
+    apart = float((np.abs(half - logits) / scale).max()) if not overflows else float("inf")
+    return Rounded(overflows, apart)
+
+
+def largest_activation(classifier: nn.Module, pictures: NDArray[np.uint8]) -> tuple[str, float]:
+    """The layer whose output or input reaches furthest in fp32, and how far: fp16 holds nothing above 65,504."""
+    reach: dict[str, float] = {}
+    pairs = folded_pairs(classifier, pictures.shape[1])
+    kernels, norms = {id(kernel) for kernel, _ in pairs}, {id(norm) for _, norm in pairs}
+
+    def after(name: str) -> Any:
+        def look(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            seen = () if id(module) in norms else inputs  # what lies between the two of a folded pair is in no file
+            seen = seen if id(module) in kernels else (*seen, output)
+            sizes = [float(tensor.abs().max()) for tensor in seen if isinstance(tensor, Tensor)]
+            reach[name] = max([reach.get(name, 0.0), *sizes])
+
+        return look
+
+    named = classifier.get_submodule("network").named_modules()
+    hooks = [m.register_forward_hook(after(name)) for name, m in named if not list(m.children())]
+    try:
+        answers(classifier, pictures)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(reach.items(), key=lambda item: item[1])
+
+
+def answers(classifier: nn.Module, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A module's logits (N, K)."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(pictures), BATCH):
+            part = torch.from_numpy(np.ascontiguousarray(pictures[start : start + BATCH]))
+            parts.append(classifier(part)[0].float().numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,1 @@
+"""The gate: stages that compare the published bytes with the run."""

@@ -1,0 +1,1 @@
+"""What people read of an artifact: its card, its page, its diagrams."""
