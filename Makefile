@@ -6,13 +6,14 @@ READY  := .venv/.ready
 LF     := .venv/bin/lfdeploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow wide healthy engines minors int8 check lock clean
+.PHONY: help setup demo test slow wide methods healthy engines minors int8 check lock clean
 
 help:
 	@echo "make demo    train, export, prove and measure on the embedded data (about 2 minutes)"
 	@echo "make test    the fast tests (about 5 minutes)      make slow   the others"
 	@echo "make wide    every planted fault in every format, every architecture of the slow tests (half an hour)"
 	@echo "make check   ruff and mypy                         make setup  only install into .venv"
+	@echo "make methods every method the whole way with a second architecture (ten minutes; part of make wide)"
 	@echo "make healthy every architecture in six kinds through the gate (hours; goes on in OUT, healthy.jsonl)"
 	@echo "make engines how long TensorRT-RTX takes to build resnet18 in every precision"
 	@echo "make minors OTHER=python3.12   the same ONNX bytes under another Python?"
@@ -46,6 +47,9 @@ test: $(READY)
 
 slow: $(READY)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m 'slow and not wide'
+
+methods: $(READY)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 -m wide tests/training/test_methods_whole.py
 
 wide: $(READY)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m wide

@@ -14,7 +14,7 @@ from export import triton
 from export.bench.speed import FASTER, faster, in_words, speedup
 from export.build.graph import opset_of, traced_of
 from export.build.quantize import SCHEMES, quantize
-from export.claims import claim, release
+from export.concurrency import Claim, claim, release
 from export.parity.contract import lone_facts
 from export.parity.probabilities import calibration, in_one_line
 from export.prove import REPORT, in_fresh_process
@@ -28,8 +28,8 @@ from lfdeploy.data import Data
 from lfdeploy.devices import gpus, instruction_set
 from lfdeploy.errors import LfdeployError, ParityError, UnverifiedError, UsageError
 from lfdeploy.models.explain import explained, output_of, side_of
+from lfdeploy.models.multi_output import ALL, main_of, member_outputs
 from lfdeploy.models.targets import FUSED, layout_of
-from lfdeploy.models.together import ALL, main_of, member_outputs
 from lfdeploy.run import Run, sha256, shown, versions, write_json
 
 FLOAT = "float.onnx"  # int8's fp32 sibling, there only while it is staged
@@ -38,60 +38,30 @@ FLOAT = "float.onnx"  # int8's fp32 sibling, there only while it is staged
 def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Artifact]:
     """Make the artifacts that the config asks for and return them, each published with its verdict.
 
-    Raises `ParityError` when one failed (it is in quarantine/, the others are published) and `UnverifiedError`
-    when one could not be run here and ``require_verified`` is set.
+    Raises `ParityError` when one failed (it is in quarantine/, the others are published) and
+    `UnverifiedError` when one could not be run here and ``require_verified`` is set.
     """
     run.finished()
-    if config.force:
-        say("--force does nothing: int8 is published however fast it is, unless --require-faster is given.")
-    if config.require_faster and ("int8" not in config.precisions or config.format == "trt"):
-        why = "it is about int8, which is not asked for. Add --precision int8, or leave it out."
-        if config.format == "trt":
-            why = "an engine's speed is measured by lfdeploy bench. Leave it out."
-        raise UsageError(f"--require-faster cannot be kept here: {why}")
-    spec = run.spec
-    layout = layout_of(spec)
-    known = list(layout.targets)
-    if config.single_file and len(layout.networks) == 1 and layout[layout.main].kind != FUSED:
-        raise LfdeployError(
-            f"Run {run.name} has one network and no fused classifier: every output of one file would be the same. Use --peer 0."
-        )
-    wanted = [ALL] if config.single_file else known if config.all else [config.named]
-    if wanted[0] not in (*known, ALL):
-        raise LfdeployError(f"Run {run.name} has no {wanted[0]}; it has {', '.join(known)}.")
-    backends = {precision: builder(config.format, config.engine, precision, config.portable) for precision in config.precisions}
+    wanted = _targets(config, run)
+    backends = {p: builder(config.format, config.engine, p, config.portable) for p in config.precisions}
     for target in wanted if config.explain else ():
-        explained(run.classifier(target), target, spec)  # refused before anything is built
+        explained(run.classifier(target), target, run.spec)  # refused before anything is built
     jobs = [(target, precision) for target in wanted for precision in config.precisions]
-    folder = Path(config.out) if config.out and len(jobs) > 1 else run.artifacts
+    folder = Path(config.out) if config.out else run.artifacts
     finals = [folder / f"{target}-{config.format}-{precision}" for target, precision in jobs]
-    if config.out and len(jobs) == 1:
-        finals = [Path(config.out)]
+    finals = [folder] if config.out and len(jobs) == 1 else finals
     if config.triton:
         triton.check(backends[config.precisions[0]], Path(config.triton), [final.name for final in finals])
     pictures = _pictures(run, data) if "int8" in config.precisions or config.calibrate else None
-    calibrated = functools.cache(lambda target: calibration(config, run, main_of(spec) if target == ALL else target, pictures))
     claims = claim(finals, [_key(config, run, job, backends[job[1]], data) for job in jobs])
     try:
-        jobs = [job for job, own in zip(jobs, claims, strict=True) if not own.done]
         mine = [own for own in claims if not own.done]
-        finals, staged = [own.final for own in mine], [own.staged for own in mine]
-        for (target, precision), own in zip(jobs, mine, strict=True):
-            if own.staged.exists():
-                say(f"{target}, {config.format} {precision}: built already, by an export that was interrupted")
-                continue
-            backend = backends[precision]
-            say(f"Exporting {target} to {config.format}, {precision}" + (f", with {backend}" if config.format == "trt" else ""))
-            more, place = calibrated(target) | {"made_from": own.key}, own.workplace()
-            try:
-                os.rename(_stage(config, run, target, precision, backend, place, pictures, more), own.staged)
-            finally:
-                shutil.rmtree(place, ignore_errors=True)
-        open_ = [place for place in staged if not (place / REPORT).exists()]
+        _build(config, run, jobs, claims, backends, pictures)
+        open_ = [own for own in mine if not (own.staged / REPORT).exists()]
         if open_:
-            say(f"Parity in a fresh process: {', '.join(f.name for f, place in zip(finals, staged, strict=True) if place in open_)}")
-            in_fresh_process(run, open_, data, [own.lock for own in claims])
-        _publish(config, run, staged, finals)
+            say(f"Parity in a fresh process: {', '.join(own.final.name for own in open_)}")
+            in_fresh_process(run, [own.staged for own in open_], data, [own.lock for own in claims])
+        _publish(config, mine)
         made = [read(own.final) for own in claims]
     except (LfdeployError, OSError) as fault:
         for own in claims:
@@ -111,6 +81,57 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     return made
 
 
+def _targets(config: ExportConfig, run: Run) -> list[str]:
+    """The names of what is to be exported. What cannot be kept of the config is refused."""
+    if config.force:
+        say("--force does nothing: int8 is published however fast it is, unless --require-faster is given.")
+    if config.require_faster and ("int8" not in config.precisions or config.format == "trt"):
+        why = "it is about int8, which is not asked for. Add --precision int8, or leave it out."
+        if config.format == "trt":
+            why = "an engine's speed is measured by lfdeploy bench. Leave it out."
+        raise UsageError(f"--require-faster cannot be kept here: {why}")
+    layout = layout_of(run.spec)
+    known = list(layout.targets)
+    if config.single_file and len(layout.networks) == 1 and layout[layout.main].kind != FUSED:
+        raise LfdeployError(
+            f"Run {run.name} has one network and no fused classifier: every output of one file would "
+            "be the same. Use --peer 0."
+        )
+    wanted = [ALL] if config.single_file else known if config.all else [config.named]
+    if wanted[0] not in (*known, ALL):
+        raise LfdeployError(f"Run {run.name} has no {wanted[0]}; it has {', '.join(known)}.")
+    return wanted
+
+
+def _build(
+    config: ExportConfig,
+    run: Run,
+    jobs: list[tuple[str, str]],
+    claims: list[Claim],
+    backends: dict[str, str],
+    pictures: Data | None,
+) -> None:
+    """Stage what is neither done nor built already; a target is calibrated once for all its precisions."""
+    calibrated = functools.cache(
+        lambda target: calibration(config, run, main_of(run.spec) if target == ALL else target, pictures)
+    )
+    for (target, precision), own in zip(jobs, claims, strict=True):
+        if own.done:
+            continue
+        backend = backends[precision]
+        if own.staged.exists():
+            say(f"{target}, {config.format} {precision}: built already, by an export that was interrupted")
+            continue
+        by = f", with {backend}" if config.format == "trt" else ""
+        say(f"Exporting {target} to {config.format}, {precision}{by}")
+        more, place = calibrated(target) | {"made_from": own.key}, own.workplace()
+        try:
+            _stage(config, run, target, precision, backend, place, pictures, more)
+            os.rename(place, own.staged)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
 def _key(config: ExportConfig, run: Run, job: tuple[str, str], backend: str, data: str | None) -> str:
     """What a finished stage depends on; one with the same key need not be made again."""
     parts: list[Any] = [config.calibrate, config.accuracy_when_sure, config.portable, config.explain]
@@ -123,33 +144,60 @@ def _pictures(run: Run, data: str | None) -> Data:
         return run.data(data, report)
 
 
-def _stage(
-    config: ExportConfig, run: Run, target: str, precision: str, backend: str, place: Path, pictures: Data | None, more: dict[str, Any]
-) -> Path:
-    """Everything of an artifact but its verdict, in a directory that nobody else looks at; int8 calibrates on ``pictures``.
-
-    ``more`` is further keys of the manifest."""
-    place.mkdir(parents=True)
-    spec, profile = run.spec, config.profile
+def _manifest(config: ExportConfig, run: Run, target: str, precision: str, file: str) -> dict[str, Any]:
+    """What a manifest says of a file before it is built."""
+    spec = run.spec
     size = int(spec["image_size"])
     summary = run.read("summary.json")
     heat = output_of(side_of(explained(run.classifier(target), target, spec), size)) if config.explain else []
     networks = list(layout_of(spec).archs(main_of(spec) if target == ALL else target))
-    row = BACKENDS[backend]
-    assert row.build is not None
-    manifest: dict[str, Any] = {
-        "schema": SCHEMA, "target": target, "format": config.format, "precision": precision, "file": row.file,
+    return {
+        "schema": SCHEMA,
+        "target": target,
+        "format": config.format,
+        "precision": precision,
+        "file": file,
         "input": input_of(size),
-        "outputs": outputs_of(len(spec["classes"])) + member_outputs(target, spec) + heat, "labels": spec["classes"],
-        "batch": dict(zip(("min", "opt", "max"), profile, strict=True)),
+        "outputs": outputs_of(len(spec["classes"])) + member_outputs(target, spec) + heat,
+        "labels": spec["classes"],
+        "batch": dict(zip(("min", "opt", "max"), config.profile, strict=True)),
         "run": {
-            "name": run.name, "method": spec["method"], "archs": spec["archs"], "networks": networks, "epochs": summary["epochs"],
-            "data": summary["data"]["name"], "data_fingerprint": spec["data_fingerprint"], "weights_sha256": sha256(run.weights),
+            "name": run.name,
+            "method": spec["method"],
+            "archs": spec["archs"],
+            "networks": networks,
+            "epochs": summary["epochs"],
+            "data": summary["data"]["name"],
+            "data_fingerprint": spec["data_fingerprint"],
+            "weights_sha256": sha256(run.weights),
         },
         "parity": {"verdict": "unverified", "reason": "not examined yet", "checks": []},
         "versions": versions(),
-        "cpu": instruction_set(), "gpu": gpus()[0].name if gpus() else None,
-    } | more | ({"main": main_of(spec)} if target == ALL else {})  # fmt: skip
+        "cpu": instruction_set(),
+        "gpu": gpus()[0].name if gpus() else None,
+    }
+
+
+def _stage(
+    config: ExportConfig,
+    run: Run,
+    target: str,
+    precision: str,
+    backend: str,
+    place: Path,
+    pictures: Data | None,
+    more: dict[str, Any],
+) -> None:
+    """Everything of an artifact but its verdict, in a directory that nobody else looks at; int8 calibrates on
+    ``pictures``.
+
+    ``more`` is further keys of the manifest.
+    """
+    place.mkdir(parents=True)
+    row, profile = BACKENDS[backend], config.profile
+    assert row.build is not None
+    manifest = _manifest(config, run, target, precision, row.file) | more
+    manifest |= {"main": main_of(run.spec)} if target == ALL else {}
     onnx = place / "source.onnx"
     traced = traced_of(run, target, precision, profile, temperature(manifest), config.explain)
     blob = traced.onnx(lone_facts(manifest))
@@ -164,36 +212,57 @@ def _stage(
         manifest["engine"] = told | {"source_sha256": sha256(onnx)}
     else:
         onnx.unlink()
-    extra = {name: {"sha256": sha256(place / name), "bytes": (place / name).stat().st_size} for name in row.extra}
-    manifest |= {"sha256": sha256(place / row.file), "bytes": sum((place / name).stat().st_size for name in (row.file, *row.extra))}
+    extra = {
+        name: {"sha256": sha256(place / name), "bytes": (place / name).stat().st_size} for name in row.extra
+    }
+    manifest |= {
+        "sha256": sha256(place / row.file),
+        "bytes": sum((place / name).stat().st_size for name in (row.file, *row.extra)),
+    }
     manifest |= {"files": extra} if extra else {}
     write_json(place / "manifest.json", sealed(manifest))
-    return place
 
 
 def _of_members(report: dict[str, Any]) -> dict[str, Any]:
     found = report.get("members", {}).items()
-    accuracy = {name: {key: told[key] for key in ("images", "top1", "top1_reference")} for name, told in found}
+    accuracy = {
+        name: {key: told[key] for key in ("images", "top1", "top1_reference")} for name, told in found
+    }
     return {"members": accuracy} if accuracy else {}
 
 
-def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Path]) -> list[Artifact]:
-    """Write what parity found into the manifests, then give all that may be published their names, one rename each."""
+def _with_report(place: Path) -> dict[str, Any]:
+    """The manifest of a staged artifact, in which it writes what parity found."""
+    report, examined = json.loads((place / REPORT).read_text(encoding="utf-8")), read(place)
+    examined.check_file()  # the bytes may have been proven by an export that was interrupted long ago
+    manifest, found = examined.manifest, report["statistics"]
+    manifest["accuracy"] = found and {
+        "split": "test",
+        "images": found["images"],
+        "top1": found["top1"],
+        "top1_reference": found["top1_reference"],
+        "measured_on": report["subject"],
+        "chance": report.pop("chance"),
+    } | _of_members(report) | report.pop("judged", {})
+    manifest["parity"] = report
+    write_json(place / "manifest.json", sealed(manifest))
+    return manifest
+
+
+def _publish(config: ExportConfig, claims: list[Claim]) -> None:
+    """Write what parity found into the manifests,
+    then give all that may be published their names, one rename each.
+    """
     ready, failed, unverified, slow = [], [], [], []
-    for place, final in zip(staged, finals, strict=True):
-        report, examined = json.loads((place / REPORT).read_text(encoding="utf-8")), read(place)
-        examined.check_file()  # the bytes may have been proven by an export that was interrupted long ago
-        manifest, found = examined.manifest, report["statistics"]
-        manifest["accuracy"] = found and {
-            "split": "test", "images": found["images"], "top1": found["top1"], "top1_reference": found["top1_reference"],
-            "measured_on": report["subject"], "chance": report.pop("chance"),
-        } | _of_members(report) | report.pop("judged", {})  # fmt: skip
-        manifest["parity"] = report
-        write_json(place / "manifest.json", sealed(manifest))
+    for place, final in ((own.staged, own.final) for own in claims):
+        manifest = _with_report(place)
+        report = manifest["parity"]
         if report["verdict"] == "fail":
             (place / REPORT).unlink()
             where = quarantine(place, final, report)
-            failed.append(f"{final.name} failed at {report['reason']}; it is in {shown(where)}, nothing was published")
+            failed.append(
+                f"{final.name} failed at {report['reason']}; it is in {shown(where)}, nothing was published"
+            )
             continue
         backend = executes(manifest)
         if (place / FLOAT).exists() and config.format != "trt":
@@ -219,5 +288,7 @@ def _publish(config: ExportConfig, run: Run, staged: list[Path], finals: list[Pa
     if slow:
         raise LfdeployError(". ".join(slow) + published)
     if unverified and config.require_verified:
-        raise UnverifiedError(". ".join(unverified) + f". Complete it on a machine with the GPU: lfdeploy verify {shown(finals[0])}")
-    return [read(final) for _, final in ready]
+        raise UnverifiedError(
+            ". ".join(unverified)
+            + f". Complete it on a machine with the GPU: lfdeploy verify {shown(claims[0].final)}"
+        )

@@ -1,4 +1,5 @@
-"""Parity of artifacts on a run's test pictures: here for `lfdeploy verify`, in a process of its own for an export.
+"""Parity of artifacts on a run's test pictures: here for `lfdeploy verify`, in a process of its own for an
+export.
 
 The fresh process reads everything from disk again: the run's weights, the pictures, the staged bytes.
 """
@@ -26,7 +27,7 @@ from lfdeploy.console import Meter, decoding, say
 from lfdeploy.data import Data, Split
 from lfdeploy.errors import LfdeployError, ParityError, sentence
 from lfdeploy.locks import Lock
-from lfdeploy.models.together import ALL
+from lfdeploy.models.multi_output import ALL
 from lfdeploy.run import Run, write_json
 
 REPORT = "parity.json"  # beside a staged artifact, until it is published
@@ -42,7 +43,10 @@ def verify(
     device: str = "auto",
     backend: str = "auto",
 ) -> Report:
-    """Parity of one artifact again, on this machine. Raises `ParityError` when its bytes are not the manifest's."""
+    """Parity of one artifact again, on this machine.
+
+    Raises `ParityError` when its bytes are not the manifest's.
+    """
     artifact.check_file()
     chosen(artifact.manifest, backend)
     return prove(run_of(artifact, run, runs), [artifact], data, images, device, backend=backend)[0]
@@ -57,10 +61,11 @@ def prove(
     done: Callable[[Artifact, Report, Reference], None] = lambda artifact, report, reference: None,
     backend: str = "auto",
 ) -> list[Report]:
-    """Judge artifacts of one run, ``done`` with each; pictures are decoded once, reference logits computed once per target.
+    """Judge artifacts of one run, ``done`` with each; pictures are decoded once, reference logits computed
+    once per target.
 
-    Several targets share one pass, each backbone computed once. The file of all targets is made of that very module, so its
-    references are those of the separate ones.
+    Several targets share one pass, each backbone computed once. The file of all targets is made of that very
+    module, so its references are those of the separate ones.
     """
     with decoding() as report:
         pictures = run.data(data, report)
@@ -84,7 +89,9 @@ def prove(
             meter.at(seen)
 
         shared = references(run, split, pictures, tick) if together else {}
-        refs = functools.cache(lambda target: shared.get(target) or reference(run, target, split, pictures, tick))
+        refs = functools.cache(
+            lambda target: shared.get(target) or reference(run, target, split, pictures, tick)
+        )
         for target in targets:
             ref = combined(run, refs) if target == ALL else refs(target)
             for artifact in artifacts:
@@ -98,7 +105,8 @@ def prove(
 def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None, locks: Sequence[Lock] = ()) -> None:
     """Write a report beside each staged artifact, from a process that starts from nothing.
 
-    A report once written stays. The process holds the ``locks`` too, and a Ctrl-C is this one's alone, which then ends it.
+    A report once written stays. The process holds the ``locks`` too, and a Ctrl-C is this one's alone, which
+    then ends it.
     """
     order = json.dumps({"run": str(run.path), "staged": [str(path) for path in staged], "data": data})
     command = [sys.executable, "-P", "-c", "from export.prove import main; main()"]
@@ -123,7 +131,9 @@ def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None, locks: 
 
 
 def main() -> None:
-    """The fresh process: an order on standard input, reports beside the artifacts, an expected fault on standard output."""
+    """The fresh process: an order on standard input, reports beside the artifacts,
+    an expected fault on standard output.
+    """
     text = sys.stdin.read()
     if not text:  # whoever asked was interrupted before it could say for what
         sys.exit(128 + signal.SIGINT)

@@ -40,26 +40,47 @@ class Kind:
 
 KINDS = {
     "onnxruntime": Kind(
-        'platform: "onnxruntime_onnx"', "model.onnx", "KIND_AUTO", "on a GPU, NVIDIA_TF32_OVERRIDE=0 in the server's environment keeps fp32"
+        'platform: "onnxruntime_onnx"',
+        "model.onnx",
+        "KIND_AUTO",
+        "on a GPU, NVIDIA_TF32_OVERRIDE=0 in the server's environment keeps fp32",
     ),
-    "tensorrt": Kind('platform: "tensorrt_plan"', "model.plan", "KIND_GPU", "the server needs the TensorRT version that built the engine"),
+    "tensorrt": Kind(
+        'platform: "tensorrt_plan"',
+        "model.plan",
+        "KIND_GPU",
+        "the server needs the TensorRT version that built the engine",
+    ),
     "openvino": Kind(
-        'backend: "openvino"', "model.xml", "KIND_CPU",
-        "Triton's OpenVINO has no setting for f32 arithmetic: processors with bf16 round there; --format onnx does not",
+        'backend: "openvino"',
+        "model.xml",
+        "KIND_CPU",
+        (
+            "Triton's OpenVINO has no setting for f32 arithmetic: processors with bf16 round there; "
+            "--format onnx does not"
+        ),
     ),
-}  # fmt: skip
+}
 
 
 def check(backend: str, repository: Path, names: Sequence[str]) -> None:
-    """Raise `UsageError` for a backend that Triton has not, `LfdeployError` where a foreign directory is in the way."""
+    """Raise `UsageError` for a backend that Triton has not,
+    `LfdeployError` where a foreign directory is in the way.
+    """
     if backend == "tensorrt-rtx":
-        raise UsageError("--triton: Triton loads TensorRT's engines, not TensorRT-RTX's. Use --format onnx, or --engine tensorrt on a GPU.")
+        raise UsageError(
+            "--triton: Triton loads TensorRT's engines, not TensorRT-RTX's. Use --format onnx, or "
+            "--engine tensorrt on a GPU."
+        )
     if backend not in KINDS:
         raise UsageError("--triton takes --format onnx, openvino or trt.")
     for name in names:
         final = repository / name
         if final.exists() and not _ours(final):
-            raise LfdeployError(f"{shown(final)} exists and is not as lfdeploy wrote it; move it away or choose another --triton.")
+            raise LfdeployError(
+                f"{shown(final)} exists and is not as lfdeploy wrote it; move it away or choose "
+                "another --triton."
+            )
 
 
 def _ours(place: Path) -> bool:
@@ -78,7 +99,9 @@ def write(artifact: Artifact, repository: Path) -> Path:
     labels = artifact.manifest["labels"]
     broken = [label for label in labels if len(label.splitlines()) != 1]
     if broken:
-        raise LfdeployError(f"--triton: the class name {broken[0]!r} is not one line, and labels.txt has one line per class.")
+        raise LfdeployError(
+            f"--triton: the class name {broken[0]!r} is not one line, and labels.txt has one line per class."
+        )
     partial = repository / f".{artifact.name}.{secrets.token_hex(4)}"
     final, aside = repository / artifact.name, partial.with_name(f"{partial.name}.old")
     repository.mkdir(parents=True, exist_ok=True)
@@ -114,10 +137,19 @@ def config(name: str, manifest: dict[str, Any]) -> str:
     kind = KINDS[executes(manifest)]
     height, width, classes = manifest["input"]["height"], manifest["input"]["width"], len(manifest["labels"])
     opt, most = int(manifest["batch"]["opt"]), int(manifest["batch"]["max"])
-    more = "".join(f'\noutput {{ name: "{o["name"]}" data_type: TYPE_FP32 dims: {o["shape"][1:]} }}' for o in manifest["outputs"][2:])
-    instances = "KIND_GPU" if manifest["precision"] == "bf16" else kind.instances  # onnxruntime's CPU has no bf16
+    more = "".join(
+        f'\noutput {{ name: "{o["name"]}" data_type: TYPE_FP32 dims: {o["shape"][1:]} }}'
+        for o in manifest["outputs"][2:]
+    )
+    instances = (
+        "KIND_GPU" if manifest["precision"] == "bf16" else kind.instances
+    )  # onnxruntime's CPU has no bf16
     preferred = sorted({opt, most} - {1})
-    batching = f"dynamic_batching {{ preferred_batch_size: {preferred} max_queue_delay_microseconds: {DELAY} }}" if preferred else ""
+    batching = (
+        f"dynamic_batching {{ preferred_batch_size: {preferred} max_queue_delay_microseconds: {DELAY} }}"
+        if preferred
+        else ""
+    )
     warm = "\n".join(
         f'model_warmup {{ name: "batch {size}" batch_size: {size} inputs {{ key: "images" value '
         f"{{ data_type: TYPE_UINT8 dims: [{height}, {width}, 3] zero_data: true }} }} }}"

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,7 @@ from lfdeploy.images import SUFFIXES
 from lfdeploy.names import printable
 
 if TYPE_CHECKING:
-    from lfdeploy.predict import Prediction
+    from lfdeploy.predict import Prediction, Predictor
 
 CHUNK = 256
 
@@ -55,7 +55,10 @@ def predict(
     runs: str,
     as_json: bool,
 ) -> None:
-    """Answer and print: lines, a JSON document, or a CSV file. Exit code 1 when no picture at all could be read."""
+    """Answer and print: lines, a JSON document, or a CSV file.
+
+    Exit code 1 when no picture at all could be read.
+    """
     from lfdeploy.overlay import Overlays
     from lfdeploy.predict import Predictor
     from lfdeploy.run import may_write
@@ -74,11 +77,7 @@ def predict(
             answers += part
             meter.at(len(answers))
     if as_json:
-        rows = [{"picture": a.source, "label": a.label or None, "top": [{"label": n, "probability": p} for n, p in a.top],
-                 "abstain": a.abstain, "notes": list(a.notes), "error": a.error or None} for a in answers]  # fmt: skip
-        subject, session = predictor.artifact, predictor.session
-        facts = {"artifact": subject.name, "sha256": subject.manifest["sha256"], "backend": session.backend}
-        document(facts | {"device": session.device, "predictions": rows})
+        document(_document(predictor, answers))
     elif csv_file:
         write_csv(Path(csv_file), answers, top)
         say(f"{len(answers)} rows in {csv_file}")
@@ -88,9 +87,33 @@ def predict(
         say(f"{len(maps.names)} heat maps in {explain}")
     bad = [a for a in answers if a.error]
     if bad and len(bad) == len(answers):
-        raise LfdeployError(bad[0].error if len(bad) == 1 else f"none of the {len(bad)} files is a readable picture.")
+        raise LfdeployError(
+            bad[0].error if len(bad) == 1 else f"none of the {len(bad)} files is a readable picture."
+        )
     if bad:
         say(f"{len(bad)} of {len(answers)} files could not be read; the first: {printable(bad[0].error)}")
+
+
+def _document(predictor: Predictor, answers: Sequence[Prediction]) -> dict[str, Any]:
+    rows = [
+        {
+            "picture": answer.source,
+            "label": answer.label or None,
+            "top": [{"label": label, "probability": probability} for label, probability in answer.top],
+            "abstain": answer.abstain,
+            "notes": list(answer.notes),
+            "error": answer.error or None,
+        }
+        for answer in answers
+    ]
+    artifact, session = predictor.artifact, predictor.session
+    return {
+        "artifact": artifact.name,
+        "sha256": artifact.manifest["sha256"],
+        "backend": session.backend,
+        "device": session.device,
+        "predictions": rows,
+    }
 
 
 def _print(answers: Sequence[Prediction]) -> None:
@@ -103,12 +126,21 @@ def _print(answers: Sequence[Prediction]) -> None:
 
 
 def write_csv(path: Path, answers: Iterable[Prediction], top: int) -> None:
-    """A row a picture with its ``top`` classes, in UTF-8, labels as they are; names of files byte for byte."""
+    """A row a picture with its ``top`` classes, in UTF-8,
+    labels as they are; names of files byte for byte.
+    """
     from lfdeploy.run import write_bytes
 
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["picture", "error", *[f"{word}{i + 1}" for i in range(top) for word in ("label", "probability")], "abstain"])
+    writer.writerow(
+        [
+            "picture",
+            "error",
+            *[f"{word}{i + 1}" for i in range(top) for word in ("label", "probability")],
+            "abstain",
+        ]
+    )
     for a in answers:
         cells = [cell for name, p in a.top for cell in (name, f"{p:.7g}")]
         cells += [""] * (2 * top - len(cells))

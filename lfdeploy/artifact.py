@@ -20,9 +20,19 @@ from lfdeploy.runs import all_runs, newest, newest_first
 
 SCHEMA = 1
 NEEDED = {  # keys of every manifest, and of which kind they are
-    "schema": int, "target": str, "format": str, "precision": str, "file": str, "sha256": str, "input": dict, "outputs": list,
-    "labels": list, "batch": dict, "run": dict, "parity": dict,
-}  # fmt: skip
+    "schema": int,
+    "target": str,
+    "format": str,
+    "precision": str,
+    "file": str,
+    "sha256": str,
+    "input": dict,
+    "outputs": list,
+    "labels": list,
+    "batch": dict,
+    "run": dict,
+    "parity": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -54,16 +64,21 @@ class Artifact:
         return {str(self.manifest["file"]): str(self.manifest["sha256"])} | extra
 
     def check_file(self) -> None:
-        """Raise `ParityError` (stage file) unless the bytes of every file are the manifest's, and it is as it was written."""
+        """Raise `ParityError` (stage file) unless the bytes of every file are the manifest's,
+        and it is as it was written.
+        """
         if self.manifest.get("manifest_sha256") != sealed(self.manifest)["manifest_sha256"]:
-            raise ParityError(f"stage file: {self.name}/manifest.json was changed after it was written. Export it again.")
+            raise ParityError(
+                f"stage file: {self.name}/manifest.json was changed after it was written. Export it again."
+            )
         for name, wanted in self.hashes.items():
             if not (self.path / name).is_file():
                 raise ParityError(f"stage file: {self.name} has no {name}. Export it again.")
             found = sha256(self.path / name)
             if found != wanted:
                 raise ParityError(
-                    f"stage file: {self.name}/{name} has sha256 {found[:12]}..., its manifest says {wanted[:12]}...: "
+                    f"stage file: {self.name}/{name} has sha256 {found[:12]}..., its manifest says "
+                    f"{wanted[:12]}...: "
                     f"the file is not the one that was verified. Export it again."
                 )
 
@@ -80,7 +95,9 @@ def read(path: Path) -> Artifact:
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LfdeployError(f"{path} is not an artifact: it has no manifest.json. See: lfdeploy list artifacts") from None
+        raise LfdeployError(
+            f"{path} is not an artifact: it has no manifest.json. See: lfdeploy list artifacts"
+        ) from None
     except ValueError as error:
         raise ParityError(f"stage file: {path}/manifest.json is damaged: {error}. Export it again.") from None
     lacking = [key for key in NEEDED if key not in manifest] if isinstance(manifest, dict) else list(NEEDED)
@@ -88,10 +105,15 @@ def read(path: Path) -> Artifact:
         raise ParityError(f"stage file: {path}/manifest.json lacks {', '.join(lacking)}. Export it again.")
     for key, kind in NEEDED.items():
         if type(manifest[key]) is not kind:
-            raise ParityError(f"stage file: {path}/manifest.json has {key} {json.dumps(manifest[key])[:60]}. Export it again.")
+            raise ParityError(
+                f"stage file: {path}/manifest.json has {key} {json.dumps(manifest[key])[:60]}. Export "
+                "it again."
+            )
     sizes = [manifest["batch"].get(key) for key in ("min", "opt", "max")]
     if not (all(type(size) is int for size in sizes) and 1 == sizes[0] <= sizes[1] <= sizes[2]):
-        raise ParityError(f"stage file: {path}/manifest.json has batch {json.dumps(manifest['batch'])}. Export it again.")
+        raise ParityError(
+            f"stage file: {path}/manifest.json has batch {json.dumps(manifest['batch'])}. Export it again."
+        )
     if manifest["schema"] != SCHEMA:
         raise LfdeployError(f"{path} has manifest schema {manifest['schema']}; this lfdeploy reads {SCHEMA}.")
     return Artifact(path, manifest)
@@ -129,7 +151,10 @@ def resolve(given: str | Path, runs: str | Path = "runs") -> Artifact:
     named = _named(str(given), runs, ("",))
     if named is not None:
         return named
-    names = ", ".join(dict.fromkeys(a.name for a in all_artifacts(runs))) or "none; make one with: lfdeploy export"
+    names = (
+        ", ".join(dict.fromkeys(a.name for a in all_artifacts(runs)))
+        or "none; make one with: lfdeploy export"
+    )
     raise LfdeployError(f"There is no artifact '{given}'. Artifacts in {runs}/: {names}.")
 
 
@@ -155,31 +180,48 @@ def _named(name: str, runs: str | Path, folders: Iterable[str]) -> Artifact | No
 
 
 def run_of(artifact: Artifact, run: str | None = None, runs: str | Path = "runs") -> Run:
-    """The run an artifact came from: given, the directory it lies in, or by name; its weights must be the same."""
+    """The run an artifact came from: given, the directory it lies in,
+    or by name; its weights must be the same.
+    """
     wanted = artifact.manifest["run"]
     beside = artifact.path.resolve().parent.parent
     beside = beside.parent if artifact.path.resolve().parent.name == "quarantine" else beside
-    candidates: Iterable[Path] = [Path(run), Path(runs) / run] if run else [beside, Path(runs) / wanted["name"]]
+    candidates: Iterable[Path] = (
+        [Path(run), Path(runs) / run] if run else [beside, Path(runs) / wanted["name"]]
+    )
     for path in candidates:
         if (path / "spec.json").is_file() and (path / "model.safetensors").is_file():
             found = Run(path)
             if sha256(found.weights) != wanted["weights_sha256"]:
                 raise ParityError(
-                    f"stage file: {artifact.name} was exported from other weights than {found.name}/model.safetensors holds now. "
+                    f"stage file: {artifact.name} was exported from other weights than "
+                    f"{found.name}/model.safetensors holds now. "
                     f"Export it again."
                 )
             return found
-    raise LfdeployError(f"The run '{wanted['name']}' of {artifact.name} is not here; name its directory with --run.")
+    raise LfdeployError(
+        f"The run '{wanted['name']}' of {artifact.name} is not here; name its directory with --run."
+    )
 
 
 def input_of(size: int) -> dict[str, Any]:
     """The input contract: uint8 NHWC pixels at model size, fitted by the one rule."""
-    return {"name": "images", "dtype": "uint8", "layout": "NHWC", "height": size, "width": size, "resize": RESIZE}
+    return {
+        "name": "images",
+        "dtype": "uint8",
+        "layout": "NHWC",
+        "height": size,
+        "width": size,
+        "resize": RESIZE,
+    }
 
 
 def outputs_of(classes: int) -> list[dict[str, Any]]:
     """The outputs, in the graph's order."""
-    return [{"name": name, "dtype": "float32", "shape": ["batch", classes]} for name in ("logits", "probabilities")]
+    return [
+        {"name": name, "dtype": "float32", "shape": ["batch", classes]}
+        for name in ("logits", "probabilities")
+    ]
 
 
 def check_place(final: Path) -> None:
@@ -189,7 +231,9 @@ def check_place(final: Path) -> None:
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Give a whole artifact its name by one rename; an older one of that name is moved aside first and removed."""
+    """Give a whole artifact its name by one rename;
+    an older one of that name is moved aside first and removed.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
     aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.old")
     if final.exists():
@@ -200,7 +244,9 @@ def publish(staged: Path, final: Path) -> None:
 
 
 def quarantine(staged: Path, final: Path, reason: dict[str, Any]) -> Path:
-    """Move a failed artifact to quarantine/ beside its place, with its reason; the published one stays untouched."""
+    """Move a failed artifact to quarantine/ beside its place,
+    with its reason; the published one stays untouched.
+    """
     place = final.parent / "quarantine" / final.name
     place.parent.mkdir(parents=True, exist_ok=True)
     write_json(staged / "reason.json", reason)

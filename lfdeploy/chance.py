@@ -1,4 +1,6 @@
-"""Is a classifier better than one that always answers the most frequent class? A one-sided exact test at 95 %."""
+"""Is a classifier better than one that always answers the most
+frequent class? A one-sided exact test at 95 %.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ SENTENCE = "not better than always answering the most frequent class"
 def against_chance(right: int, labels: NDArray[np.int64]) -> dict[str, Any]:
     """What is known of ``right`` answers on pictures with these labels (N,).
 
-    ``majority`` is the share of the most frequent class in %; ``p`` how likely as many right answers are for who always
-    answers that class with such a chance; ``above`` whether that is below 5 %. Pictures of one class alone tell nothing:
-    ``above`` is true then.
+    ``majority`` is the share of the most frequent class in %; ``p`` how likely as many right answers are for
+    who always answers that class with such a chance; ``above`` whether that is below 5 %. Pictures of one
+    class alone tell nothing: ``above`` is true then.
     """
     count = len(labels)
     share = float(np.bincount(labels).max()) / count
@@ -40,7 +42,11 @@ def binomial_tail(least: int, count: int, share: float) -> float:
     if least <= 0 or share >= 1:
         return 1.0
     logs = [
-        math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) + k * math.log(share) + (count - k) * math.log1p(-share)
+        math.lgamma(count + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(count - k + 1)
+        + k * math.log(share)
+        + (count - k) * math.log1p(-share)
         for k in range(least, count + 1)
     ]
     return min(1.0, math.fsum(math.exp(value) for value in logs))

@@ -17,44 +17,37 @@ from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.options import flags
 from lfdeploy.shell import Commands
-
-RUNS = click.option("--runs", default="runs", show_default=True, metavar="DIR", help="where runs live")
-JSON = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
-DEVICE = click.option(
-    "--device", default="auto", metavar="NAME", type=click.Choice(["auto", "cpu", "cuda"]), help="where to run [auto|cpu|cuda]"
-)
-DATA = click.option(
-    "--data",
-    default=None,
-    metavar="NAME|DIR|FILE",
-    help="other pictures than the run's: all are judged, of a set with splits its test split",
-)
-BACKEND = click.option("--backend", default="auto", metavar="NAME", help="what opens it [auto, or see: lfdeploy list backends]")
-TABLES = ["methods", "archs", "datasets", "backends", "runs", "artifacts"]
-FROM_RUN = click.option("--run", default=None, metavar="DIR", help="the run it came from, if it is not where it was")
+from lfdeploy.switches import ANSWERED, BACKEND, DATA, DEVICE, FROM_RUN, JSON, MEASURED, RUNS, SERVED, TABLES
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(lfdeploy.__version__, prog_name="lfdeploy")
 def main() -> None:
-    """Train image classifiers that teach each other; ship one, or all fused, as a file that is proven to answer
-    as the training code did.
+    """Train image classifiers that teach each other; ship one, or all fused, as a file that is proven to
+    answer as the training code did.
 
     \b
     lfdeploy train --data my_pictures/          peers learn together
     lfdeploy export --peer 0 --format onnx      a verified file
     lfdeploy serve                              a web page that answers
+
     """
 
 
 @main.command(short_help="Train peers that teach each other")
 @flags(TrainConfig)
-@click.option("--name", default=None, metavar="NAME", help="of the run's directory (default: made from the settings)")
+@click.option(
+    "--name", default=None, metavar="NAME", help="of the run's directory (default: made from the settings)"
+)
 @RUNS
-@click.option("--resume", default=None, metavar="RUN", help="go on with an interrupted run, under its own settings")
+@click.option(
+    "--resume", default=None, metavar="RUN", help="go on with an interrupted run, under its own settings"
+)
 @click.option("--config", "file", default=None, metavar="FILE", help="repeat a run from its config.json")
 @click.pass_context
-def train(ctx: click.Context, /, name: str | None, runs: str, resume: str | None, file: str | None, **values: Any) -> None:
+def train(
+    ctx: click.Context, /, name: str | None, runs: str, resume: str | None, file: str | None, **values: Any
+) -> None:
     """Train peers together. Alone: two small networks on the embedded digits, in about a minute.
 
     Ctrl-C saves the state; --resume goes on from it to the same weights.
@@ -81,12 +74,20 @@ def train(ctx: click.Context, /, name: str | None, runs: str, resume: str | None
 @main.command(short_help="Accuracy of a run or an artifact")
 @click.argument("run", required=False)
 @DATA
-@click.option("--split", type=click.Choice(["val", "test"]), default="test", metavar="NAME", help="which pictures [val|test]")
+@click.option(
+    "--split",
+    type=click.Choice(["val", "test"]),
+    default="test",
+    metavar="NAME",
+    help="which pictures [val|test]",
+)
 @BACKEND
 @DEVICE
 @RUNS
 @JSON
-def evaluate(run: str | None, data: str | None, split: str, backend: str, device: str, runs: str, as_json: bool) -> None:
+def evaluate(
+    run: str | None, data: str | None, split: str, backend: str, device: str, runs: str, as_json: bool
+) -> None:
     """Accuracy of a RUN's networks, or of an ARTIFACT through its own backend (default: the newest run)."""
     from training.scores import evaluate as score
 
@@ -108,10 +109,10 @@ def evaluate(run: str | None, data: str | None, split: str, backend: str, device
 @RUNS
 @JSON
 def export(run: str | None, data: str | None, runs: str, as_json: bool, **values: Any) -> None:
-    """Export from RUN (default: the newest) and prove it: ONNX, a TensorRT engine, OpenVINO IR or a torch.export program.
+    """Export from RUN (default: the newest) to ONNX, TensorRT, OpenVINO or a torch.export program.
 
-    The file appears only when it answers as the PyTorch module does on every test picture. Exit code 3: parity
-    failed, nothing published. 4: built, not run here (with --require-verified).
+    The file appears only when it answers as the PyTorch module does on every test picture. Exit code 3:
+    parity failed, nothing published. 4: built, not run here (with --require-verified).
     """
     config = ExportConfig(**values)
     from lfdeploy.console import document
@@ -133,22 +134,26 @@ def export(run: str | None, data: str | None, runs: str, as_json: bool, **values
 @main.command(short_help="Prove an artifact again, on this machine")
 @click.argument("artifact")
 @DATA
-@click.option("--images", type=click.IntRange(min=1), default=None, metavar="N", help="only N test pictures (default: all)")
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="only N test pictures (default: all)",
+)
 @BACKEND
 @DEVICE
 @FROM_RUN
 @RUNS
 @JSON
-def verify(
-    artifact: str, data: str | None, images: int | None, backend: str, device: str, run: str | None, runs: str, as_json: bool
-) -> None:
-    """Parity of an ARTIFACT again, on this machine, against its run's PyTorch module. Exit code 3: it failed."""
+def verify(artifact: str, runs: str, as_json: bool, **how: Any) -> None:
+    """Parity of an ARTIFACT again, here, against its run's PyTorch module. Exit code 3: it failed."""
     from export.prove import require_verified
     from export.prove import verify as judge
     from lfdeploy.artifact import resolve
 
     found = resolve(artifact, runs)
-    report = judge(found, run=run, runs=runs, data=data, images=images, device=device, backend=backend)
+    report = judge(found, runs=runs, **how)
     if as_json:
         from lfdeploy.console import document
 
@@ -163,12 +168,19 @@ def verify(
 @main.command(short_help="The first layer at which an artifact differs from its module")
 @click.argument("artifact")
 @DATA
-@click.option("--images", type=click.IntRange(min=0), default=8, show_default=True, metavar="N", help="test pictures; 0: probes alone")
+@click.option(
+    "--images",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="test pictures; 0: probes alone",
+)
 @FROM_RUN
 @RUNS
 @JSON
 def bisect(artifact: str, data: str | None, images: int, run: str | None, runs: str, as_json: bool) -> None:
-    """Name the first layer at which an ARTIFACT, published or in quarantine/, leaves its run's PyTorch module."""
+    """The first layer at which an ARTIFACT, published or in quarantine/, leaves its run's module."""
     from export.bisect.search import bisect as look
 
     finding = look(artifact, images=images, run=run, runs=runs, data=data)
@@ -185,15 +197,14 @@ def bisect(artifact: str, data: str | None, images: int, run: str | None, runs: 
 @main.command(short_help="Classify pictures with an artifact")
 @click.argument("artifact")
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|DIR...")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, metavar="K", help="classes per picture")
-@click.option("--csv", "csv_file", default=None, metavar="FILE", help="write a table: UTF-8, labels as they are")
-@click.option("--explain", default=None, metavar="DIR", help="write a heat map per picture (of an artifact exported with --explain)")
-@click.option("--backend", default="auto", metavar="NAME", help="auto, or pytorch: the run's own module in its place")
+@ANSWERED
 @DEVICE
 @FROM_RUN
 @RUNS
 @JSON
-def predict(artifact: str, pictures: tuple[str, ...], csv_file: str | None, as_json: bool, **how: Any) -> None:
+def predict(
+    artifact: str, pictures: tuple[str, ...], csv_file: str | None, as_json: bool, **how: Any
+) -> None:
     """Classify PICTUREs, or all pictures below a DIR, with an ARTIFACT."""
     if as_json and csv_file:
         raise UsageError("--json and --csv together have no meaning; drop one.")
@@ -204,27 +215,28 @@ def predict(artifact: str, pictures: tuple[str, ...], csv_file: str | None, as_j
 
 @main.command(short_help="Latency, throughput, size, accuracy; training speed")
 @click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACT|FILE.onnx...|train")
-@click.option("--batch", default="1,8,32", show_default=True, metavar="B,...", help="batch sizes")
-@click.option("--rounds", type=click.IntRange(min=3), default=None, metavar="N", help="interleaved rounds (default: 30; train: 15)")
-@click.option("--seconds", type=click.FloatRange(min=0), default=10.0, show_default=True, help="about so long: calls per round follow")
-@click.option("--threads", type=click.IntRange(min=1), default=None, metavar="N", help="of every row (default: as many as PyTorch takes)")
-@click.option("--against", default="", metavar="NAME", help="the row that speed is relative to (default: its PyTorch module)")
-@click.option("--compile", "compiled", is_flag=True, help="also torch.compile, half a minute to warm up, and on a GPU a CUDA graph")
-@click.option("--markdown", default="", metavar="FILE|-", help="a table for a README")
-@click.option("--plot", default="", metavar="FILE.png", help="latency by batch size")
-@click.option("--arch", default="resnet32", show_default=True, metavar="A", help="(train) architecture of both peers")
-@click.option("--method", default="lfmkd", show_default=True, metavar="NAME", help="(train) method")
+@MEASURED
 @BACKEND
 @DEVICE
 @RUNS
 @JSON
 def bench(
-    artifacts: tuple[str, ...], batch: str, rounds: int | None, arch: str, method: str, markdown: str, plot: str, as_json: bool, **how: Any
-) -> None:  # fmt: skip
-    """Latency, throughput, size and accuracy of ARTIFACTs in one table. `bench train`: training speed as ratios.
+    artifacts: tuple[str, ...],
+    batch: str,
+    rounds: int | None,
+    arch: str,
+    method: str,
+    markdown: str,
+    plot: str,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Latency, throughput, size and accuracy of ARTIFACTs in one table.
 
-    Rounds are interleaved, so that a busy machine slows all rows alike: trust ratios before milliseconds. A FILE.onnx
-    of another exporter is measured too.
+    `bench train`: training speed as ratios.
+
+    Rounds are interleaved, so that a busy machine slows all rows alike: trust ratios before milliseconds. A
+    FILE.onnx of another exporter is measured too.
     """
     if artifacts == ("train",):
         from lfdeploy.console import document
@@ -245,13 +257,14 @@ def bench(
 
 @main.command(cls=click.Command, short_help="Open a web page that classifies")
 @click.argument("artifacts", nargs=-1, metavar="[ARTIFACT...]")
-@click.option("--host", default="127.0.0.1", show_default=True, metavar="HOST", help="address to listen on")
-@click.option("--port", default=7860, show_default=True, metavar="PORT", type=click.IntRange(0, 65535), help="0 takes a free one")
-@click.option("--root-path", default="", metavar="PATH", help="where a reverse proxy shows the page: /demo, or a whole address")
+@SERVED
 @DEVICE
 @RUNS
 def serve(artifacts: tuple[str, ...], host: str, port: int, root_path: str, device: str, runs: str) -> None:
-    """Open a web page that classifies with ARTIFACTs (default: those of the newest run). Nothing leaves the machine."""
+    """Open a web page that classifies with ARTIFACTs (default: those of the newest run).
+
+    Nothing leaves the machine.
+    """
     from serve import serve as run_page
 
     run_page(artifacts, host=host, port=port, root_path=root_path, device=device, runs=runs)
@@ -263,7 +276,7 @@ def serve(artifacts: tuple[str, ...], host: str, port: int, root_path: str, devi
 @RUNS
 @JSON
 def list_(what: str | None, name: str | None, runs: str, as_json: bool) -> None:
-    """Show methods, architectures, data sets, backends, runs or artifacts, or all of these; with NAME one method or run, whole."""
+    """Show a table, or all tables; with NAME one method or run, whole."""
     from lfdeploy import listing
 
     listing.show(what, name, runs, as_json)

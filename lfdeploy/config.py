@@ -1,4 +1,6 @@
-"""Every setting of every stage: flat frozen dataclasses. A field is a flag; its help text sits on the field."""
+"""Every setting of every stage: flat frozen dataclasses.
+A field is a flag; its help text sits on the field.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,14 @@ from lfdeploy.errors import UsageError, choose
 LARGEST_SEED = 2**32 - 1  # each epoch draws from 2**20 x seed + epoch, of which PyTorch takes 64 bits
 
 
-def setting(default: Any, help: str, *, choices: Sequence[str] = (), metavar: str = "", short: str = "") -> Any:
+def setting(
+    default: Any, help: str, *, choices: Sequence[str] = (), metavar: str = "", short: str = ""
+) -> Any:
     """A dataclass field that `lfdeploy.options.flags` turns into a command-line flag."""
-    return field(default=default, metadata={"help": help, "choices": tuple(choices), "metavar": metavar, "short": short})
+    return field(
+        default=default,
+        metadata={"help": help, "choices": tuple(choices), "metavar": metavar, "short": short},
+    )
 
 
 def _positive(config: object, *names: str) -> None:
@@ -28,7 +35,9 @@ def _positive(config: object, *names: str) -> None:
 class DataConfig:
     """Which pictures, at what size, split how. Two equal ones load the same arrays."""
 
-    data: str = setting("digits", "name, folder of class folders, .npz, or .csv (path,label[,split])", metavar="NAME|DIR|FILE")
+    data: str = setting(
+        "digits", "name, folder of class folders, .npz, or .csv (path,label[,split])", metavar="NAME|DIR|FILE"
+    )
     data_root: str | None = setting(None, "where torchvision data sets live (default: ./data)", metavar="DIR")
     image_size: int | None = setting(None, "side of the model's square input (default: by data)", metavar="N")
     val_fraction: float = setting(0.1, "held out when there is no val/; 0 keeps the last epoch", metavar="F")
@@ -57,14 +66,18 @@ class TrainConfig(DataConfig):
     teacher: str | None = setting(None, "runs or artifacts that teach (kd, at, ...)", metavar="NAME[,...]")
     option: tuple[tuple[str, str], ...] = setting((), "a setting of the method, as KEY VALUE", short="-o")
     epochs: int | None = setting(None, "passes over the training split (default: by data)", metavar="N")
-    batch_size: int | None = setting(None, "pictures per step (default: 128, less for small sets)", metavar="B")
+    batch_size: int | None = setting(
+        None, "pictures per step (default: 128, less for small sets)", metavar="B"
+    )
     lr: float = setting(0.1, "peak learning rate (SGD, Nesterov 0.9)", metavar="X")
     weight_decay: float = setting(5e-4, "L2 on all weights of the peers", metavar="X")
     schedule: str = setting("cosine", "learning rate over the epochs", choices=("cosine", "step"))
     warmup: float = setting(0.05, "share of the epochs in which the rate rises", metavar="F")
     augment: str = setting("auto", "per batch, on the device", choices=("auto", "none", "crop", "crop-flip"))
     device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
-    precision: str = setting("auto", "of the forward pass; weights stay fp32", choices=("auto", "fp32", "bf16"))
+    precision: str = setting(
+        "auto", "of the forward pass; weights stay fp32", choices=("auto", "fp32", "bf16")
+    )
     threads: str = setting("auto", "CPU: one thread per peer, or shared", choices=("auto", "peer", "shared"))
 
     def __post_init__(self) -> None:
@@ -94,18 +107,26 @@ class ExportConfig:
     peer: int | None = setting(None, "one peer, counted from 0", metavar="N")
     fused: bool = setting(False, "the fused classifier: all peers and the end fusion")
     ensemble: bool = setting(False, "the mean of the peers' logits")
-    target: str | None = setting(None, "one target by its name; 'lfdeploy list runs RUN' names them", metavar="NAME")
+    target: str | None = setting(
+        None, "one target by its name; 'lfdeploy list runs RUN' names them", metavar="NAME"
+    )
     all: bool = setting(False, "every peer, the fused classifier and the ensemble")
     single_file: bool = setting(False, "with --all: one file with every output, each backbone computed once")
     format: str = setting("onnx", "of the file", choices=("onnx", "trt", "openvino", "torch"))
     precision: str = setting("fp32", "fp32, fp16, bf16, int8, or several with commas", metavar="P[,P...]")
     batch: str = setting("1:8:64", "batch sizes it must serve", metavar="MIN:OPT:MAX")
     engine: str = setting("auto", "which TensorRT", choices=("auto", "tensorrt", "tensorrt-rtx"))
-    portable: bool = setting(False, "the engine must also run on other GPUs, from Ampere on, and under later TensorRTs")
+    portable: bool = setting(
+        False, "the engine must also run on other GPUs, from Ampere on, and under later TensorRTs"
+    )
     out: str | None = setting(None, "directory for the artifact (default: RUN/artifacts)", metavar="DIR")
     explain: bool = setting(False, "a heat map of the evidence for the top class as a further output")
-    calibrate: bool = setting(False, "divide logits by a temperature in the graph, and find when to say 'not sure'")
-    accuracy_when_sure: float | None = setting(None, "--calibrate: wanted of sure answers, in % (default: 99)", metavar="P")
+    calibrate: bool = setting(
+        False, "divide logits by a temperature in the graph, and find when to say 'not sure'"
+    )
+    accuracy_when_sure: float | None = setting(
+        None, "--calibrate: wanted of sure answers, in % (default: 99)", metavar="P"
+    )
     force: bool = setting(False, "does nothing: int8 is published however fast it is")
     require_faster: bool = setting(False, "exit 1 and publish no int8 below 1.1 times the speed of fp32 here")
     triton: str | None = setting(None, "also write a Triton model repository", metavar="DIR")
@@ -115,9 +136,14 @@ class ExportConfig:
         chosen = [self.peer is not None, self.fused, self.ensemble, self.target is not None, self.all]
         if sum(chosen) != 1:
             what = "Nothing says what" if not any(chosen) else "Only one target at a time"
-            raise UsageError(f"{what} to export: add one of --peer N, --fused, --ensemble, --target NAME, --all.")
+            raise UsageError(
+                f"{what} to export: add one of --peer N, --fused, --ensemble, --target NAME, --all."
+            )
         if self.single_file and self.explain:
-            raise UsageError("--explain with --single-file has no meaning: one map cannot explain several classifiers. Drop one of them.")
+            raise UsageError(
+                "--explain with --single-file has no meaning: one map cannot explain several "
+                "classifiers. Drop one of them."
+            )
         if self.single_file and not self.all:
             raise UsageError("--single-file has no meaning without --all; add it.")
         if self.peer is not None and self.peer < 0:
@@ -125,7 +151,10 @@ class ExportConfig:
         if self.accuracy_when_sure is not None and not self.calibrate:
             raise UsageError("--accuracy-when-sure has no meaning without --calibrate; add it.")
         if self.accuracy_when_sure is not None and not 0 < self.accuracy_when_sure < 100:
-            raise UsageError(f"--accuracy-when-sure is {self.accuracy_when_sure:g}; it must be above 0 and below 100, in %.")
+            raise UsageError(
+                f"--accuracy-when-sure is {self.accuracy_when_sure:g}; it must be above 0 and below "
+                "100, in %."
+            )
         for precision in self.precisions:
             choose("precision", precision, list(PRECISIONS))
         self.profile  # noqa: B018  (checks the syntax)

@@ -20,7 +20,9 @@ QUIET = 10.0  # seconds without a line, where there is no terminal, after which 
 
 
 def say(message: str) -> None:
-    """One line on standard error, above a progress bar if there is one; dropped where that is closed or full."""
+    """One line on standard error, above a progress bar if there is one;
+    dropped where that is closed or full.
+    """
     if _active is not None and _active.bar is not None:
         _active.bar.console.print(message, markup=False, highlight=False)
         return
@@ -70,13 +72,21 @@ class Meter:
             from rich.progress import BarColumn, Progress, TextColumn
 
             shown = TextColumn("{task.fields[info]}")
-            self.bar = Progress(TextColumn("{task.description}"), BarColumn(), shown, console=Console(stderr=True), transient=True)
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                shown,
+                console=Console(stderr=True),
+                transient=True,
+            )
             self.task = self.bar.add_task(self.title, total=self.total, info="")
             self.bar.start()
             _active = self
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         global _active
         _pulse.remove(self)
         if self.bar is not None:
@@ -186,7 +196,10 @@ def width() -> int:
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], left: int = 1, tight: bool = False) -> None:
-    """A table on standard output; the first ``left`` columns are words, the others numbers. ``tight``: less space between."""
+    """A table on standard output; the first ``left`` columns are words, the others numbers.
+
+    ``tight``: less space between.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfdeploy.config import DataConfig
+from lfdeploy.data_summary import drawn_out, outline, remarks_on, unread
 from lfdeploy.errors import LfdeployError, PictureError
 from lfdeploy.images import Pixels, fit_all, prepare
-from lfdeploy.numbers import drawn_out, outline, remarks_on, unread
 from lfdeploy.sources import Labels, Source, read
 from lfdeploy.splits import Files as Files
 from lfdeploy.splits import Split as Split
@@ -43,8 +43,8 @@ class Data:
     """What `load` returns. ``remarks`` are sentences for the user; ``bad`` names pictures left out and why.
 
     ``whose`` names pictures that are judged in place of the run's own test split; ``trained_on`` (N,) then
-    marks those that the run was trained on, and is None where that is not known. ``redecoded``: of how many of
-    the run's pictures the bytes are as they were and the pixels are not.
+    marks those that the run was trained on, and is None where that is not known. ``redecoded``: of how many
+    of the run's pictures the bytes are as they were and the pixels are not.
     """
 
     name: str

@@ -69,7 +69,9 @@ def pick(asked: str, library: str = "torch") -> str:
     if asked == "cpu" or (asked == "auto" and not gpus()):
         return "cpu"
     if not gpus():
-        raise LfdeployError("--device cuda: this machine shows no NVIDIA GPU. Use --device cpu, or check nvidia-smi.")
+        raise LfdeployError(
+            "--device cuda: this machine shows no NVIDIA GPU. Use --device cpu, or check nvidia-smi."
+        )
     reason = unusable(library)
     if not reason:
         return "cuda"
@@ -132,7 +134,10 @@ def _probe_onnxruntime(provider: str = "CUDA") -> None:
     options.log_severity_level = 4
     session = ort.InferenceSession(model.SerializeToString(), options, providers=[name])
     if session.get_providers()[0] != name:
-        raise RuntimeError(f"its {provider} provider does not load; the driver or {LIBRARIES[provider]} do not suit it or are not there")
+        raise RuntimeError(
+            f"its {provider} provider does not load; the driver or {LIBRARIES[provider]} do not suit "
+            "it or are not there"
+        )
     session.run(None, {"x": [1.0]})
 
 

@@ -1,7 +1,7 @@
 """What `lfdeploy doctor ARTIFACT` says: whether an artifact runs on a machine, and if not, what to type.
 
-The manifest, the file's hash, the driver's list of GPUs and the installed versions suffice; of an engine its package is
-asked too, where it is installed and can tell from the header.
+The manifest, the file's hash, the driver's list of GPUs and the installed versions suffice; of an engine its
+package is asked too, where it is installed and can tell from the header.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ AMPERE = (8, 0)
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``state``: runs here, package missing, no GPU, wrong GPU, wrong version, damaged or refused. ``command``: what to type then."""
+    """``state``: runs here, package missing, no GPU, wrong GPU, wrong version, damaged or refused.
+
+    ``command``: what to type then.
+    """
 
     state: str
     reason: str
@@ -46,46 +49,65 @@ def diagnose(
 ) -> Diagnosis:
     """Judge an artifact for a machine with these GPUs and installed distributions (name to version).
 
-    ``faults`` is what the engine's package finds wrong with its header: names of its diagnostics with a sentence for each.
-    ``unusable`` says why the library that runs it cannot use the GPUs, where that was tried.
+    ``faults`` is what the engine's package finds wrong with its header: names of its diagnostics with a
+    sentence for each. ``unusable`` says why the library that runs it cannot use the GPUs, where that was
+    tried.
 
-    The artifact's bytes are not looked at; `Artifact.check_file` does that. Raises `ParityError` (stage file) for an
-    engine's manifest that does not say what built it.
+    The artifact's bytes are not looked at; `Artifact.check_file` does that. Raises `ParityError` (stage file)
+    for an engine's manifest that does not say what built it.
     """
+    if artifact.manifest["format"] in RUNTIMES:
+        return _of_file(artifact, gpus, installed, unusable)
+    return _of_engine(artifact, gpus, installed, faults, unusable)
+
+
+def _of_file(
+    artifact: Artifact, gpus: Sequence[Gpu], installed: Mapping[str, str], unusable: str
+) -> Diagnosis:
+    packages, install, where = RUNTIMES[artifact.manifest["format"]]
+    if not set(packages) & set(installed):
+        return Diagnosis("package missing", f"{packages[0]} is not installed", install)
+    on_gpu = bool(gpus) and where == "both"
+    reason = f"{packages[0]} on {'the GPU or ' if on_gpu and not unusable else ''}the CPU"
+    reason += f"; {unusable}" if on_gpu and unusable else ""
+    return Diagnosis("runs here", reason, f"lfdeploy predict {_path(artifact)} PICTURE")
+
+
+def _of_engine(
+    artifact: Artifact,
+    gpus: Sequence[Gpu],
+    installed: Mapping[str, str],
+    faults: Mapping[str, str],
+    unusable: str,
+) -> Diagnosis:
     manifest = artifact.manifest
-    if manifest["format"] in RUNTIMES:
-        packages, install, where = RUNTIMES[manifest["format"]]
-        if not set(packages) & set(installed):
-            return Diagnosis("package missing", f"{packages[0]} is not installed", install)
-        on_gpu = bool(gpus) and where == "both"
-        reason = f"{packages[0]} on {'the GPU or ' if on_gpu and not unusable else ''}the CPU"
-        reason += f"; {unusable}" if on_gpu and unusable else ""
-        return Diagnosis("runs here", reason, f"lfdeploy predict {_path(artifact)} PICTURE")
     try:
         engine = manifest["engine"]
-        package, built, able = str(engine["package"]), str(engine["version"]), [str(c) for c in engine["compute_capabilities"]]
+        package, built = str(engine["package"]), str(engine["version"])
+        able = [str(capability) for capability in engine["compute_capabilities"]]
     except (KeyError, TypeError):
-        raise ParityError(f"stage file: {artifact.name}/manifest.json does not say what built its engine. Export it again.") from None
+        raise ParityError(
+            f"stage file: {artifact.name}/manifest.json does not say what built its engine. Export it again."
+        ) from None
     if "MALFORMED_ENGINE" in faults:
-        return Diagnosis("damaged", faults["MALFORMED_ENGINE"], f"{_export(manifest, 'trt')} --engine {package}")
-    if not gpus:
-        onnx = _export(manifest, "onnx")
-        return Diagnosis("no GPU", f"{package} engines run on an NVIDIA GPU only, and this machine shows none", onnx)
-    if unusable:
-        onnx = _export(manifest, "onnx")
-        return Diagnosis("no GPU", f"{package} engines run on an NVIDIA GPU only, and {unusable}", onnx)
+        return Diagnosis(
+            "damaged", faults["MALFORMED_ENGINE"], f"{_export(manifest, 'trt')} --engine {package}"
+        )
+    if unusable or not gpus:
+        why = unusable if gpus else "this machine shows none"
+        reason = f"{package} engines run on an NVIDIA GPU only, and {why}"
+        return Diagnosis("no GPU", reason, _export(manifest, "onnx"))
     if package not in installed:
         return Diagnosis("package missing", f"{package} is not installed", f"pip install {package}=={built}")
     gpu, rebuild = gpus[0], _export(manifest, "trt")
     portable = bool(engine.get("portable"))
     if not (_suits(gpu.capability, able, package) or (portable and _number(gpu.capability) >= AMPERE)):
-        here = f"{gpu.name} has compute capability {gpu.capability}; the engine was built for {', '.join(able)}"
-        return Diagnosis("wrong GPU", here, f"{rebuild} --engine tensorrt")
-    if installed[package] != built and not (portable and _later(installed[package], built)):
-        return Diagnosis(
-            "wrong version", f"built by {package} {built}, here is {installed[package]}; engines belong to the version that built them",
-            f"{rebuild} --engine {package}",
-        )  # fmt: skip
+        reason = f"{gpu.name} has compute capability {gpu.capability}; the engine was built for "
+        return Diagnosis("wrong GPU", reason + ", ".join(able), f"{rebuild} --engine tensorrt")
+    here = installed[package]
+    if here != built and not (portable and _later(here, built)):
+        reason = f"built by {package} {built}, here is {here}; engines belong to the version that built them"
+        return Diagnosis("wrong version", reason, f"{rebuild} --engine {package}")
     for name, reason in faults.items():
         again = f"{rebuild} --engine {'tensorrt' if name == 'UNSUPPORTED_CC' else package}"
         return Diagnosis(REFUSALS.get(name, "refused"), f"{package} {built} on {gpu.name}: {reason}", again)
@@ -93,12 +115,16 @@ def diagnose(
 
 
 def _later(here: str, built: str) -> bool:
-    """Whether a version-compatible engine of one version opens under another: a later one of the same or the next major."""
+    """Whether a version-compatible engine of one version opens under another:
+    a later one of the same or the next major.
+    """
     return _number(here) >= _number(built) and _number(here)[0] - _number(built)[0] <= 1
 
 
 def _suits(capability: str, able: Sequence[str], package: str) -> bool:
-    """TensorRT engines run on the capability they were built on; RTX's on those listed and on all after the last."""
+    """TensorRT engines run on the capability they were built on;
+    RTX's on those listed and on all after the last.
+    """
     if package == "tensorrt-rtx":
         return capability in able or _number(capability) > max(map(_number, able))
     return capability in able
@@ -115,4 +141,7 @@ def _path(artifact: Artifact) -> str:
 def _export(manifest: Mapping[str, Any], format: str) -> str:
     """The command that makes this target anew in a format."""
     words = flags_of(str(manifest["target"]))
-    return f"lfdeploy export {shlex.quote(manifest['run']['name'])} {words} --format {format} --precision {manifest['precision']}"
+    return (
+        f"lfdeploy export {shlex.quote(manifest['run']['name'])} {words} --format {format} --precision "
+        f"{manifest['precision']}"
+    )

@@ -13,7 +13,9 @@ from lfdeploy.errors import LfdeployError
 
 
 def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
-    """What is installed, what works here and why not; or, of an artifact, whether it is whole and runs here."""
+    """What is installed, what works here and why not; or,
+    of an artifact, whether it is whole and runs here.
+    """
     if artifact:
         return _doctor_of(artifact, runs, as_json)
     import importlib.util
@@ -29,13 +31,16 @@ def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
     for stage in ("training", "export", "serve"):
         found = importlib.util.find_spec(stage)
         if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != home:
-            strangers.append(f"'{stage}' is imported from {found.origin if found else 'nowhere'}, not from {home}")
+            strangers.append(
+                f"'{stage}' is imported from {found.origin if found else 'nowhere'}, not from {home}"
+            )
     facts: dict[str, Any] = {
         "versions": versions(),
         "cpus": os.cpu_count(),
         "gpus": [f"{gpu.name} (compute capability {gpu.capability})" for gpu in gpus()],
         "backends": {
-            name: {"builds": row.missing() or "yes", "runs": row.cannot_run() or row.missing() or "yes"} for name, row in BACKENDS.items()
+            name: {"builds": row.missing() or "yes", "runs": row.cannot_run() or row.missing() or "yes"}
+            for name, row in BACKENDS.items()
         },
         "problems": strangers,
     }
@@ -64,11 +69,22 @@ def _doctor_of(name: str, runs: str, as_json: bool) -> None:
         from lfdeploy.backends.trt import INVALID, MODULES, header_faults
 
         package = str(artifact.manifest.get("engine", {}).get("package"))
-        faults = {name: INVALID.get(name, name) for name in header_faults(package, artifact.file)} if package in MODULES else {}
+        faults = (
+            {name: INVALID.get(name, name) for name in header_faults(package, artifact.file)}
+            if package in MODULES
+            else {}
+        )
     library = {"onnx": "onnxruntime", "openvino": ""}.get(str(artifact.manifest["format"]), "torch")
     found = diagnose(artifact, gpus(), versions(), faults, unusable(library) if library else "")
-    told = {"name": artifact.name, "whole": True, "runs_here": found.state == "runs here", "state": found.state,
-            "reason": found.reason, "command": found.command, "verdict": artifact.verdict}  # fmt: skip
+    told = {
+        "name": artifact.name,
+        "whole": True,
+        "runs_here": found.state == "runs here",
+        "state": found.state,
+        "reason": found.reason,
+        "command": found.command,
+        "verdict": artifact.verdict,
+    }
     if as_json:
         document({"versions": versions(), "artifact": told})
         return

@@ -80,14 +80,21 @@ def decode(source: Given, size: int | None = None) -> Picture:
     """
     if isinstance(source, np.ndarray):
         return _noted(from_array(source), 1, Samples(), size, 1)
-    name = str(source) if isinstance(source, (str, Path)) else "the picture" if isinstance(source, Image.Image) else "the upload"
+    name = (
+        str(source)
+        if isinstance(source, (str, Path))
+        else "the picture"
+        if isinstance(source, Image.Image)
+        else "the upload"
+    )
     try:
         if isinstance(source, Image.Image):
             blob = _unread(source)
             return _decoded(blob, size) if blob else _of_pillow(source, size)
         if not isinstance(source, (str, Path, bytes, bytearray, memoryview)):
             raise LfdeployError(
-                f"A picture is a path, bytes, a Pillow picture, or an array {ARRAYS}; this is {_article(type(source).__name__)}."
+                f"A picture is a path, bytes, a Pillow picture, or an array {ARRAYS}; this is "
+                f"{_article(type(source).__name__)}."
             )
         return _decoded(Path(source).read_bytes() if isinstance(source, (str, Path)) else bytes(source), size)
     except PictureError as error:
@@ -105,7 +112,9 @@ def _decoded(blob: bytes, size: int | None) -> Picture:
     check(header, size)
     samples = Samples(header.depth, header.largest, header.bits, header.inverted)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's own warnings about size and metadata: the limits are checked above
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow's own warnings about size and metadata: the limits are checked above
         try:
             image = _opened(header)
             turned = header.orientation
@@ -130,21 +139,24 @@ def _decoded(blob: bytes, size: int | None) -> Picture:
 
 
 def _opened(header: Header) -> ImageFile.ImageFile:
-    """The file opened by its own format's reader, which has none of `Image.open`'s limits. Raises what Pillow
-    raises.
+    """The file opened by its own format's reader,
+    which has none of `Image.open`'s limits. Raises what Pillow raises.
     """
     Image.preinit()
     if header.format not in Image.OPEN:
         Image.init()
     image = Image.OPEN[header.format][0](io.BytesIO(header.pixels), "")
     if image.size != (header.width, header.height):
-        raise damaged(f"its header says {header.width}x{header.height} pixels, its picture has {image.size[0]}x{image.size[1]}")
+        raise damaged(
+            f"its header says {header.width}x{header.height} pixels, its picture has "
+            f"{image.size[0]}x{image.size[1]}"
+        )
     return image
 
 
 def _let_go(image: ImageFile.ImageFile) -> None:
-    """Free what a decoder holds of a picture that has its pixels: of WebP and AVIF that is most of the
-    memory.
+    """Free what a decoder holds of a picture that has its pixels:
+    of WebP and AVIF that is most of the memory.
     """
     image.fp = None
     if hasattr(image, "_decoder"):
@@ -158,7 +170,9 @@ def _reason(error: Exception) -> str:
 
 
 def _unread(image: Image.Image) -> bytes | None:
-    """The bytes of a file that was opened with Pillow and not decoded yet; None for any other Pillow picture."""
+    """The bytes of a file that was opened with Pillow and not decoded yet;
+    None for any other Pillow picture.
+    """
     if not isinstance(image, ImageFile.ImageFile) or getattr(image, "_im", image) is not None:
         return None
     file = image.fp
@@ -175,34 +189,50 @@ def _unread(image: Image.Image) -> bytes | None:
 
 
 def _of_pillow(image: Image.Image, size: int | None) -> Picture:
-    """As `decode`, for a Pillow picture that has its pixels: turned as its EXIF says, unless it was turned
-    before.
+    """As `decode`, for a Pillow picture that has its pixels:
+    turned as its EXIF says, unless it was turned before.
     """
     samples, tags = Samples(), getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16") and tags:
         samples = Samples(16, 0, 0, tags.get(262) == 0)
-    turned = orientation(_bytes(image.info.get("exif")), _bytes(image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")))
+    turned = orientation(
+        _bytes(image.info.get("exif")), _bytes(image.info.get("xmp") or image.info.get("XML:com.adobe.xmp"))
+    )
     try:
         image.load()
     except Exception as error:
         raise damaged(_reason(error)) from None
-    return _noted(image, 1 if image.format == "TIFF" else turned, samples, size, getattr(image, "n_frames", 1))
+    return _noted(
+        image, 1 if image.format == "TIFF" else turned, samples, size, getattr(image, "n_frames", 1)
+    )
 
 
 def _bytes(value: object) -> bytes:
-    return value.encode("utf-8", "replace") if isinstance(value, str) else value if isinstance(value, bytes) else b""
+    return (
+        value.encode("utf-8", "replace")
+        if isinstance(value, str)
+        else value
+        if isinstance(value, bytes)
+        else b""
+    )
 
 
 def from_array(array: np.ndarray[Any, Any]) -> Image.Image:
-    """One picture, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), as Pillow's. Raises `LfdeployError` for
-    others.
+    """One picture, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W,
+    4), as Pillow's. Raises `LfdeployError` for others.
     """
     if array.dtype != np.uint8:
-        hint = " Multiply by 255 and round, if 1.0 is white." if np.issubdtype(array.dtype, np.floating) else ""
+        hint = (
+            " Multiply by 255 and round, if 1.0 is white." if np.issubdtype(array.dtype, np.floating) else ""
+        )
         raise LfdeployError(f"The array is {array.dtype}; pass {ARRAYS}, 0 black and 255 white.{hint}")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or not array.size:
         shape = "x".join(map(str, array.shape)) or "no axis"
-        hint = " Move its channels last: array.transpose(1, 2, 0)." if array.ndim == 3 and array.shape[0] in (1, 3) else ""
+        hint = (
+            " Move its channels last: array.transpose(1, 2, 0)."
+            if array.ndim == 3 and array.shape[0] in (1, 3)
+            else ""
+        )
         raise LfdeployError(f"The array has shape {shape}; pass {ARRAYS}.{hint}")
     plain = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
     return Image.fromarray(np.ascontiguousarray(plain))
@@ -224,7 +254,9 @@ def _noted(
         width, height = height, width
     notes = list(remarks)
     if frames > 1:
-        notes.append(f"first of {f'more than {MOST_FRAMES:,}' if frames > MOST_FRAMES else frames} frames used")
+        notes.append(
+            f"first of {f'more than {MOST_FRAMES:,}' if frames > MOST_FRAMES else frames} frames used"
+        )
     if min(width, height) < 8:
         notes.append(f"tiny picture ({width}x{height})")
     if max(width, height) > 8 * min(width, height):

@@ -1,5 +1,5 @@
-"""How large a picture may be, decided from its header: what decoding would hold in memory, and how long it
-would take.
+"""How large a picture may be, decided from its header:
+what decoding would hold in memory, and how long it would take.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ KEPT, SQUARE, CONVERTED = 4, 4, 5
 
 
 def check(header: Header, size: int | None) -> None:
-    """Raise `PictureError` for a picture that would cost more than the limits; ``size`` as in
-    `images.decode`.
+    """Raise `PictureError` for a picture that would cost more than the limits;
+    ``size`` as in `images.decode`.
     """
     pixels = header.width * header.height
     if not pixels:
@@ -48,11 +48,15 @@ def check(header: Header, size: int | None) -> None:
     growth = _growth(header, scale)
     if growth > BUDGET:
         most = pixels * (BUDGET - header.coefficients) // max(1, growth - header.coefficients)
-        raise _too_large(pixels, max(0, most), f" in such a {'WebP' if header.format == 'WEBP' else header.format}")
+        raise _too_large(
+            pixels, max(0, most), f" in such a {'WebP' if header.format == 'WEBP' else header.format}"
+        )
 
 
 def reduction(header: Header, size: int | None) -> int:
-    """1, 2, 4 or 8: by how much the decoder shrinks a JPEG that must still have twice ``size`` on each side."""
+    """1, 2, 4 or 8: by how much the decoder shrinks a JPEG that
+    must still have twice ``size`` on each side.
+    """
     if size is None or header.format != "JPEG":
         return 1
     times = min(header.width, header.height) // (2 * size)
@@ -64,7 +68,9 @@ def _growth(header: Header, scale: int) -> int:
     pixels = header.width * header.height // scale**2
     square = (min(header.width, header.height) // scale) ** 2
     kept = NARROW.get(header.mode, KEPT) * pixels
-    working = (WORKING_ON_RGB if header.mode == "RGB" else WORKING).get(header.format, WORKING[header.format]) * pixels
+    working = (WORKING_ON_RGB if header.mode == "RGB" else WORKING).get(
+        header.format, WORKING[header.format]
+    ) * pixels
     if header.format in ("PNG", "BMP"):
         working = kept
     whole = header.mode == "RGB" and header.width == header.height
@@ -74,5 +80,8 @@ def _growth(header: Header, scale: int) -> int:
 
 
 def _too_large(pixels: int, most: int, kind: str = "") -> PictureError:
-    text = f"has {pixels / 1e6:.0f} million pixels; at most {most / 1e6:.0f} million are accepted{kind}. Scale it down."
+    text = (
+        f"has {pixels / 1e6:.0f} million pixels; at most {most / 1e6:.0f} million are accepted{kind}. "
+        "Scale it down."
+    )
     return PictureError("too_many_pixels", text, 413)

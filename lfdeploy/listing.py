@@ -24,10 +24,15 @@ GROUPS = {
 
 
 def show(what: str | None, name: str | None, runs: str, as_json: bool) -> None:
-    """One of the tables, or what lies in the runs directory; None shows them all. ``name``: one method or run, whole."""
+    """One of the tables, or what lies in the runs directory; None shows them all.
+
+    ``name``: one method or run, whole.
+    """
     if name is not None:
         if what not in _WHOLE:
-            raise UsageError(f"'{name}' says too much: one row whole is for methods and runs. Write: lfdeploy list {what}")
+            raise UsageError(
+                f"'{name}' says too much: one row whole is for methods and runs. Write: lfdeploy list {what}"
+            )
         _WHOLE[what](name, runs, as_json)
         return
     if as_json:
@@ -40,7 +45,10 @@ def show(what: str | None, name: str | None, runs: str, as_json: bool) -> None:
 
 def _show(what: str, rows: list[dict[str, Any]], runs: str, title: str) -> None:
     if not rows:
-        say(f"There are no {what} in {runs}/ yet. Make one with: lfdeploy {'train' if what == 'runs' else 'export'}")
+        say(
+            f"There are no {what} in {runs}/ yet. Make one with: lfdeploy "
+            f"{'train' if what == 'runs' else 'export'}"
+        )
         return
     if what == "methods":
         _grouped(rows, title)
@@ -91,18 +99,26 @@ def _targets(name: str, runs: str, as_json: bool) -> None:
     artifacts = of_run(run)
     rows = [
         {
-            "target": target, "kind": row.kind, "networks": " + ".join(layout.archs(target)), "top-1 %": top1.get(target),
+            "target": target,
+            "kind": row.kind,
+            "networks": " + ".join(layout.archs(target)),
+            "top-1 %": top1.get(target),
             "shipped": "yes" if target in layout.ships else "-",
             "exports": ", ".join(a.name for a in artifacts if a.manifest["target"] == target) or "-",
             "export with": f"lfdeploy export {run.name} {flags_of(target)}",
         }
         for target, row in layout.targets.items()
-    ]  # fmt: skip
+    ]
     if as_json:
         document({"run": run.name, "method": run.spec["method"], "targets": rows})
         return
     columns = [column for column in rows[0] if column != "export with"]
-    table(f"Targets of {run.name} ({run.spec['method']})", columns, [[_text(row[c]) for c in columns] for row in rows], left=len(columns))
+    table(
+        f"Targets of {run.name} ({run.spec['method']})",
+        columns,
+        [[_text(row[c]) for c in columns] for row in rows],
+        left=len(columns),
+    )
     click.echo(f"Next: {next(row['export with'] for row in rows if row['target'] == layout.ships[0])}")
 
 
@@ -117,13 +133,25 @@ def _methods(runs: str) -> Iterator[dict[str, Any]]:
 
     for name, method in METHODS.items():
         options = [
-            {"name": f.name, "default": f.default, "choices": list(f.metadata["choices"]), "help": f.metadata["help"]}
+            {
+                "name": f.name,
+                "default": f.default,
+                "choices": list(f.metadata["choices"]),
+                "help": f.metadata["help"],
+            }
             for f in fields(method.options)
         ]
         yield {
-            "method": name, "group": method.group, "what it is": method.about, "loss": method.loss, "ships": method.ships,
-            "when": method.when, "source": method.source, "networks by default": method.peers, "options": options,
-        }  # fmt: skip
+            "method": name,
+            "group": method.group,
+            "what it is": method.about,
+            "loss": method.loss,
+            "ships": method.ships,
+            "when": method.when,
+            "source": method.source,
+            "networks by default": method.peers,
+            "options": options,
+        }
 
 
 def _archs(runs: str) -> Iterator[dict[str, Any]]:
@@ -132,7 +160,10 @@ def _archs(runs: str) -> Iterator[dict[str, Any]]:
     shorter = {name: f", also called {alias}" for alias, name in ALIASES.items()}
     for name, row in ARCHITECTURES.items():
         yield {"architecture": name, "what it is": row.about + shorter.get(name, "")}
-    yield {"architecture": "timm:NAME", "what it is": "a network of timm, where that is installed: a sequence of layers with square maps"}
+    yield {
+        "architecture": "timm:NAME",
+        "what it is": "a network of timm, where that is installed: a sequence of layers with square maps",
+    }
 
 
 def _datasets(runs: str) -> Iterator[dict[str, Any]]:
@@ -141,7 +172,10 @@ def _datasets(runs: str) -> Iterator[dict[str, Any]]:
     for name, row in DATASETS.items():
         yield {"data": name, "what it is": row.about}
     yield {"data": "DIR", "what it is": "class folders of pictures, or train/ val/ test/ of class folders"}
-    yield {"data": "FILE.csv", "what it is": "a table with the columns path,label[,split]; paths are relative to the file"}
+    yield {
+        "data": "FILE.csv",
+        "what it is": "a table with the columns path,label[,split]; paths are relative to the file",
+    }
     yield {"data": "FILE.npz", "what it is": "train_x uint8 (N,H,W,3), train_y, test_x, test_y, classes"}
 
 
@@ -149,9 +183,14 @@ def _backends(runs: str) -> Iterator[dict[str, Any]]:
     from lfdeploy.backends import BACKENDS
 
     for name, row in BACKENDS.items():
-        yield {"backend": name, "format": row.format, "what it is": row.about,
-               "precisions": ", ".join(row.precisions) if row.build else "-", "builds here": row.missing() or "yes",
-               "runs here": row.cannot_run() or row.missing() or "yes"}  # fmt: skip
+        yield {
+            "backend": name,
+            "format": row.format,
+            "what it is": row.about,
+            "precisions": ", ".join(row.precisions) if row.build else "-",
+            "builds here": row.missing() or "yes",
+            "runs here": row.cannot_run() or row.missing() or "yes",
+        }
 
 
 def _runs(runs: str) -> Iterator[dict[str, Any]]:
@@ -162,7 +201,14 @@ def _runs(runs: str) -> Iterator[dict[str, Any]]:
             yield _run(run)
         except (LfdeployError, OSError, KeyError, TypeError, ValueError) as error:
             say(f"Note: run {run.name} is damaged: {printable(str(error))}")
-            yield {"run": run.name, "method": None, "networks": None, "best peer %": None, "fused %": None, "state": "damaged"}
+            yield {
+                "run": run.name,
+                "method": None,
+                "networks": None,
+                "best peer %": None,
+                "fused %": None,
+                "state": "damaged",
+            }
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -185,9 +231,22 @@ def _artifacts(runs: str) -> Iterator[dict[str, Any]]:
 
     for a in all_artifacts(runs):
         accuracy = a.manifest.get("accuracy")
-        yield {"artifact": a.name, "run": a.manifest["run"]["name"], "MB": round(a.manifest["bytes"] / 1e6, 2),
-               "top-1 %": accuracy["top1"] if accuracy else None, "parity": a.verdict, "path": shown(a.path)}  # fmt: skip
+        yield {
+            "artifact": a.name,
+            "run": a.manifest["run"]["name"],
+            "MB": round(a.manifest["bytes"] / 1e6, 2),
+            "top-1 %": accuracy["top1"] if accuracy else None,
+            "parity": a.verdict,
+            "path": shown(a.path),
+        }
 
 
-_ROWS = {"methods": _methods, "archs": _archs, "datasets": _datasets, "backends": _backends, "runs": _runs, "artifacts": _artifacts}
+_ROWS = {
+    "methods": _methods,
+    "archs": _archs,
+    "datasets": _datasets,
+    "backends": _backends,
+    "runs": _runs,
+    "artifacts": _artifacts,
+}
 _WHOLE = {"methods": _method, "runs": _targets}

@@ -9,7 +9,12 @@ from pathlib import Path
 from lfdeploy.errors import LfdeployError, UsageError
 
 LONGEST = 200  # bytes of a run's name: file systems take 255, and temporary names are longer
-UNREADABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, ends of lines and paragraphs
+UNREADABLE = (
+    "Cc",
+    "Cs",
+    "Zl",
+    "Zp",
+)  # control characters, bytes that are no UTF-8, ends of lines and paragraphs
 
 
 def readable(text: str) -> bool:
@@ -38,11 +43,15 @@ def check_name(name: str | None) -> None:
 
 
 def check_classes(classes: Iterable[str], data: str) -> None:
-    """Raise `LfdeployError` for a class name that is no line of text: there are files with one class a line."""
+    """Raise `LfdeployError` for a class name that is no line of text:
+    there are files with one class a line.
+    """
     for name in classes:
         if not name.strip() or not readable(name):
             text = printable(name)
-            raise LfdeployError(f"{printable(data)}: the class name '{text}' is not a line of readable text. Rename it.")
+            raise LfdeployError(
+                f"{printable(data)}: the class name '{text}' is not a line of readable text. Rename it."
+            )
 
 
 def stem_of(text: str) -> str:

@@ -36,4 +36,12 @@ def _option(name: str, default: Any, hint: Any, meta: Any) -> Callable[[F], F]:
     shown = default is not None and not meta["choices"] and default != ""
     if meta["choices"]:
         help_text = f"{help_text} [{'|'.join(meta['choices'])}]"
-    return click.option(flag, name, type=kind, default=default, show_default=shown, help=help_text, metavar=meta["metavar"] or "NAME")
+    return click.option(
+        flag,
+        name,
+        type=kind,
+        default=default,
+        show_default=shown,
+        help=help_text,
+        metavar=meta["metavar"] or "NAME",
+    )

@@ -19,7 +19,9 @@ HEATMAP = "heatmap"
 SIDE = 320  # of each half, at least
 STRIP, GAP = 34, 8
 # dark blue to yellow by way of red, lightness rising evenly
-RAMP = np.array([(8, 8, 40), (72, 18, 110), (150, 40, 110), (215, 75, 75), (247, 145, 50), (250, 235, 120)], np.float64)
+RAMP = np.array(
+    [(8, 8, 40), (72, 18, 110), (150, 40, 110), (215, 75, 75), (247, 145, 50), (250, 235, 120)], np.float64
+)
 
 
 @dataclass
@@ -37,7 +39,9 @@ class Overlays:
         if HEATMAP not in [output["name"] for output in artifact.manifest.get("outputs", ())]:
             target = str(artifact.manifest["target"])
             which = "--fused" if target == "all" else flags_of(target)
-            raise LfdeployError(f"{artifact.name} has no heat map. Export one that has: lfdeploy export {which} --explain")
+            raise LfdeployError(
+                f"{artifact.name} has no heat map. Export one that has: lfdeploy export {which} --explain"
+            )
         Path(place).mkdir(parents=True, exist_ok=True)
         return cls(Path(place), predictor)
 
@@ -48,23 +52,34 @@ class Overlays:
         for start in range(0, len(good), most):
             part = good[start : start + most]
             pixels = np.stack([prepare(file, size) for file, _ in part])
-            for (file, answer), seen, heat in zip(part, pixels, self.predictor.session.named(pixels)[HEATMAP], strict=True):
-                name = next(n for i in range(1, len(self.names) + 2) if (n := f"{file.stem}{f'-{i}' * (i > 1)}.png") not in self.names)
+            for (file, answer), seen, heat in zip(
+                part, pixels, self.predictor.session.named(pixels)[HEATMAP], strict=True
+            ):
+                name = next(
+                    n
+                    for i in range(1, len(self.names) + 2)
+                    if (n := f"{file.stem}{f'-{i}' * (i > 1)}.png") not in self.names
+                )
                 self.names.add(name)
-                percent = f"{answer.label}  {100 * answer.top[0][1]:.1f} %" + ("  (not sure)" if answer.abstain else "")
+                percent = f"{answer.label}  {100 * answer.top[0][1]:.1f} %" + (
+                    "  (not sure)" if answer.abstain else ""
+                )
                 picture(seen, heat, percent).save(self.place / name, optimize=True)
 
 
 def picture(seen: Pixels, heat: NDArray[np.float32], caption: str) -> Image.Image:
     """uint8 (H, W, 3) and evidence (h, w) to the picture, the picture under its map, and a line of text.
 
-    Colour begins where evidence is above zero, and ends at the map's largest value; places that speak against the class stay dark.
+    Colour begins where evidence is above zero, and ends at the map's largest value; places that speak against
+    the class stay dark.
     """
     factor = max(1, -(-SIDE // seen.shape[0]))
     side = seen.shape[0] * factor
     plain = Image.fromarray(seen).resize((side, side), Image.Resampling.NEAREST)
     strength = np.clip(heat, 0, None) / max(float(heat.max()), 1e-12)
-    fine = np.asarray(Image.fromarray(strength.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)).clip(0, 1)
+    fine = np.asarray(
+        Image.fromarray(strength.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+    ).clip(0, 1)
     grey = np.asarray(plain.convert("L"), np.float64)[..., None]
     colours = ramp(fine)
     mixed = (0.45 * grey + 0.55 * colours).clip(0, 255).astype(np.uint8)

@@ -55,8 +55,8 @@ class Predictor:
         run: str | None = None,
         runs: str = "runs",
     ) -> Predictor:
-        """Check the file's hash and open it. ``backend='pytorch'`` opens the run's module in the artifact's
-        place.
+        """Check the file's hash and open it.
+        ``backend='pytorch'`` opens the run's module in the artifact's place.
         """
         artifact = resolve(path, runs)
         artifact.check_file()
@@ -154,11 +154,15 @@ def _named(pictures: Iterable[Given]) -> Iterator[tuple[str, Given]]:
 
 
 def check_resize(artifact: Artifact) -> None:
-    """Raise `LfdeployError` unless the artifact wants its pictures fitted by the one rule that there is here."""
+    """Raise `LfdeployError` unless the artifact wants its pictures
+    fitted by the one rule that there is here.
+    """
     rule = artifact.manifest["input"].get("resize")
     if rule != RESIZE:
         version = rule.get("version", "?") if isinstance(rule, dict) else rule
         raise LfdeployError(
-            f"{artifact.name} wants its pictures fitted by another rule than this lfdeploy has (its version {version}, "
-            f"here {RESIZE['version']}; input.resize in manifest.json): its answers would be wrong. Export it again."
+            f"{artifact.name} wants its pictures fitted by another rule than this lfdeploy has (its "
+            f"version {version}, "
+            f"here {RESIZE['version']}; input.resize in manifest.json): its answers would be wrong. "
+            "Export it again."
         )

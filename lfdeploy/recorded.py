@@ -1,7 +1,8 @@
-"""What training itself says of its networks: reference.safetensors, logits of every target on a few pictures and probes.
+"""What training itself says of its networks: reference.safetensors, logits of every target on a few pictures
+and probes.
 
-Training writes it from the very modules that it trained. Whoever rebuilds them later, from the weights and spec.json, can
-be held to it, whatever code the two share.
+Training writes it from the very modules that it trained. Whoever rebuilds them later, from the weights and
+spec.json, can be held to it, whatever code the two share.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Recorded:
-    """Digests (N,) of test pictures' pixels and logits (N, K) by target; probes uint8 (P, S, S, 3) and their logits (P, K).
+    """Digests (N,) of test pictures' pixels and logits (N, K) by target; probes uint8 (P, S, S, 3) and their
+    logits (P, K).
 
-    ``facts``: class names, the hash of the weights, the device, torch's version and the CPU's instruction set.
+    ``facts``: class names, the hash of the weights, the device, torch's version and the CPU's instruction
+    set.
     """
 
     digests: tuple[str, ...]
@@ -45,7 +48,9 @@ def chosen(count: int) -> NDArray[np.int64]:
 
 
 def probe_pixels(size: int) -> Pixels:
-    """Pictures uint8 (8, S, S, 3) that no split holds: black, white, each channel alone, a ramp, squares, noise."""
+    """Pictures uint8 (8, S, S, 3) that no split holds: black,
+    white, each channel alone, a ramp, squares, noise.
+    """
     rows, columns = np.mgrid[:size, :size]
     pictures = [np.zeros((size, size, 3), np.uint8), np.full((size, size, 3), 255, np.uint8)]
     for channel in range(3):
@@ -70,11 +75,17 @@ def write(run: Run, recorded: Recorded) -> None:
     tensors: dict[str, Any] = {"digests": digests.copy(), "probes": np.ascontiguousarray(recorded.probes)}
     tensors |= {f"pictures/{target}": np.ascontiguousarray(z) for target, z in recorded.logits.items()}
     tensors |= {f"probes/{target}": np.ascontiguousarray(z) for target, z in recorded.probe_logits.items()}
-    write_bytes(run.path / FILE, save(tensors, {"facts": json.dumps(recorded.facts, sort_keys=True, ensure_ascii=False)}))
+    write_bytes(
+        run.path / FILE,
+        save(tensors, {"facts": json.dumps(recorded.facts, sort_keys=True, ensure_ascii=False)}),
+    )
 
 
 def read(run: Run) -> Recorded | None:
-    """What the run's training noted; None for a run from before it did. Raises `LfdeployError` for a damaged file."""
+    """What the run's training noted; None for a run from before it did.
+
+    Raises `LfdeployError` for a damaged file.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = run.path / FILE
@@ -88,7 +99,8 @@ def read(run: Run) -> Recorded | None:
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise LfdeployError(f"{path} is damaged: {error}. Train the run again.") from None
     logits, probes = (
-        {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)} for kind in ("pictures/", "probes/")
+        {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)}
+        for kind in ("pictures/", "probes/")
     )
     return Recorded(digests, logits, tensors["probes"], probes, facts)
 

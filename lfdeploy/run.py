@@ -66,7 +66,9 @@ def sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A directory with config.json, spec.json, splits.npz, metrics.jsonl, summary.json, model.safetensors, checkpoint/."""
+    """A directory with config.json, spec.json, splits.npz, metrics.jsonl,
+    summary.json, model.safetensors, checkpoint/.
+    """
 
     path: Path
 
@@ -87,7 +89,9 @@ class Run:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Classes, image size, resize rule, mean, std, architectures, method: enough to rebuild the networks."""
+        """Classes, image size, resize rule, mean, std, architectures,
+        method: enough to rebuild the networks.
+        """
         return self.read("spec.json")
 
     @property
@@ -143,9 +147,11 @@ class Run:
         return tensors
 
     def classifier(self, target: str) -> Classifier:
-        """One target as the fp32 module from uint8 pixels to (logits, probabilities), in eval mode; ``all`` has members' logits too."""
+        """One target as the fp32 module from uint8 pixels to (logits,
+        probabilities), in eval mode; ``all`` has members' logits too.
+        """
         from lfdeploy.models.deploy import Classifier, build_network
-        from lfdeploy.models.together import ALL, build
+        from lfdeploy.models.multi_output import ALL, build
 
         spec = self.spec
         if target == ALL:
@@ -171,7 +177,8 @@ class Run:
         summary = self.path / "summary.json"
         if record is None and summary.exists() and self.read("summary.json").get("reference"):
             raise LfdeployError(
-                f"{self.path / FILE} is gone: which pictures run {self.name} was trained on is no longer known. "
+                f"{self.path / FILE} is gone: which pictures run {self.name} was trained on is no "
+                "longer known. "
                 "Put it back, or train a new run."
             )
         return record
@@ -185,15 +192,17 @@ class Run:
     ) -> Data:
         """The pictures of this run, split as they were in training; with ``other`` those of another place.
 
-        ``need``, ``alone``: see `lfdeploy.pictures.pictures_of`.
+        ``need``, ``alone``: see `lfdeploy.run_data.pictures_of`.
         """
-        from lfdeploy.pictures import pictures_of
+        from lfdeploy.run_data import pictures_of
 
         return pictures_of(self, other, report, need, alone)
 
 
 def config_json(config: object) -> dict[str, Any]:
-    """A config dataclass as it is written to config.json: data by absolute path, so that it is found from anywhere."""
+    """A config dataclass as it is written to config.json:
+    data by absolute path, so that it is found from anywhere.
+    """
     values = asdict(config)  # type: ignore[call-overload]
     for key in ("data", "data_root"):
         if values.get(key) and Path(values[key]).exists():
@@ -216,8 +225,20 @@ def versions() -> dict[str, str]:
 
     import lfdeploy
 
-    found = {"python": platform.python_version(), "lfdeploy": lfdeploy.__version__}  # its code may be run without being installed
-    names = ("torch", "torchvision", "numpy", "pillow", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
+    found = {
+        "python": platform.python_version(),
+        "lfdeploy": lfdeploy.__version__,
+    }  # its code may be run without being installed
+    names = (
+        "torch",
+        "torchvision",
+        "numpy",
+        "pillow",
+        "onnx",
+        "onnxscript",
+        "onnxruntime-gpu",
+        "onnxruntime",
+    )
     for name in (*names, "tensorrt", "tensorrt-rtx", "openvino"):
         try:
             found[name] = version(name)

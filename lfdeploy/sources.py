@@ -43,12 +43,18 @@ def digits(root: Path) -> Source:
     """
     package = find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
-        raise LfdeployError("The digits come with scikit-learn, which is not installed. Run: pip install scikit-learn")
-    with gzip.open(Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+        raise LfdeployError(
+            "The digits come with scikit-learn, which is not installed. Run: pip install scikit-learn"
+        )
+    with gzip.open(
+        Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz", "rt"
+    ) as file:
         rows = np.loadtxt(file, delimiter=",")
     grey = np.round(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     images, labels = np.repeat(grey[..., None], 3, axis=3), rows[:, -1].astype(np.int64)
-    return Source(tuple("0123456789"), {"train": (images, labels)}, image_size=16, epochs=16, arch="resnet8", flip=False)
+    return Source(
+        tuple("0123456789"), {"train": (images, labels)}, image_size=16, epochs=16, arch="resnet8", flip=False
+    )
 
 
 def _torchvision(name: str, epochs: int, flip: bool = True) -> Callable[[Path], Source]:
@@ -106,12 +112,17 @@ DATASETS: dict[str, Named] = {
     "digits": Named("1,797 handwritten digits, 8x8 grey, 10 classes; embedded", digits),
     "cifar10": Named("60,000 photos 32x32, 10 classes; through torchvision", _torchvision("CIFAR10", 200)),
     "cifar100": Named("60,000 photos 32x32, 100 classes; through torchvision", _torchvision("CIFAR100", 200)),
-    "fashion-mnist": Named("70,000 garments 28x28 grey, 10 classes; torchvision", _torchvision("FashionMNIST", 30)),
+    "fashion-mnist": Named(
+        "70,000 garments 28x28 grey, 10 classes; torchvision", _torchvision("FashionMNIST", 30)
+    ),
 }
 
 
 def read(data: str, root: str | None, judged: bool = False) -> Source:
-    """What ``--data`` names; a path wins only where it looks like one. ``judged``: nobody trains on the pictures."""
+    """What ``--data`` names; a path wins only where it looks like one.
+
+    ``judged``: nobody trains on the pictures.
+    """
     from lfdeploy.arrays import npz
     from lfdeploy.folders import folder
     from lfdeploy.label_table import label_table

@@ -36,7 +36,9 @@ def trained(run: Run) -> None:
 def _all_of(scores: dict[str, Any]) -> dict[str, float]:
     """Top-1 by node: targets, the mean of probabilities, training-only nodes."""
     targets = top1_of(scores)
-    named = targets if "top1" in scores else targets | {f"aux{i}": value for i, value in enumerate(scores["aux"])}
+    named = (
+        targets if "top1" in scores else targets | {f"aux{i}": value for i, value in enumerate(scores["aux"])}
+    )
     rows: dict[str, float] = {}
     for name, value in named.items():
         rows[name] = value
@@ -59,15 +61,26 @@ def _named(name: str, layout: Layout) -> str:
 def evaluated(document: dict[str, Any]) -> None:
     """Accuracy by node."""
     whose = document.get("whose", document["split"])
-    title = f"{document['name']}: {document['images']:,} pictures of {whose}, {document['backend']} on {document['device']}"
-    table(title, ["", "top-1 %", "right"], [[n, f"{r['top1']:.2f}", f"{r['correct']:,}"] for n, r in document["nodes"].items()])
+    title = (
+        f"{document['name']}: {document['images']:,} pictures of {whose}, {document['backend']} on "
+        f"{document['device']}"
+    )
+    table(
+        title,
+        ["", "top-1 %", "right"],
+        [[n, f"{r['top1']:.2f}", f"{r['correct']:,}"] for n, r in document["nodes"].items()],
+    )
     nodes = document["nodes"]
     if told := warning(list(nodes), [row["chance"] for row in nodes.values()]):
         say(told)
     fresh = document.get("not_trained_on")
     if fresh and fresh["images"]:
         title = f"{document['name']}: the {fresh['images']:,} pictures of these that were not trained on"
-        table(title, ["", "top-1 %", "right"], [[n, f"{r['top1']:.2f}", f"{r['correct']:,}"] for n, r in fresh["nodes"].items()])
+        table(
+            title,
+            ["", "top-1 %", "right"],
+            [[n, f"{r['top1']:.2f}", f"{r['correct']:,}"] for n, r in fresh["nodes"].items()],
+        )
 
 
 def exported(artifacts: Sequence[Artifact]) -> None:
@@ -107,7 +120,10 @@ def exported(artifacts: Sequence[Artifact]) -> None:
 
 def verified(name: str, report: Any) -> None:
     """Every check with its number and bound."""
-    cells = [[c.stage, c.name, _cell(c.value), _cell(c.bound), "ok" if c.passed else "FAILED"] for c in report.checks]
+    cells = [
+        [c.stage, c.name, _cell(c.value), _cell(c.bound), "ok" if c.passed else "FAILED"]
+        for c in report.checks
+    ]
     cells += [[one.stage, f"not examined: {one.reason}", "", "", ""] for one in report.not_examined]
     table(f"{name}: {report.subject}", ["stage", "check", "value", "bound", ""], cells, left=2)
     said = {"pass": "parity PASSED.", "unverified": f"UNVERIFIED: {report.reason}.", "fail": "parity FAILED."}
@@ -120,12 +136,16 @@ def _cell(value: float | str) -> str:
 
 
 def bisected(document: dict[str, Any]) -> None:
-    """The layers around the first difference, or the worst, or the last ones; then the finding in one sentence."""
+    """The layers around the first difference, or the worst,
+    or the last ones; then the finding in one sentence.
+    """
     rows, first = document["layers"], document["first"]
     columns = {"difference": "difference", "own": "of its own", "rounding": f"{document['precision']} itself"}
     if document["quantized"]:
         columns = {"sqnr_db": "SQNR dB", "own_sqnr_db": "of its own", "weights_sqnr_db": "of its weights"}
-        worst = sorted((r for r in rows if r.get("own_sqnr_db") is not None), key=lambda r: r["own_sqnr_db"])[:8]
+        worst = sorted((r for r in rows if r.get("own_sqnr_db") is not None), key=lambda r: r["own_sqnr_db"])[
+            :8
+        ]
         chosen = [row for row in rows if row in worst]
     else:
         middle = (first or {}).get("row", len(rows))
@@ -133,18 +153,33 @@ def bisected(document: dict[str, Any]) -> None:
     if document["ran"]:
         kept = {key: text for key, text in columns.items() if any(key in row for row in chosen)}
         cells = [
-            [str(row["node"] if row["node"] is not None else ""), row["op"], row["layer"], *(_share(row.get(key), key) for key in kept)]
+            [
+                str(row["node"] if row["node"] is not None else ""),
+                row["op"],
+                row["layer"],
+                *(_share(row.get(key), key) for key in kept),
+            ]
             for row in chosen
         ]
-        table(f"{document['artifact']}: {document['file']} against its module", ["node", "op", "layer", *kept.values()], cells, left=3)
+        table(
+            f"{document['artifact']}: {document['file']} against its module",
+            ["node", "op", "layer", *kept.values()],
+            cells,
+            left=3,
+        )
     for note in document["notes"]:
         say(f"Note: {note}.")
     for fault in document["others"][:3]:
         say(f"Also: {fault['op']}, {fault['layer']}: {'; '.join(fault['what'][:2])}.")
     if document["rounding"]:
         found = document["rounding"]
-        told = f"{document['precision']} by itself moves a tensor of this network by up to {found['largest'] or 0:.1e} of its scale"
-        overflow = f"{document['precision']} itself overflows first at {found['overflows']}: use --precision fp32"
+        told = (
+            f"{document['precision']} by itself moves a tensor of this network by up to "
+            f"{found['largest'] or 0:.1e} of its scale"
+        )
+        overflow = (
+            f"{document['precision']} itself overflows first at {found['overflows']}: use --precision fp32"
+        )
         say((overflow if found["overflows"] else f"{told} (at {found['at']})") + ".")
     say(document["sentence"])
 
@@ -155,8 +190,14 @@ def _share(value: float | None, key: str) -> str:
 
 def training_speed(document: dict[str, Any]) -> None:
     """Steps per loop and their ratios to the plain one."""
-    title = f"Training 2 x {document['arch']}, {document['method']}, batch {document['batch']}, on {document['device']}"
-    rows = [[r["loop"], f"{r['ms']:.0f}", f"{r['images_per_second']:,.0f}", f"{r['ratio']:.2f}x"] for r in document["rows"]]
+    title = (
+        f"Training 2 x {document['arch']}, {document['method']}, batch {document['batch']}, on "
+        f"{document['device']}"
+    )
+    rows = [
+        [r["loop"], f"{r['ms']:.0f}", f"{r['images_per_second']:,.0f}", f"{r['ratio']:.2f}x"]
+        for r in document["rows"]
+    ]
     table(title, ["loop", "ms/step", "images/s", "speed"], rows)
     for note in document["notes"]:
         say(note)

@@ -57,7 +57,14 @@ def classify(entry: Entry, blob: bytes) -> Answer:
     spent = (time.perf_counter() - start) * 1e3
     if found.error:
         return Answer(entry, error=found.error[:1].upper() + found.error[1:])
-    return Answer(entry, found.top, found.notes, found.decode_ms, max(0.0, spent - found.decode_ms), abstain=found.abstain)
+    return Answer(
+        entry,
+        found.top,
+        found.notes,
+        found.decode_ms,
+        max(0.0, spent - found.decode_ms),
+        abstain=found.abstain,
+    )
 
 
 def cannot(entry: Entry) -> str:
@@ -74,7 +81,9 @@ def answer(entries: Mapping[str, Entry], uploads: Path, picture: object, key: ob
     """
     entry = entries.get(key) if isinstance(key, str) else None
     if entry is None:
-        return Answer(error=f"There is no artifact '{str(key)[:80]}' on this page. It has: {', '.join(entries)}.")
+        return Answer(
+            error=f"There is no artifact '{str(key)[:80]}' on this page. It has: {', '.join(entries)}."
+        )
     if entry.predictor is None:
         return Answer(entry, error=cannot(entry))
     if picture is None:
@@ -88,6 +97,10 @@ def answer(entries: Mapping[str, Entry], uploads: Path, picture: object, key: ob
         return classify(entry, Path(path).read_bytes())
     except OSError:
         return Answer(entry, error="The upload is no longer on the server. Choose the picture again.")
-    except Exception as error:  # nothing a visitor sends may end in a traceback; the person at the terminal is told
+    except (
+        Exception
+    ) as error:  # nothing a visitor sends may end in a traceback; the person at the terminal is told
         say(f"lfdeploy serve: {entry.key} failed: {type(error).__name__}: {error}")
-        return Answer(entry, error=f"{entry.key} failed on this picture; the terminal of lfdeploy serve says why.")
+        return Answer(
+            entry, error=f"{entry.key} failed on this picture; the terminal of lfdeploy serve says why."
+        )

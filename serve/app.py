@@ -19,7 +19,9 @@ HERE = Path(__file__).parent
 PROMPT = "Drop, paste or choose a picture"
 
 
-def build_app(artifacts: Sequence[str | Path] = (), *, device: str = "auto", runs: str | Path = "runs") -> gr.Blocks:
+def build_app(
+    artifacts: Sequence[str | Path] = (), *, device: str = "auto", runs: str | Path = "runs"
+) -> gr.Blocks:
     """The page for artifacts by path or name (default: those of the newest run), not launched.
 
     `serve.server.mount` gives it its style and limits; `serve.serve` does all of it.
@@ -27,13 +29,29 @@ def build_app(artifacts: Sequence[str | Path] = (), *, device: str = "auto", run
     return build_page(open_all(find(artifacts, runs), device))
 
 
+def _photo() -> gr.Image:
+    import gradio as gr
+
+    return gr.Image(
+        label="Picture",
+        type="filepath",
+        sources=["upload", "webcam", "clipboard"],
+        placeholder=PROMPT,
+        height=380,
+        show_label=False,
+        buttons=[],
+        webcam_options=gr.WebcamOptions(mirror=False),
+        alt_text="The picture to classify",
+        elem_id="photo",
+    )
+
+
 def build_page(entries: Sequence[Entry], examples: Sequence[Path] = ()) -> gr.Blocks:
     """The page for opened artifacts, and example pictures to try."""
     go_offline()
     import gradio as gr
 
-    table = {entry.key: entry for entry in entries}
-    first = preferred(entries)
+    table, first = {entry.key: entry for entry in entries}, preferred(entries)
 
     def uploads() -> Path:
         return Path(photo.GRADIO_CACHE)
@@ -48,29 +66,28 @@ def build_page(entries: Sequence[Entry], examples: Sequence[Path] = ()) -> gr.Bl
             raise gr.Error(found.error, print_exception=False)
         return found.document()
 
-    with gr.Blocks(title=f"{title(first)} · lfdeploy", analytics_enabled=False, delete_cache=(600, 600), fill_width=True) as page:
+    settings: dict[str, Any] = {"analytics_enabled": False, "delete_cache": (600, 600), "fill_width": True}
+    with gr.Blocks(title=f"{title(first)} · lfdeploy", **settings) as page:
         gr.HTML(heading(first), elem_id="heading")
         with gr.Row(equal_height=False, elem_id="middle"):
             with gr.Column(min_width=300):
-                photo = gr.Image(
-                    label="Picture", type="filepath", sources=["upload", "webcam", "clipboard"], placeholder=PROMPT, height=380,
-                    show_label=False, buttons=[], webcam_options=gr.WebcamOptions(mirror=False), alt_text="The picture to classify",
-                    elem_id="photo",
-                )  # fmt: skip
+                photo = _photo()
                 if examples:
-                    pictures = [[str(path)] for path in examples]
-                    gr.Examples(pictures, photo, label="Or try a test picture", elem_id="examples", api_visibility="private")
+                    rows, caption = [[str(path)] for path in examples], "Or try a test picture"
+                    gr.Examples(rows, photo, label=caption, elem_id="examples", api_visibility="private")
             with gr.Column(min_width=300):
                 shown = gr.HTML(
                     answered(answer(table, HERE, None, first.key)), elem_id="answer", limit=MAX_MEGABYTES,
                     js_on_load=(HERE / "page.js").read_text(encoding="utf-8"),
                 )  # fmt: skip
+                choices = [(entry.choice, entry.key) for entry in entries]
                 picker = gr.Dropdown(
-                    [(entry.choice, entry.key) for entry in entries], value=first.key, label="Artifact", filterable=False, elem_id="picker"
+                    choices, value=first.key, label="Artifact", filterable=False, elem_id="picker"
                 )
         seal(photo, picker)
         about = gr.HTML(foot(first), elem_id="foot")
-        asked: dict[str, Any] = {"inputs": [photo, picker], "preprocess": False, "concurrency_id": "model", "concurrency_limit": 1}
+        asked: dict[str, Any] = {"inputs": [photo, picker], "preprocess": False}
+        asked |= {"concurrency_id": "model", "concurrency_limit": 1}
         gr.on(
             [photo.change, picker.change], show, outputs=[shown, about],
             trigger_mode="always_last", show_progress="hidden", api_visibility="private", **asked,

@@ -22,7 +22,9 @@ VERDICTS = {"pass": "export verified", "unverified": "unverified", "fail": "pari
 
 @dataclass(frozen=True)
 class Entry:
-    """One artifact under the key it has in the picker; ``predictor`` is None where it cannot run, ``reason`` says why."""
+    """One artifact under the key it has in the picker;
+    ``predictor`` is None where it cannot run, ``reason`` says why.
+    """
 
     key: str
     artifact: Artifact
@@ -41,7 +43,10 @@ class Entry:
 
 
 def find(artifacts: Sequence[str | Path], runs: str | Path = "runs") -> list[Artifact]:
-    """The named artifacts in their order, or all of the newest run. Raises `LfdeployError` when there are none."""
+    """The named artifacts in their order, or all of the newest run.
+
+    Raises `LfdeployError` when there are none.
+    """
     if artifacts:
         found = [resolve_artifact(given, runs) for given in artifacts]
         return list({artifact.path.resolve(): artifact for artifact in found}.values())
@@ -55,8 +60,12 @@ def find(artifacts: Sequence[str | Path], runs: str | Path = "runs") -> list[Art
 
 
 def open_all(artifacts: Sequence[Artifact], device: str = "auto") -> tuple[Entry, ...]:
-    """Open each artifact and let it answer once, so that the first visitor does not wait for it to warm up."""
-    return tuple(_open(key, artifact, device) for key, artifact in zip(_keys(artifacts), artifacts, strict=True))
+    """Open each artifact and let it answer once,
+    so that the first visitor does not wait for it to warm up.
+    """
+    return tuple(
+        _open(key, artifact, device) for key, artifact in zip(_keys(artifacts), artifacts, strict=True)
+    )
 
 
 def _open(key: str, artifact: Artifact, device: str) -> Entry:
@@ -64,16 +73,26 @@ def _open(key: str, artifact: Artifact, device: str) -> Entry:
         predictor = Predictor.open(artifact.path, device=device)
         predictor.run(np.zeros((1, predictor.size, predictor.size, 3), np.uint8))
     except (LfdeployError, RuntimeError, OSError) as error:
-        return Entry(key, artifact, reason=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+        return Entry(
+            key,
+            artifact,
+            reason=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+        )
     return Entry(key, artifact, predictor)
 
 
 def _keys(artifacts: Sequence[Artifact]) -> list[str]:
-    """Names that tell artifacts apart: the directory's; with its run's where two share it; numbered where that is not enough."""
+    """Names that tell artifacts apart: the directory's;
+    with its run's where two share it; numbered where that is not enough.
+    """
     many = Counter(artifact.name for artifact in artifacts)
     keys: list[str] = []
     for artifact in artifacts:
-        plain = artifact.name if many[artifact.name] == 1 else f"{artifact.manifest['run']['name']}/{artifact.name}"
+        plain = (
+            artifact.name
+            if many[artifact.name] == 1
+            else f"{artifact.manifest['run']['name']}/{artifact.name}"
+        )
         key, number = plain, 2
         while key in keys:
             key, number = f"{plain} ({number})", number + 1
@@ -82,7 +101,9 @@ def _keys(artifacts: Sequence[Artifact]) -> list[str]:
 
 
 def preferred(entries: Sequence[Entry]) -> Entry:
-    """The entry a page opens with: one that runs and is verified, of these the fused before a peer, fp32 before less."""
+    """The entry a page opens with: one that runs and is verified,
+    of these the fused before a peer, fp32 before less.
+    """
 
     def rank(entry: Entry) -> tuple[bool, bool, bool, bool]:
         manifest = entry.artifact.manifest

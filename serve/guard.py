@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 #: Routes that fetch on a visitor's behalf, or that no page of ours uses.
-REFUSED = re.compile(r"^(/gradio_api)?/(proxy=|file[=/]\s*[a-z]+:/|process_recording|(undo-)?vibe-)", re.IGNORECASE)
+REFUSED = re.compile(
+    r"^(/gradio_api)?/(proxy=|file[=/]\s*[a-z]+:/|process_recording|(undo-)?vibe-)", re.IGNORECASE
+)
 
 
 def seal(*components: Any) -> None:
@@ -48,8 +50,8 @@ def _taker(uploads: Path) -> Any:
 
 
 class Guard:
-    """ASGI middleware: 403 for the refused routes, 4xx in one sentence for what no page sends, 503 while it
-    stops.
+    """ASGI middleware: 403 for the refused routes,
+    4xx in one sentence for what no page sends, 503 while it stops.
     """
 
     def __init__(self, app: ASGIApp, page: gr.Blocks, closing: Event) -> None:
@@ -78,7 +80,11 @@ class Guard:
             return (503, "The server is stopping. Send it again in a moment."), receive
         kind = dict(scope["headers"]).get(b"content-type", b"").strip()
         if kind.lower().startswith(b"multipart/"):
-            return (None if MULTIPART.fullmatch(kind) else (400, "The upload's multipart boundary is missing or too long.")), receive
+            return (
+                None
+                if MULTIPART.fullmatch(kind)
+                else (400, "The upload's multipart boundary is missing or too long.")
+            ), receive
         body = b""
         while True:
             message = await receive()
@@ -123,6 +129,11 @@ class Guard:
 
 def _told(fault: Exception | None) -> PlainTextResponse:
     if isinstance(fault, (OSError, MemoryError)) and not isinstance(fault, ConnectionError):
-        say(f"A request failed: {sentence(fault) if isinstance(fault, OSError) else 'there is no memory left.'}")
-        return PlainTextResponse("The server cannot take a picture now. Try again later.", 503, {"Connection": "close"})
+        say(
+            "A request failed: "
+            f"{sentence(fault) if isinstance(fault, OSError) else 'there is no memory left.'}"
+        )
+        return PlainTextResponse(
+            "The server cannot take a picture now. Try again later.", 503, {"Connection": "close"}
+        )
     return PlainTextResponse("The request is malformed.", 400, {"Connection": "close"})

@@ -1,4 +1,6 @@
-"""Gradio reads these when it is imported: without them it asks for its newest version and counts its users."""
+"""Gradio reads these when it is imported:
+without them it asks for its newest version and counts its users.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,9 @@ def percent(probability: float) -> str:
 
 
 def answered(found: Answer | None) -> str:
-    """The place of the answer: a prompt while there is no picture, a sentence for an error, else the answer."""
+    """The place of the answer: a prompt while there is no picture,
+    a sentence for an error, else the answer.
+    """
     if found is None:
         return _status("empty", "<p>The answer appears here as soon as there is a picture.</p>")
     if found.error or found.entry is None:
@@ -30,7 +32,11 @@ def answered(found: Answer | None) -> str:
     label, probability = found.top[0]
     rows = "".join(_bar(name, value) for name, value in found.top[:SHOWN])
     rest = len(found.top) - SHOWN
-    more = f'<p class="lf-quiet">and {rest} less probable {"class" if rest == 1 else "classes"}</p>' if rest > 0 else ""
+    more = (
+        f'<p class="lf-quiet">and {rest} less probable {"class" if rest == 1 else "classes"}</p>'
+        if rest > 0
+        else ""
+    )
     notes = "".join(f'<p class="lf-note">{escape(note[:1].upper() + note[1:])}.</p>' for note in found.notes)
     total = found.decode_ms + found.model_ms
     times = f"Answered in {total:.1f} ms: decode {found.decode_ms:.1f} ms, model {found.model_ms:.1f} ms"
@@ -48,14 +54,18 @@ def _head(label: str, probability: float, found: Answer) -> str:
     seen = found.entry.artifact.manifest["parity"].get("probabilities") or told
     split = "test" if seen["split"] == "test" else "validation"
     return (
-        f"<h2>Not sure</h2><p class='lf-sure'>Closest: <b>{escape(label)}</b>, {escape(percent(probability))}</p>"
-        f"<p class='lf-note'>Of the {split} pictures answered with {escape(percent(told['threshold']))} or more, "
+        f"<h2>Not sure</h2><p class='lf-sure'>Closest: <b>{escape(label)}</b>, "
+        f"{escape(percent(probability))}</p>"
+        f"<p class='lf-note'>Of the {split} pictures answered with "
+        f"{escape(percent(told['threshold']))} or more, "
         f"{seen['right']:,} of {seen['answered']:,} were right. This answer has less.</p>"
     )
 
 
 def calibrated(entry: Entry) -> bool:
-    """Whether its probabilities were held against held-out pictures: only then is one of 90 % right nine times in ten."""
+    """Whether its probabilities were held against held-out pictures:
+    only then is one of 90 % right nine times in ten.
+    """
     manifest = entry.artifact.manifest
     return temperature(manifest) is not None or threshold(manifest) is not None
 
@@ -66,7 +76,9 @@ def warning(entry: Entry) -> str:
     chance = accuracy.get("chance") if isinstance(accuracy, dict) else None
     if not isinstance(chance, dict) or chance.get("above") is not False:
         return ""
-    return "<p class='lf-warning'>This network is not better than always answering the most frequent class.</p>"
+    return (
+        "<p class='lf-warning'>This network is not better than always answering the most frequent class.</p>"
+    )
 
 
 def _status(kind: str, inner: str) -> str:
@@ -84,7 +96,9 @@ def _bar(name: str, value: float) -> str:
 
 def by(entry: Entry) -> str:
     """Which artifact answered, where, and what parity says of it."""
-    where = f" ({entry.predictor.session.backend} on {entry.predictor.session.device})" if entry.predictor else ""
+    where = (
+        f" ({entry.predictor.session.backend} on {entry.predictor.session.device})" if entry.predictor else ""
+    )
     return f"<p class='lf-by'>By <b>{escape(entry.key)}</b>{escape(where)}. {verdict(entry)}</p>"
 
 
@@ -94,14 +108,20 @@ def verdict(entry: Entry) -> str:
     images = (parity.get("statistics") or {}).get("images")
     if entry.artifact.verdict == "pass":
         on = f" on {images:,} test pictures" if isinstance(images, int) else ""
-        return f'<span class="lf-badge lf-pass">Export verified</span> It answers as the training code did{on}.'
+        return (
+            f'<span class="lf-badge lf-pass">Export verified</span> It answers as the training code did{on}.'
+        )
     reason = escape(str(parity.get("reason") or "").rstrip("."))
     if entry.artifact.verdict == "unverified":
-        why = f"Parity was not proven when it was built: {reason}." if reason else "Parity was not proven when it was built."
+        why = (
+            f"Parity was not proven when it was built: {reason}."
+            if reason
+            else "Parity was not proven when it was built."
+        )
         return f'<span class="lf-badge lf-unverified">Unverified</span> {why}'
-    return (
-        f'<span class="lf-badge lf-fail">Parity failed</span> It does not answer as the training code did{": " + reason if reason else ""}.'
-    )
+    why = f": {reason}" if reason else ""
+    badge = '<span class="lf-badge lf-fail">Parity failed</span>'
+    return f"{badge} It does not answer as the training code did{why}."
 
 
 def heading(entry: Entry) -> str:
@@ -113,7 +133,8 @@ def heading(entry: Entry) -> str:
     classes = len(entry.artifact.manifest["labels"])
     return (
         f'<header class="lf-head"><h1>{escape(title(entry))}</h1>'
-        f"<p>Tells {classes} classes apart. Nothing leaves this machine.</p><p class='lf-quiet'>{' · '.join(parts)}</p></header>"
+        f"<p>Tells {classes} classes apart. Nothing leaves this machine.</p><p "
+        f"class='lf-quiet'>{' · '.join(parts)}</p></header>"
     )
 
 

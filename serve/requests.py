@@ -14,7 +14,9 @@ CALL = re.compile(r"/gradio_api/call/(v2/)?([^/]*)/?")
 JOIN = re.compile(r"/gradio_api/queue/join/?")
 DIRECT = re.compile(r"(/gradio_api)?/(run|api)/.*")
 STREAM = re.compile(r"/gradio_api/call/(v2/)?[^/]*/([^/]*)")
-MULTIPART = re.compile(rb'multipart/form-data\s*;.*?boundary=("[^"]{1,70}"|[^\s";,]{1,70})\s*(;.*)?', re.IGNORECASE)
+MULTIPART = re.compile(
+    rb'multipart/form-data\s*;.*?boundary=("[^"]{1,70}"|[^\s";,]{1,70})\s*(;.*)?', re.IGNORECASE
+)
 MOST_BODY = 1_000_000
 
 
@@ -42,16 +44,22 @@ def refusal(page: gr.Blocks, path: str, body: bytes) -> tuple[int, str] | None:
 
 
 def _unqueued(page: gr.Blocks) -> list[int]:
-    """Numbers of the functions that the page itself calls directly: those that put an example in its place."""
+    """Numbers of the functions that the page itself calls directly:
+    those that put an example in its place.
+    """
     return [number for number, function in page.fns.items() if function.queue is False]
 
 
 def refusal_of_stream(page: gr.Blocks, path: str, query: str) -> tuple[int, str] | None:
-    """Status and sentence for a GET of answers that nobody asked for, which Gradio would begin and break off."""
+    """Status and sentence for a GET of answers that nobody asked for,
+    which Gradio would begin and break off.
+    """
     queue, call = page._queue, STREAM.fullmatch(path)
     if call is not None:
         number = call[2]
-        asked = number in queue.event_ids_to_events or any(number in held for held in queue.pending_event_ids_session.values())
+        asked = number in queue.event_ids_to_events or any(
+            number in held for held in queue.pending_event_ids_session.values()
+        )
     elif path == "/gradio_api/queue/data":
         asked = parse_qs(query).get("session_hash", [""])[0] in queue.pending_messages_per_session
     else:
@@ -59,7 +67,9 @@ def refusal_of_stream(page: gr.Blocks, path: str, query: str) -> tuple[int, str]
     return None if asked else (404, "There is no such call, or its answer was fetched already.")
 
 
-def _refused_call(page: gr.Blocks, name: str | None, document: dict[str, Any], data: list[Any]) -> tuple[int, str] | None:
+def _refused_call(
+    page: gr.Blocks, name: str | None, document: dict[str, Any], data: list[Any]
+) -> tuple[int, str] | None:
     from pydantic import ValidationError
 
     if name is None:
@@ -87,6 +97,7 @@ def _refused_call(page: gr.Blocks, name: str | None, document: dict[str, Any], d
         except ValidationError:
             return (
                 422,
-                'A picture is given as {"path": ..., "meta": {"_type": "gradio.FileData"}}, the path from an upload.',
+                'A picture is given as {"path": ..., "meta": {"_type": "gradio.FileData"}}, '
+                "the path from an upload.",
             )
     return None

@@ -49,7 +49,11 @@ def serve(
     """
     parts_of(root_path)
     found = find(artifacts, runs)
-    with _sigterm(), listening(host, port) as sock, tempfile.TemporaryDirectory(prefix="lfdeploy-serve-") as uploads:
+    with (
+        _sigterm(),
+        listening(host, port) as sock,
+        tempfile.TemporaryDirectory(prefix="lfdeploy-serve-") as uploads,
+    ):
         entries = open_all(found, device)
         if preferred(entries).predictor is None:
             raise LfdeployError(f"None of the artifacts can run here. {entries[0].key}: {entries[0].reason}")
@@ -63,15 +67,20 @@ def hello(entries: Sequence[Entry], host: str, port: int) -> str:
     shown = f"[{host}]" if ":" in host else host
     lines = [f"lfdeploy serve: http://{shown}:{port}  (Ctrl-C stops it)"]
     for entry in entries:
-        lines.append(f"  {entry.key}: {entry.verdict}" + (f", cannot run here: {entry.reason}" if entry.reason else ""))
+        lines.append(
+            f"  {entry.key}: {entry.verdict}" + (f", cannot run here: {entry.reason}" if entry.reason else "")
+        )
     return "\n".join(lines)
 
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A bound socket; a port that is taken, or an address that is not this machine's, is an `LfdeployError`."""
+    """A bound socket; a port that is taken,
+    or an address that is not this machine's, is an `LfdeployError`.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Only of a socket that says TCP does asyncio switch off Nagle's delay, which costs 40 ms and more an answer.
+    # Only of a socket that says TCP does asyncio switch off Nagle's delay, which costs 40 ms and more an
+    # answer.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -80,10 +89,12 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise LfdeployError(
-                    f"Port {port} is taken. Take another with --port {min(port + 1, 65535)}, or any free one with --port 0."
+                    f"Port {port} is taken. Take another with --port {min(port + 1, 65535)}, or any "
+                    "free one with --port 0."
                 ) from None
             raise LfdeployError(
-                f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose others with --host and --port."
+                f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose others with "
+                "--host and --port."
             ) from None
         yield sock
 
@@ -99,13 +110,26 @@ def mount(page: gr.Blocks, root_path: str = "", closing: threading.Event | None 
 
     accent = gr.themes.colors.blue
     theme = gr.themes.Default(
-        primary_hue=accent, neutral_hue=gr.themes.colors.zinc, font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        primary_hue=accent,
+        neutral_hue=gr.themes.colors.zinc,
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
     )
     app: FastAPI = gr.mount_gradio_app(
-        FastAPI(title="lfdeploy serve", docs_url=None, redoc_url=None, openapi_url=None), page, path="/", theme=theme,
-        css=(HERE / "page.css").read_text(encoding="utf-8"), footer_links=[], run_history=False, enable_monitoring=False,
-        max_file_size=MAX_MEGABYTES * 1_000_000, show_error=False, ssr_mode=False, pwa=False, mcp_server=False,
-    )  # fmt: skip
+        FastAPI(title="lfdeploy serve", docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        path="/",
+        theme=theme,
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size=MAX_MEGABYTES * 1_000_000,
+        show_error=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+    )
     page.custom_mount_path = None  # Gradio would put it in the place of the path that `Below` tells
     app.add_middleware(Guard, page=page, closing=closing or threading.Event())
     app.add_middleware(Below, root_path=root_path)
@@ -117,12 +141,16 @@ def _run(page: gr.Blocks, root_path: str, sock: socket.socket, greeting: str) ->
 
     import uvicorn
 
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a visitor's bad upload is told to the visitor
+    logging.getLogger("python_multipart").setLevel(
+        logging.CRITICAL
+    )  # a visitor's bad upload is told to the visitor
     closing = threading.Event()
     app = mount(page, root_path, closing)
 
     class Server(uvicorn.Server):
-        """Says where it listens once it does; when it stops, answers under way come first, then open pages go."""
+        """Says where it listens once it does; when it stops,
+        answers under way come first, then open pages go.
+        """
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -132,7 +160,9 @@ def _run(page: gr.Blocks, root_path: str, sock: socket.socket, greeting: str) ->
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             closing.set()
             await _drained(page, lambda: self.force_exit)
-            for route in app.routes:  # an open page holds a connection for as long as Gradio's stop event is not set
+            for (
+                route
+            ) in app.routes:  # an open page holds a connection for as long as Gradio's stop event is not set
                 stop: Any = getattr(getattr(route, "app", None), "stop_event", None)
                 if stop is not None:
                     stop.set()
@@ -148,7 +178,9 @@ def _run(page: gr.Blocks, root_path: str, sock: socket.socket, greeting: str) ->
 
 
 async def _drained(page: gr.Blocks, hurried: Callable[[], bool]) -> None:
-    """Wait until every accepted request is answered and fetched: a client opens its stream after it was accepted."""
+    """Wait until every accepted request is answered and fetched: a client opens its stream after it was
+    accepted.
+    """
     import asyncio
 
     queue, start = page._queue, time.monotonic()
@@ -165,7 +197,9 @@ async def _drained(page: gr.Blocks, hurried: Callable[[], bool]) -> None:
 
 @contextmanager
 def _sigterm() -> Iterator[None]:
-    """SIGTERM ends the process with 0, after everything is cleaned up; in a thread signals are the caller's."""
+    """SIGTERM ends the process with 0, after everything is cleaned up;
+    in a thread signals are the caller's.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

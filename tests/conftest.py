@@ -16,13 +16,17 @@ from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.images import fit_all
 from lfdeploy.run import Run
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to a job in the background, and the job to its children
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as a shell leaves it to a job in the background, and the job to its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _fitted_once() -> Iterator[None]:
-    """Digits are brought to size once a process: hundreds of tests ask for the same 1,797, half a second each time."""
+    """Digits are brought to size once a process:
+    hundreds of tests ask for the same 1,797, half a second each time.
+    """
     seen: dict[tuple[bytes, int], np.ndarray] = {}
 
     def fitted(images: np.ndarray, size: int) -> np.ndarray:
@@ -44,7 +48,11 @@ def _proofs_in_this_process() -> Iterator[None]:
     from export import pipeline, prove
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "in_fresh_process", lambda run, staged, data, locks: prove.write_reports(run, staged, data))
+        patch.setattr(
+            pipeline,
+            "in_fresh_process",
+            lambda run, staged, data, locks: prove.write_reports(run, staged, data),
+        )
         yield
 
 
@@ -84,7 +92,9 @@ def coloured_npz(tmp_path: Path) -> Path:
     return write_coloured(tmp_path / "coloured.npz")
 
 
-def write_coloured(path: Path, size: int = 16, classes: int = 3, train: int = 90, test: int = 30, seed: int = 0) -> Path:
+def write_coloured(
+    path: Path, size: int = 16, classes: int = 3, train: int = 90, test: int = 30, seed: int = 0
+) -> Path:
     """Learnable pictures: noise around one colour per class."""
     random = np.random.default_rng(seed)
     colours = random.integers(40, 216, (classes, 3))
@@ -100,7 +110,12 @@ def write_coloured(path: Path, size: int = 16, classes: int = 3, train: int = 90
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The fault suite's table: every planted fault, the stage that must name it, and what the gate said."""
-    reports = [r for outcome in ("passed", "failed") for r in terminalreporter.stats.get(outcome, []) if r.when == "call"]
+    reports = [
+        r
+        for outcome in ("passed", "failed")
+        for r in terminalreporter.stats.get(outcome, [])
+        if r.when == "call"
+    ]
     exporter = [value for report in reports for key, value in report.user_properties if key == "exporter"]
     if exporter:
         terminalreporter.section("faults of the exporter itself")
@@ -113,7 +128,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     terminalreporter.section("planted faults")
     for name, wanted, found in rows:
-        said = f"caught{f' at {found}' if found != wanted else ''}" if found in wanted.split(" or ") else f"MISSED: {found}"
+        said = (
+            f"caught{f' at {found}' if found != wanted else ''}"
+            if found in wanted.split(" or ")
+            else f"MISSED: {found}"
+        )
         terminalreporter.line(f"{name:<44} {wanted:<16} {said}")
     caught = sum(found in wanted.split(" or ") for _, wanted, found in rows)
     terminalreporter.line(f"{caught} of {len(rows)} planted faults caught at the right stage")

@@ -1,4 +1,6 @@
-"""The arrows of the design: stages never import each other, the library never imports a stage, help stays light."""
+"""The arrows of the design: stages never import each other,
+the library never imports a stage, help stays light.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("training", "export", "serve")
-HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "gradio", "tensorrt", "tensorrt_rtx", "sklearn", "matplotlib")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "gradio",
+    "tensorrt",
+    "tensorrt_rtx",
+    "sklearn",
+    "matplotlib",
+)
 HEAVY += ("numpy", "PIL")
 
 
@@ -51,7 +64,9 @@ ROOMS = {
 
 
 def modules_of(package: str, when_loaded: bool = False) -> dict[str, set[str]]:
-    """Every module of a package by its dotted name, with those of the package that it imports: all, or those that loading it needs."""
+    """Every module of a package by its dotted name, with those of the package that it imports:
+    all, or those that loading it needs.
+    """
     parts = {path.relative_to(ROOT).with_suffix("").parts: path for path in (ROOT / package).rglob("*.py")}
     names = {".".join(part for part in steps if part != "__init__"): path for steps, path in parts.items()}
     found: dict[str, set[str]] = {}
@@ -62,7 +77,9 @@ def modules_of(package: str, when_loaded: bool = False) -> dict[str, set[str]]:
             if isinstance(node, ast.Import):
                 own |= {alias.name for alias in node.names if alias.name in names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                own |= {target for alias in node.names if (target := f"{node.module}.{alias.name}") in names} or {node.module} & set(names)
+                own |= {
+                    target for alias in node.names if (target := f"{node.module}.{alias.name}") in names
+                } or {node.module} & set(names)
     return found
 
 
@@ -81,7 +98,9 @@ def test_every_room_is_known() -> None:
 
 @pytest.mark.parametrize("package", ["lfdeploy", *STAGES])
 def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
-    modules = modules_of(package, when_loaded=package == "lfdeploy")  # there some functions import what would be a circle
+    modules = modules_of(
+        package, when_loaded=package == "lfdeploy"
+    )  # there some functions import what would be a circle
     while free := [name for name, others in modules.items() if not others & set(modules) - {name}]:
         modules = {name: others for name, others in modules.items() if name not in free}
     assert set(modules) == set()
@@ -93,7 +112,20 @@ def test_command_line_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+MODULES = [path for package in ("lfdeploy", *STAGES) for path in (ROOT / package).rglob("*.py")]
+
+
 def test_modules_stay_small() -> None:
-    for package in ("lfdeploy", *STAGES):
-        for path in (ROOT / package).rglob("*.py"):
-            assert len(path.read_text().splitlines()) <= 300, path
+    sizes = {path: len(path.read_text().splitlines()) for path in MODULES}
+    assert {str(path): size for path, size in sizes.items() if size > 300} == {}
+
+
+def test_functions_stay_small() -> None:
+    long = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+                size = node.end_lineno - node.lineno + 1
+                if size > 50:
+                    long[f"{path}: {node.name}"] = size
+    assert long == {}

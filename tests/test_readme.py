@@ -49,7 +49,9 @@ def test_it_is_short() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
+    "page",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
+    ids=lambda p: p.name,
 )
 def test_every_link_leads_somewhere(page: Path) -> None:
     for link, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", page.read_text()):
@@ -57,12 +59,16 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert target.exists(), link
         if anchor:
             titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
-            assert anchor in {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}, anchor
+            assert anchor in {
+                re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles
+            }, anchor
 
 
 def test_flags_in_the_readme_exist() -> None:
     known = {option for command in main.commands.values() for p in command.params for option in p.opts}
-    for line in (line for block in BLOCKS + CALIBRATED for line in lines(block) if line.startswith("lfdeploy")):
+    for line in (
+        line for block in BLOCKS + CALIBRATED for line in lines(block) if line.startswith("lfdeploy")
+    ):
         for flag in re.findall(r"(?<=\s)--?[a-z][a-z-]*", line):
             assert flag in known, line
 
@@ -80,14 +86,18 @@ def test_the_walk_on_own_pictures_runs_as_written(tiny_run: Run, tmp_path: Path)
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for line in lines(BLOCKS[2]):
         line = line.replace("--epochs 60", "--epochs 3 --lr 0.02")
-        done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, (line, done.stderr)
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 11
 
 
 @pytest.mark.slow
 def test_the_calibrated_export_runs_as_written(tiny_run: Run, tmp_path: Path) -> None:
-    shutil.copytree(tiny_run.path, tmp_path / "runs" / "latest", ignore=shutil.ignore_patterns("artifacts", "checkpoint"))
+    shutil.copytree(
+        tiny_run.path, tmp_path / "runs" / "latest", ignore=shutil.ignore_patterns("artifacts", "checkpoint")
+    )
     (tmp_path / "new_pictures").mkdir()
     test = tiny_run.data().test
     for index in range(40):
@@ -95,7 +105,9 @@ def test_the_calibrated_export_runs_as_written(tiny_run: Run, tmp_path: Path) ->
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     said = ""
     for line in lines(CALIBRATED[0]):
-        done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, (line, done.stderr)
         said += done.stdout + done.stderr
     assert "validation pictures; calibration error on test" in said and "39.png" in said

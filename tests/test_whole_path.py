@@ -28,7 +28,9 @@ def mixed_folder(root: Path) -> Path:
             return Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8))
 
         for index in range(24):
-            noisy(int(random.integers(20, 200)), int(random.integers(20, 200))).save(place / f"photo {index}.jpg", quality=90)
+            noisy(int(random.integers(20, 200)), int(random.integers(20, 200))).save(
+                place / f"photo {index}.jpg", quality=90
+            )
         for turn in (3, 6, 8):
             exif = Image.Exif()
             exif[0x0112] = turn
@@ -49,7 +51,21 @@ def mixed_folder(root: Path) -> Path:
 
 def test_a_folder_of_mixed_pictures(tmp_path: Path, lf: Callable[..., Result]) -> None:
     root, runs = mixed_folder(tmp_path / "pictures"), tmp_path / "runs"
-    trained = lf("train", "--data", root, "--image-size", 32, "--arch", "resnet8", "--epochs", 6, "--runs", runs, "--name", "mixed")
+    trained = lf(
+        "train",
+        "--data",
+        root,
+        "--image-size",
+        32,
+        "--arch",
+        "resnet8",
+        "--epochs",
+        6,
+        "--runs",
+        runs,
+        "--name",
+        "mixed",
+    )
     assert trained.exit_code == 0, trained.stderr
     assert "cut.jpg" in trained.stderr
     assert "Left out 1 corrupt picture" in trained.stderr
@@ -74,9 +90,14 @@ def test_a_folder_of_mixed_pictures(tmp_path: Path, lf: Callable[..., Result]) -
 
 @pytest.mark.parametrize(
     ("archs", "precisions"),
-    [("resnet20,mobilenet_v3_small", "fp16"), pytest.param("resnet20,shufflenet_v2,mobilenet_v2", "fp32,fp16", marks=pytest.mark.wide)],
+    [
+        ("resnet20,mobilenet_v3_small", "fp16"),
+        pytest.param("resnet20,shufflenet_v2,mobilenet_v2", "fp32,fp16", marks=pytest.mark.wide),
+    ],
 )
-def test_healthy_exports_of_peers_of_several_families_pass(archs: str, precisions: str, tmp_path: Path, lf: Callable[..., Result]) -> None:
+def test_healthy_exports_of_peers_of_several_families_pass(
+    archs: str, precisions: str, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
     """Different peers and their ensemble; barely trained: small logits, and probes' ten times larger."""
     random = np.random.default_rng(0)
     colours = random.integers(40, 216, (4, 3))
@@ -87,13 +108,27 @@ def test_healthy_exports_of_peers_of_several_families_pass(archs: str, precision
         arrays[f"{split}_x"] = (colours[labels][:, None, None, :] + noise).clip(0, 255).astype(np.uint8)
         arrays[f"{split}_y"] = labels
     np.savez(tmp_path / "data.npz", classes=np.array(list("abcd")), **arrays)
-    words = ["train", "--data", tmp_path / "data.npz", "--arch", archs, "--method", "independent", "--epochs", 3, "--lr", 0.002]
+    words = [
+        "train",
+        "--data",
+        tmp_path / "data.npz",
+        "--arch",
+        archs,
+        "--method",
+        "independent",
+        "--epochs",
+        3,
+        "--lr",
+        0.002,
+    ]
     trained = lf(*words, "--batch-size", 16, "--runs", tmp_path / "runs", "--name", "three")
     assert trained.exit_code == 0, trained.stderr
     run = tmp_path / "runs" / "three"
     exported = lf("export", run, "--all", "--precision", precisions)
     assert exported.exit_code == 0, exported.stderr
     artifacts = sorted((run / "artifacts").glob("*/manifest.json"))
-    assert [read(p.parent).verdict for p in artifacts] == ["pass"] * (archs.count(",") + 2) * (precisions.count(",") + 1)
+    assert [read(p.parent).verdict for p in artifacts] == ["pass"] * (archs.count(",") + 2) * (
+        precisions.count(",") + 1
+    )
     for path in artifacts[:2]:
         assert lf("verify", path.parent).exit_code == 0

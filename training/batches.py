@@ -1,4 +1,6 @@
-"""Batches of one split, augmented on the device. What an epoch draws depends on the seed and the epoch alone."""
+"""Batches of one split, augmented on the device.
+What an epoch draws depends on the seed and the epoch alone.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Augment:
 
 @dataclass(frozen=True)
 class Batch:
-    """``views``: uint8 (B, H, W, 3), each augmented by itself; ``labels`` (B,) and ``index`` (B,) into the split. On the device."""
+    """``views``: uint8 (B, H, W, 3), each augmented by itself;
+    ``labels`` (B,) and ``index`` (B,) into the split. On the device.
+    """
 
     views: tuple[Tensor, ...]
     labels: Tensor
@@ -54,7 +58,9 @@ class Batches:
     batch is left out, so that all steps are alike; each epoch leaves out others.
     """
 
-    def __init__(self, split: Split, batch_size: int, augment: Augment, seed: int, device: str, views: int = 1) -> None:
+    def __init__(
+        self, split: Split, batch_size: int, augment: Augment, seed: int, device: str, views: int = 1
+    ) -> None:
         self.files = split.images if isinstance(split.images, Files) else None
         self.images = None if self.files else torch.from_numpy(np.ascontiguousarray(split.images)).to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
@@ -72,7 +78,9 @@ class Batches:
         order_here = order.to(self.device)
         spans = [slice(s * self.batch_size, (s + 1) * self.batch_size) for s in range(start, self.steps)]
         for span, (pixels, places) in zip(spans, self._pixels(order, order_here, spans), strict=True):
-            views = tuple(crop_flip(pixels, places, d.offsets[span], d.flips[span], self.augment.pad) for d in draws)
+            views = tuple(
+                crop_flip(pixels, places, d.offsets[span], d.flips[span], self.augment.pad) for d in draws
+            )
             yield Batch(views, self.labels[order_here[span]], order_here[span])
 
     def _draw(self, random: torch.Generator) -> Draw:
@@ -81,8 +89,12 @@ class Batches:
         flips = torch.rand(count, generator=random) < (0.5 if self.augment.flip else -1.0)
         return Draw(offsets.to(self.device), flips.to(self.device))
 
-    def _pixels(self, order: Tensor, order_here: Tensor, spans: Sequence[slice]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each span the pictures at hand, and which of them they are: all in memory, or those just decoded."""
+    def _pixels(
+        self, order: Tensor, order_here: Tensor, spans: Sequence[slice]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each span the pictures at hand, and which of them they are:
+        all in memory, or those just decoded.
+        """
         if self.files is None:
             assert self.images is not None
             for span in spans:
@@ -93,12 +105,17 @@ class Batches:
             pending = [ahead.submit(files.__getitem__, order[span].numpy()) for span in spans[:1]]
             for number in range(len(spans)):
                 pixels = torch.from_numpy(pending.pop().result()).to(self.device)
-                pending += [ahead.submit(files.__getitem__, order[s].numpy()) for s in spans[number + 1 : number + 2]]
+                pending += [
+                    ahead.submit(files.__getitem__, order[s].numpy()) for s in spans[number + 1 : number + 2]
+                ]
                 yield pixels, torch.arange(len(pixels), device=self.device)
 
 
 def epoch_seed(seed: int, epoch: int, view: int = 0) -> int:
-    """Of what one view of an epoch draws. PyTorch's generator on the CPU reads 32 bits of a seed, so the others are mixed in."""
+    """Of what one view of an epoch draws.
+
+    PyTorch's generator on the CPU reads 32 bits of a seed, so the others are mixed in.
+    """
     whole = (seed << 20) + epoch
     return (whole ^ (whole >> 32) * 0x9E3779B1 ^ view * 0x85EBCA6B) & 0xFFFFFFFF
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -25,10 +26,10 @@ from lfdeploy.models import canonical, create
 from training.augment import normalise
 from training.batches import Augment, Batches
 from training.cohort import Cohort
-from training.engine import Engine, pick_precision, threads_for
+from training.engine import Engine, pick_precision, settle, threads_for
 from training.losses import LossGraph
 from training.methods import METHODS
-from training.methods.method import Given
+from training.methods.method import Given, Method
 
 BATCH, SIZE, CLASSES, STEPS = 128, 32, 100, 2
 MEAN, STD = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
@@ -52,60 +53,82 @@ class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def bench_training(arch: str, method: str, rounds: int, device: str = "auto") -> dict[str, Any]:
-    """Milliseconds per step (median over rounds) of each loop and its ratio to the plain one, all in one run."""
+    """Milliseconds per step (median over rounds) of each loop
+    and its ratio to the plain one, all in one run.
+    """
     arch = canonical(arch)
     choose("method", method, [name for name, row in METHODS.items() if not row.teachers])
     if rounds < 3:
         raise UsageError(f"--rounds is {rounds}; at least 3 are needed.")
     where = pick(device)
-    row = METHODS[method]
-    options = row.options()
+    times = _timed(_loops(arch, METHODS[method], where), rounds, where)
+    plain = np.array(next(iter(times.values())))
+    rows = [_row(name, np.array(milliseconds), plain) for name, milliseconds in times.items()]
+    spread = ", ".join(f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}" for row in rows[1:])
+    return {
+        "arch": arch,
+        "method": method,
+        "batch": BATCH,
+        "device": f"{os.cpu_count()} CPU cores" if where == "cpu" else where,
+        "rows": rows,
+        "notes": [f"Median of {rounds} interleaved rounds of {STEPS} steps; the ratios ran from {spread}."],
+    }
+
+
+def _loops(arch: str, method: Method, device: str) -> dict[str, Callable[[], None]]:
+    """A step of each loop by its name, the plain one first; all begin with the same weights."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (4096, SIZE, SIZE, 3), dtype=np.uint8)
     labels = random.integers(0, CLASSES, 4096)
     torch.manual_seed(0)
-    peers = [create(arch, CLASSES) for _ in range(max(2, row.least))]
-    cohort = row.build(Given(peers, CLASSES, SIZE, options, pictures=len(labels))).to(where)
-    graph = row.graph(cohort, options)
+    peers = [create(arch, CLASSES) for _ in range(max(2, method.least))]
+    options = method.options()
+    cohort = method.build(Given(peers, CLASSES, SIZE, options, pictures=len(labels))).to(device)
+    graph = method.graph(cohort, options)
+    plain = _plain(copy.deepcopy(cohort), graph, images, labels, device)
+    loops = {"plain: fp32, NCHW, eager, DataLoader": plain}
+    mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
+    sample = normalise(torch.from_numpy(images[:64]).to(device), mean, std)
+    chosen, _ = pick_precision("auto", cohort, device, sample)
     split = Split(images, labels.astype(np.int64), "")
-    cores = torch.get_num_threads()
-    loops: dict[str, Callable[[], None]] = {
-        "plain: fp32, NCHW, eager, DataLoader": _plain(copy.deepcopy(cohort), graph, images, labels, where)
-    }
-    sample = normalise(torch.from_numpy(images[:64]).to(where), torch.tensor(MEAN, device=where), torch.tensor(STD, device=where))
-    chosen, _ = pick_precision("auto", cohort, where, sample)
     for dtype in dict.fromkeys((torch.float32, chosen)):
         ours = copy.deepcopy(cohort).to(memory_format=torch.channels_last)
-        threads = threads_for("auto", ours, where)
-        name = f"lfdeploy: {'bf16' if dtype == torch.bfloat16 else 'fp32'}, NHWC, {f'{threads} threads' if threads else where}"
-        loops[name] = _ours(Engine(ours, graph, where, dtype, threads), split, where)
+        threads = threads_for("auto", ours, device)
+        precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+        name = f"lfdeploy: {precision}, NHWC, {f'{threads} threads' if threads else device}"
+        loops[name] = _ours(Engine(ours, graph, device, dtype, threads), split, device)
+    return loops
+
+
+def _timed(loops: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Milliseconds of a step of each loop, one figure a round; a first round warms up and is not counted."""
+    cores = torch.get_num_threads()
     times: dict[str, list[float]] = {name: [] for name in loops}
     with Meter("Measuring", rounds + 1, "rounds") as meter:
         for number in range(rounds + 1):
-            for name, loop in loops.items():
+            for name, step in loops.items():
                 torch.set_num_threads(1 if "threads" in name else cores)
                 start = time.perf_counter()
                 for _ in range(STEPS):
-                    loop()
-                if where == "cuda":
-                    torch.cuda.synchronize()
+                    step()
+                settle(device)
                 if number:
                     times[name].append((time.perf_counter() - start) / STEPS * 1e3)
             meter.at(number + 1)
-    plain = np.array(next(iter(times.values())))
-    rows = [
-        {
-            "loop": name, "ms": float(np.median(found)), "images_per_second": 1e3 * BATCH / float(np.median(found)),
-            "ratio": float(np.median(plain / np.array(found))), "ratio_min": float((plain / np.array(found)).min()),
-            "ratio_max": float((plain / np.array(found)).max()), "rounds": rounds,
-        }
-        for name, found in times.items()
-    ]  # fmt: skip
-    spread = ", ".join(f"{r['ratio_min']:.2f} to {r['ratio_max']:.2f}" for r in rows[1:])
+    return times
+
+
+def _row(name: str, milliseconds: NDArray[np.float64], plain: NDArray[np.float64]) -> dict[str, Any]:
+    median, ratios = float(np.median(milliseconds)), plain / milliseconds
     return {
-        "arch": arch, "method": method, "batch": BATCH, "device": f"{os.cpu_count()} CPU cores" if where == "cpu" else where,
-        "rows": rows, "notes": [f"Median of {rounds} interleaved rounds of {STEPS} steps; the ratios ran from {spread}."],
-    }  # fmt: skip
+        "loop": name,
+        "ms": median,
+        "images_per_second": 1e3 * BATCH / median,
+        "ratio": float(np.median(ratios)),
+        "ratio_min": float(ratios.min()),
+        "ratio_max": float(ratios.max()),
+        "rounds": len(milliseconds),
+    }
 
 
 def _optimizer(cohort: Cohort) -> torch.optim.Optimizer:

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from lfdeploy.errors import LfdeployError
 from lfdeploy.models.backbone import Backbone
 from lfdeploy.models.targets import FUSED, MEAN, NETWORK, Head, Layout, Network, Target
-from training.parts import Copy, FusedPart, Nodes, Part, Peer
+from training.parts import Copy, FusedPart, Nodes, Part, Peer, run
 from training.parts.peer import parameters_of
 
 
 class Cohort(nn.Module):
     """Parts by name, each after those that it reads, and the targets that they make up.
 
-    ``views``: how many differently augmented copies of each picture a step needs. ``ships``: the targets that the method is for.
-    ``watched``: further logits whose accuracy is reported, of training-only parts. Every `Peer` but the ``hidden`` ones is a target.
+    ``views``: how many differently augmented copies of each picture a step needs. ``ships``: the targets that
+    the method is for. ``watched``: further logits whose accuracy is reported, of training-only parts. Every
+    `Peer` but the ``hidden`` ones is a target.
     """
 
     def __init__(
@@ -59,16 +60,24 @@ class Cohort(nn.Module):
 
     def forward(self, given: Nodes) -> Nodes:
         """All tensors from the given ones, part after part; a part whose reads are missing is left out."""
-        nodes = dict(given)
-        for part in self.parts.values():
-            if all(name in nodes for name in part.reads):
-                nodes.update(part(*(nodes[name] for name in part.reads)))
-        return nodes
+        return run(self.parts.values(), given)
 
     def see(self, images: Tensor) -> Nodes:
         """All tensors from normalised images (B, 3, H, W) alone, as in evaluation."""
         nodes: Nodes = self(self.views_of(images))
         return nodes
+
+    def needed(self, names: Sequence[str]) -> set[str]:
+        """Names of the parts without which these tensors are not to be had."""
+        giver = {name: part for part in self.parts.values() for name in part.gives}
+        found: set[str] = set()
+        pending = [name.split(".")[0] for name in names]
+        while pending:
+            part = giver.get(pending.pop())
+            if part is not None and part.name not in found:
+                found.add(part.name)
+                pending += [name.split(".")[0] for name in part.reads]
+        return found
 
     def views_of(self, images: Tensor) -> Nodes:
         """The same images as every view."""
@@ -77,7 +86,9 @@ class Cohort(nn.Module):
     def kept(self) -> dict[str, Tensor]:
         """Weights and buffers that belong to the run, by name; those of a given teacher do not."""
         given = tuple(f"{name}." for name, part in self.parts.items() if not part.saved)
-        return {name: value for name, value in self.state_dict().items() if not name.startswith(given or ("\0",))}
+        return {
+            name: value for name, value in self.state_dict().items() if not name.startswith(given or ("\0",))
+        }
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         """Load what `kept` gave."""
@@ -85,7 +96,10 @@ class Cohort(nn.Module):
         lost = [name for name in missing if name in self.kept()]
         if lost or unexpected:
             name = (lost or unexpected)[0]
-            raise LfdeployError(f"The weights do not fit these networks ({name}): another version of lfdeploy made them. Train again.")
+            raise LfdeployError(
+                f"The weights do not fit these networks ({name}): another version of lfdeploy made "
+                "them. Train again."
+            )
 
     def after_step(self, step: int) -> None:
         """Let every part follow the optimiser's step."""
@@ -93,7 +107,10 @@ class Cohort(nn.Module):
             part.after_step(step)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Fusion operators with their own, smaller weight decay (FFL's 1e-5); all else with the run's. Frozen weights in none."""
+        """Fusion operators with their own, smaller weight decay (FFL's 1e-5); all else with the run's.
+
+        Frozen weights in none.
+        """
         small = parameters_of([module for part in self.parts.values() for module in part.lightly_decayed()])
         own = weight_decay if self.fusion_weight_decay is None else self.fusion_weight_decay
         learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -105,7 +122,9 @@ class Cohort(nn.Module):
 
 
 def _layout(parts: Sequence[Part], ships: Sequence[str], hidden: Sequence[str]) -> Layout:
-    """Targets: every peer and copy that is not ``hidden``, every fused part, and the mean ``ensemble`` of the peers."""
+    """Targets: every peer and copy that is not ``hidden``,
+    every fused part, and the mean ``ensemble`` of the peers.
+    """
     networks: dict[str, Network] = {}
     targets: dict[str, Target] = {}
     for part in parts:
@@ -123,7 +142,9 @@ def _layout(parts: Sequence[Part], ships: Sequence[str], hidden: Sequence[str]) 
 
 
 def _waves(parts: Sequence[Part]) -> tuple[list[list[Part]], list[Part]]:
-    """Parts that can run side by side, wave after wave; and apart those without weights that only the loss reads."""
+    """Parts that can run side by side, wave after wave;
+    and apart those without weights that only the loss reads.
+    """
     read = {name.split(".")[0] for part in parts for name in part.reads}
     tail = [part for part in parts if not list(part.parameters()) and not read & set(part.gives)]
     left = [part for part in parts if part not in tail]
@@ -131,7 +152,11 @@ def _waves(parts: Sequence[Part]) -> tuple[list[list[Part]], list[Part]]:
     waves: list[list[Part]] = []
     known: set[str] = set()
     while left:
-        ready = [part for part in left if all(name.split(".")[0] in known or name.split(".")[0] not in gives for name in part.reads)]
+        ready = [
+            part
+            for part in left
+            if all(name.split(".")[0] in known or name.split(".")[0] not in gives for name in part.reads)
+        ]
         if not ready:
             raise ValueError(f"parts read each other in a circle: {', '.join(part.name for part in left)}")
         waves.append(ready)

@@ -1,7 +1,10 @@
-"""How one step runs: parts one after the other, or those of a wave in one thread each. Same numbers, other wall time.
+"""How one step runs: parts one after the other, or those of a wave in one thread each.
 
-On a CPU, small networks leave intra-op threads waiting for each other; a thread per part does not. Parts meet only where
-one reads another: there the graph is cut by detached leaves, and gradients are handed back the same way.
+Same numbers, other wall time.
+
+On a CPU, small networks leave intra-op threads waiting for each other; a thread per part does not. Parts meet
+only where one reads another: there the graph is cut by detached leaves, and gradients are handed back the
+same way.
 """
 
 from __future__ import annotations
@@ -17,17 +20,26 @@ from torch import Tensor, nn
 from lfdeploy.errors import LfdeployError
 from training.cohort import Cohort
 from training.losses import LossGraph, Ramps, evaluate_graph
-from training.parts import Nodes, Part
+from training.parts import Nodes, Part, run
 
 T = TypeVar("T")
 
 
 class Engine:
-    """Runs steps of a cohort. ``dtype`` is that of autocast (fp32: none); ``threads`` 0 runs everything in order."""
+    """Runs steps of a cohort.
 
-    def __init__(self, cohort: Cohort, graph: LossGraph, device: str, dtype: torch.dtype, threads: int) -> None:
+    ``dtype`` is that of autocast (fp32: none); ``threads`` 0 runs everything in order.
+    """
+
+    def __init__(
+        self, cohort: Cohort, graph: LossGraph, device: str, dtype: torch.dtype, threads: int
+    ) -> None:
         self.cohort, self.graph, self.device, self.dtype = cohort, graph, device, dtype
-        self.pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) if threads > 1 else None
+        self.pool = (
+            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+            if threads > 1
+            else None
+        )
         self.intra_op = torch.get_num_threads()
         if self.pool is not None:
             torch.set_num_threads(1)  # the caller's helpers would spin, and take the cores from the peers
@@ -41,15 +53,19 @@ class Engine:
     def autocast(self) -> torch.autocast:
         """The context that every forward pass runs in; it belongs to the thread that enters it.
 
-        Without its cache of cast weights: all threads share that, and the first to leave empties it for the others.
-        A layer applied twice (CBAM's perceptron) then sums its gradients in bf16 or in fp32, as the race goes.
+        Without its cache of cast weights: all threads share that, and the first to leave empties it for the
+        others. A layer applied twice (CBAM's perceptron) then sums its gradients in bf16 or in fp32, as the
+        race goes.
         """
-        return torch.autocast(self.device, dtype=self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False)
+        return torch.autocast(
+            self.device, dtype=self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False
+        )
 
     def step(self, given: Nodes, ramps: Ramps) -> dict[str, Tensor]:
         """Forward and backward of one step: fills ``.grad`` and returns the detached parts of the loss.
 
-        ``given``: ``view0``.. normalised images (B, 3, H, W), ``labels`` (B,), ``index`` (B,) where a part remembers pictures.
+        ``given``: ``view0``.. normalised images (B, 3, H, W), ``labels`` (B,), ``index`` (B,) where a part
+        remembers pictures.
         """
         if self.pool is None:
             with self.autocast():
@@ -60,15 +76,14 @@ class Engine:
         return self._threaded_step(given, ramps)
 
     def _threaded_step(self, given: Nodes, ramps: Ramps) -> dict[str, Tensor]:
-        """Each part runs in a thread of its own, on leaves that cut the graph at its door; gradients are handed back in reverse."""
+        """Each part runs in a thread of its own, on leaves that cut the graph at its door;
+        gradients are handed back in reverse.
+        """
         nodes = dict(given)
         trips = [self._wave(wave, nodes) for wave in self.cohort.waves]
         leaves = {name: _leaf(x) if x.requires_grad else x for name, x in nodes.items()}
-        ends = dict(leaves)
         with self.autocast():
-            for part in self.cohort.tail:
-                if all(name in ends for name in part.reads):
-                    ends.update(part(*(ends[name] for name in part.reads)))
+            ends = run(self.cohort.tail, leaves)
         parts = evaluate_graph(self.graph, ends, ramps)
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
         gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
@@ -82,34 +97,37 @@ class Engine:
 
     def _wave(self, wave: Sequence[Part], nodes: Nodes) -> list[Passage]:
         """Run the parts of a wave side by side; their tensors are added to ``nodes``."""
-        ready = [part for part in wave if all(name in nodes for name in part.reads)]
+        ready = [part for part in wave if part.readable(nodes)]
 
-        def run(index: int) -> Passage:
+        def passage(index: int) -> Passage:
             part = ready[index]
-            read = {name: _leaf(nodes[name]) if nodes[name].requires_grad else nodes[name] for name in part.reads}
+            read = {
+                name: _leaf(nodes[name]) if nodes[name].requires_grad else nodes[name] for name in part.reads
+            }
             return Passage(read, part(*read.values()))
 
-        passages = self._side_by_side(run, len(ready))
-        for passage in passages:
-            nodes.update(passage.gave)
+        passages = self._side_by_side(passage, len(ready))
+        for made in passages:
+            nodes.update(made.gave)
         return passages
 
-    def forward(self, images: Tensor) -> Nodes:
-        """All tensors that need nothing but images (B, 3, H, W), without gradients, in fp32."""
+    def forward(self, images: Tensor, names: Sequence[str] | None = None) -> Nodes:
+        """All tensors that need nothing but images (B, 3, H, W), without gradients, in fp32.
+
+        With ``names`` only what these need is computed.
+        """
+        parts = set(self.cohort.parts) if names is None else self.cohort.needed(names)
+        nodes = self.cohort.views_of(images)
         with torch.inference_mode():
             if self.pool is None:
-                return self.cohort.see(images)
+                return run([part for name, part in self.cohort.parts.items() if name in parts], nodes)
             dtype, self.dtype = self.dtype, torch.float32
             try:
-                nodes = self.cohort.views_of(images)
                 for wave in self.cohort.waves:
-                    self._wave(wave, nodes)
-                for part in self.cohort.tail:
-                    if all(name in nodes for name in part.reads):
-                        nodes.update(part(*(nodes[name] for name in part.reads)))
+                    self._wave([part for part in wave if part.name in parts], nodes)
+                return run([part for part in self.cohort.tail if part.name in parts], nodes)
             finally:
                 self.dtype = dtype
-            return nodes
 
     def _side_by_side(self, work: Callable[[int], T], count: int) -> list[T]:
         assert self.pool is not None
@@ -131,7 +149,9 @@ class Passage:
 
     def backward(self, gradients: Nodes) -> None:
         """From the gradients of what it gave to those of its weights and of what it read."""
-        used = [(x, gradients[name]) for name, x in self.gave.items() if name in gradients and x.requires_grad]
+        used = [
+            (x, gradients[name]) for name, x in self.gave.items() if name in gradients and x.requires_grad
+        ]
         if used:
             torch.autograd.backward([x for x, _ in used], [gradient for _, gradient in used])
 
@@ -166,7 +186,9 @@ def has_bf16(device: str) -> bool:
 
 
 def exact_fp32(device: str) -> None:
-    """Make fp32 mean fp32 on CUDA too, where convolutions round their inputs to TF32's ten bits, and the same each time."""
+    """Make fp32 mean fp32 on CUDA too, where convolutions round their inputs to TF32's ten bits,
+    and the same each time.
+    """
     if device == "cuda":
         torch.backends.cudnn.deterministic = True  # else its sums of gradients come in any order
         torch.backends.cudnn.allow_tf32 = False
@@ -180,7 +202,9 @@ def settle(device: str) -> None:
 
 
 def pick_precision(asked: str, cohort: Cohort, device: str, sample: Tensor) -> tuple[torch.dtype, str]:
-    """The forward pass's dtype, and why. bf16 is taken where the device has it and a batch agrees with fp32."""
+    """The forward pass's dtype, and why.
+    bf16 is taken where the device has it and a batch agrees with fp32.
+    """
     has = has_bf16(device)
     if asked == "fp32" or (asked == "auto" and not has):
         return torch.float32, "fp32" if device == "cpu" else "fp32 (TF32 is off)"
@@ -194,10 +218,16 @@ def pick_precision(asked: str, cohort: Cohort, device: str, sample: Tensor) -> t
         cohort.load_state_dict(state)
     cohort.train(was)
     spread = {name: plain[name].std().clamp_min(1e-6) for name in cohort.names}
-    worst = max(((short[name].float() - plain[name]).pow(2).mean().sqrt() / spread[name]).item() for name in cohort.names)
+    worst = max(
+        ((short[name].float() - plain[name]).pow(2).mean().sqrt() / spread[name]).item()
+        for name in cohort.names
+    )
     away = f"{100 * worst:.1f} % of the logits' spread away from fp32"
     if worst > 0.2 or worst != worst:
         if asked == "bf16":
-            raise LfdeployError(f"--precision bf16 does not suit this network: the first batch is {away}. Use --precision fp32.")
+            raise LfdeployError(
+                f"--precision bf16 does not suit this network: the first batch is {away}. Use "
+                "--precision fp32."
+            )
         return torch.float32, f"fp32 (bf16 put the first batch {away})"
     return torch.bfloat16, f"bf16 (first batch: {away})"

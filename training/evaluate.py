@@ -45,13 +45,23 @@ class Scores:
 
     def shipped(self) -> dict[str, float]:
         """Of networks and fused targets: what may be shipped for itself."""
-        return {name: self.top1[name] for name, row in self.layout.targets.items() if row.kind in (NETWORK, FUSED)}
+        return {
+            name: self.top1[name] for name, row in self.layout.targets.items() if row.kind in (NETWORK, FUSED)
+        }
 
 
 def evaluate_cohort(
-    engine: Engine, split: Split, mean: Tensor, std: Tensor, tick: Callable[[int], None] = lambda n: None, learn: bool = False
+    engine: Engine,
+    split: Split,
+    mean: Tensor,
+    std: Tensor,
+    tick: Callable[[int], None] = lambda n: None,
+    learn: bool = False,
 ) -> Scores:
-    """All nodes in eval mode and fp32 over a split, in its order. ``learn``: parts that learn from validation do so afterwards."""
+    """All nodes in eval mode and fp32 over a split, in its order.
+
+    ``learn``: parts that learn from validation do so afterwards.
+    """
     cohort = engine.cohort
     cohort.eval()
     layout, first = cohort.layout, cohort.layout.ships[0]
@@ -61,7 +71,8 @@ def evaluate_cohort(
     predicted = []
     for images, labels in split.batches(BATCH):
         truth = torch.from_numpy(labels).to(mean.device)
-        nodes = engine.forward(normalise(torch.from_numpy(np.ascontiguousarray(images)).to(mean.device), mean, std))
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(mean.device)
+        nodes = engine.forward(normalise(pixels, mean, std), [*cohort.names, *kept])
         answers = {name: nodes[name].argmax(1) for name in cohort.names}
         probabilities = [torch.softmax(nodes[name].float(), 1) for name in layout["ensemble"].networks]
         answers[PROBABILITIES] = torch.stack(probabilities).mean(0).argmax(1)

@@ -23,7 +23,9 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = max(channels // 16, 8)
-        self.gate = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid())
+        self.gate = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """The gated map."""
@@ -64,9 +66,11 @@ class CBAM(nn.Module):
 
 
 class SpatialEnergy(nn.Module):
-    """A spatial gate without weights: where the map's energy, the mean of its squares, is above its mean over the places.
+    """A spatial gate without weights: where the map's energy, the mean of its squares, is above its mean over
+    the places.
 
-    The map is attention transfer's (Zagoruyko & Komodakis 2017, section 3.1); as a gate it is a choice made here.
+    The map is attention transfer's (Zagoruyko & Komodakis 2017, section 3.1); as a gate it is a choice made
+    here.
     """
 
     def __init__(self, channels: int) -> None:
@@ -80,9 +84,11 @@ class SpatialEnergy(nn.Module):
 
 
 class Bilinear(nn.Module):
-    """A gate for a fused map from the product of the peers' maps: sigmoid(W (W_1 F_1 * W_2 F_2 * ...)), all 1x1.
+    """A gate for a fused map from the product of the peers' maps: sigmoid(W (W_1 F_1 * W_2 F_2 * ...)), all
+    1x1.
 
-    After the factorised bilinear pooling of two networks (Lin et al. 2015); as a gate it is a choice made here.
+    After the factorised bilinear pooling of two networks (Lin et al. 2015); as a gate it is a choice made
+    here.
     """
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
@@ -107,19 +113,26 @@ ATTENTION: dict[str, type[nn.Module]] = {
 }
 
 
-def auxiliary_head(kind: str, channels: int, widths: Sequence[int], blocks: Sequence[int], classes: int) -> nn.Module:
-    """From a middle map (B, channels, H, W) to logits (B, K), with one downsampling group per remaining stage.
+def auxiliary_head(
+    kind: str, channels: int, widths: Sequence[int], blocks: Sequence[int], classes: int
+) -> nn.Module:
+    """From a middle map (B, channels, H, W) to logits (B, K), with one downsampling group per remaining
+    stage.
 
     ``continue``: residual groups as wide as the backbone's remaining stages; of two, the last has half the
     blocks. ``dks``: the same, a single remaining group twice as wide. ``lite``: depthwise-separable strides.
     ``gap``: pooling and a linear layer alone.
+
     """
     if kind == "gap":
         return pool_linear(channels, classes)
     layers: list[nn.Module] = []
     for index, (width, count) in enumerate(zip(widths, blocks, strict=True)):
         if kind == "lite":
-            layers += [nn.Conv2d(channels, channels, 3, 2, 1, groups=channels, bias=False), nn.BatchNorm2d(channels)]
+            layers += [
+                nn.Conv2d(channels, channels, 3, 2, 1, groups=channels, bias=False),
+                nn.BatchNorm2d(channels),
+            ]
             layers += [nn.ReLU(), nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         else:
             width = 2 * width if kind == "dks" and len(widths) == 1 else width
@@ -144,7 +157,9 @@ class AuxiliaryTeacher(nn.Module):
         elif attn_pos == "peer":
             self.attention = nn.ModuleList(ATTENTION[attn](count) for count in channels)
         else:
-            self.attention = ATTENTION[attn](sum(channels) if attn_pos == "concat" else self.fusion.out_channels)
+            self.attention = ATTENTION[attn](
+                sum(channels) if attn_pos == "concat" else self.fusion.out_channels
+            )
         self.head = head
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

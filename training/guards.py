@@ -74,12 +74,15 @@ def what_is_kept(run: Run, error: OSError) -> str:
 
 
 def check_batch_of_one(cohort: nn.Module, picture: Tensor) -> None:
-    """Raise `LfdeployError` where BatchNorm would see one value a channel; ``picture``: normalised (1, 3, S, S)."""
+    """Raise `LfdeployError` where BatchNorm would see one value a channel;
+    ``picture``: normalised (1, 3, S, S).
+    """
     with torch.random.fork_rng(), torch.no_grad():
         try:
             copy.deepcopy(cohort).train()(picture)
         except ValueError:
             raise LfdeployError(
-                "--batch-size 1 is too small for this network: its last maps are 1x1, and BatchNorm needs more "
+                "--batch-size 1 is too small for this network: its last maps are 1x1, and BatchNorm "
+                "needs more "
                 "than one value a channel. Use --batch-size 2 or more."
             ) from None

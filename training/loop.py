@@ -16,6 +16,7 @@ from torch import Tensor
 from lfdeploy.chance import against_chance
 from lfdeploy.config import TrainConfig
 from lfdeploy.console import Meter, duration, say
+from lfdeploy.data import Data
 from lfdeploy.errors import Interrupted, LfdeployError
 from lfdeploy.run import DIVERGED, Run, shown, versions, write_bytes, write_json
 from training import checkpoint, plots
@@ -27,11 +28,13 @@ from training.setup import Setup, prepare
 from training.testimony import testified
 
 
-def train(config: TrainConfig, name: str | None = None, runs: str | Path = "runs", resume: Run | None = None) -> Run:
+def train(
+    config: TrainConfig, name: str | None = None, runs: str | Path = "runs", resume: Run | None = None
+) -> Run:
     """Train peers together and return the finished run.
 
-    ``resume`` continues that run under its own settings (``config`` is then ignored). Raises `Interrupted` after
-    Ctrl-C or SIGTERM, with the state saved, and `LfdeployError` for what the user can mend.
+    ``resume`` continues that run under its own settings (``config`` is then ignored). Raises `Interrupted`
+    after Ctrl-C or SIGTERM, with the state saved, and `LfdeployError` for what the user can mend.
     """
     held = [lock_to_resume(resume)] if resume is not None else []
     try:
@@ -72,7 +75,13 @@ def _config_of(run: Run) -> TrainConfig:
 
 def _epochs(s: Setup, interrupted: list[int]) -> None:
     cohort, engine, run = s.engine.cohort, s.engine, s.run
-    progress = checkpoint.load(run, cohort, s.optimizer) or {"epoch": 0, "step": 0, "sums": {}, "best": -1.0, "seconds": 0.0}
+    progress = checkpoint.load(run, cohort, s.optimizer) or {
+        "epoch": 0,
+        "step": 0,
+        "sums": {},
+        "best": -1.0,
+        "seconds": 0.0,
+    }
     _trim_metrics(run, progress["epoch"])
     if progress["epoch"] or progress["step"]:
         say(f"Resuming at epoch {progress['epoch'] + 1}, step {progress['step'] + 1}.")
@@ -102,14 +111,19 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
                     progress.update(seconds=progress["seconds"] + spent)
                     progress.update(part=progress.get("part", 0.0) + spent)
                     checkpoint.save(run, cohort, s.optimizer, progress)
-                    raise Interrupted(f"Interrupted; the state is saved. Go on with: lfdeploy train --resume {shown(run.path)}")
+                    raise Interrupted(
+                        "Interrupted; the state is saved. Go on with: lfdeploy train --resume "
+                        f"{shown(run.path)}"
+                    )
             settle(engine.device)
             row = _close_epoch(s, epoch, sums, progress, time.perf_counter() - began)
             checkpoint.save(run, cohort, s.optimizer, progress)
             say(_line(row, s.epochs, meter.left()))
 
 
-def _close_epoch(s: Setup, epoch: int, sums: dict[str, Tensor], progress: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _close_epoch(
+    s: Setup, epoch: int, sums: dict[str, Tensor], progress: dict[str, Any], seconds: float
+) -> dict[str, Any]:
     """Evaluate on val, keep the weights if they are the best, write the metrics line, move on.
 
     ``seconds`` of this sitting; those of an interrupted epoch's earlier ones are in ``progress``.
@@ -152,18 +166,40 @@ def _trim_metrics(run: Run, epochs: int) -> None:
 
 def _line(row: dict[str, Any], epochs: int, left: float) -> str:
     val = "  ".join(f"{name} {value:.1f}" for name, value in row["val"].items() if name != PROBABILITIES)
-    rest = f"{row['images_per_second']:,.0f} img/s" + (f", {duration(left)} left" if row["epoch"] < epochs else "")
-    return f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}  {'val ' + val if val else ''}  {rest}"
+    rest = f"{row['images_per_second']:,.0f} img/s" + (
+        f", {duration(left)} left" if row["epoch"] < epochs else ""
+    )
+    return (
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}  "
+        f"{'val ' + val if val else ''}  {rest}"
+    )
 
 
 def _chances(scores: Scores, labels: NDArray[np.int64]) -> dict[str, Any]:
     """Of every target: is it better than the most frequent class?"""
     count = len(labels)
-    return {name: against_chance(round(scores.top1[name] * count / 100), labels) for name in scores.layout.targets}
+    return {
+        name: against_chance(round(scores.top1[name] * count / 100), labels) for name in scores.layout.targets
+    }
+
+
+def _about(data: Data) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "classes": len(data.classes),
+        "image_size": data.image_size,
+        "train": len(data.train),
+        "val": len(data.val),
+        "test": len(data.test),
+        "bad": len(data.bad),
+        "fingerprint": data.fingerprint,
+    }
 
 
 def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
-    """Touch the test split once for the last epoch and once for the kept one; write the summary, then plots."""
+    """Touch the test split once for the last epoch and once for the kept one;
+    write the summary, then plots.
+    """
     run, cohort = s.run, s.engine.cohort
     lines = (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
@@ -185,16 +221,24 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
             val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, tick).document()
     images = s.batches.steps * s.batches.batch_size * len(rows)
     summary = {
-        "method": config.method, "teacher": config.teacher, "ships": list(cohort.layout.ships),
-        "archs": run.spec["archs"], "epochs": s.epochs, "kept_epoch": progress["kept_epoch"],
-        "data": {
-            "name": s.data.name, "classes": len(s.data.classes), "image_size": s.data.image_size, "train": len(s.data.train),
-            "val": len(s.data.val), "test": len(s.data.test), "bad": len(s.data.bad), "fingerprint": s.data.fingerprint,
-        },
-        "val": val, "test": kept.document(), "test_last": last.document(), "chance": _chances(kept, s.data.test.labels),
-        "images_per_second": images / progress["seconds"], "seconds": progress["seconds"],
-        "device": s.engine.device, "precision": s.precision.split()[0], "seed": config.seed, "versions": versions(),
+        "method": config.method,
+        "teacher": config.teacher,
+        "ships": list(cohort.layout.ships),
+        "archs": run.spec["archs"],
+        "epochs": s.epochs,
+        "kept_epoch": progress["kept_epoch"],
+        "data": _about(s.data),
+        "val": val,
+        "test": kept.document(),
+        "test_last": last.document(),
+        "chance": _chances(kept, s.data.test.labels),
+        "images_per_second": images / progress["seconds"],
+        "seconds": progress["seconds"],
+        "device": s.engine.device,
+        "precision": s.precision.split()[0],
+        "seed": config.seed,
+        "versions": versions(),
         "reference": testified(run, s.engine, s.data, s.mean, s.std),
-    }  # fmt: skip
+    }
     write_json(run.path / "summary.json", summary)
     plots.draw(run, rows, s.data, kept.predicted, cohort.layout.ships[0])

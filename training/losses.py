@@ -1,4 +1,5 @@
-"""A loss as data: nodes with cross-entropy, edges from teacher to student, and the one place that detaches teachers.
+"""A loss as data: nodes with cross-entropy, edges from teacher to student, and the one place that detaches
+teachers.
 
 A method describes its loss as a `LossGraph`; `evaluate_graph` turns it into named, weighted parts.
 """
@@ -22,9 +23,12 @@ KD3 = kd(3.0)
 
 @dataclass(frozen=True)
 class Edge:
-    """Knowledge from ``teacher`` to ``student``, both names of tensors: ``weight * term(teacher, student)``, ramped up.
+    """Knowledge from ``teacher`` to ``student``, both names of tensors:
 
-    ``part`` is the name it is logged under. ``through``: the teacher learns too. ``ramp``: None is the graph's.
+    ``weight * term(teacher, student)``, ramped up.
+
+    ``part`` is the name it is logged under. ``through``: the teacher learns too. ``ramp``: None is the
+    graph's.
     """
 
     part: str

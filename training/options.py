@@ -1,4 +1,6 @@
-"""How a method's option is written: a default, a help text, and the values it may take; and options that many methods have."""
+"""How a method's option is written: a default, a help text,
+and the values it may take; and options that many methods have.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class Distilled:
     """Options of every method that compares logits. A method gives its own defaults."""
 
     temperature: float = option(3.0, "of every distillation term")
-    logits: str = option("plain", "standard: each picture's logits with mean 0 and deviation 1", "plain", "standard")
+    logits: str = option(
+        "plain", "standard: each picture's logits with mean 0 and deviation 1", "plain", "standard"
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):

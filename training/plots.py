@@ -113,7 +113,13 @@ def curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         for name in rows[0]["val"]:
             values = [row["val"][name] for row in rows]
             strong = name in ("fused", "ensemble")
-            right.plot(epochs, values, ":" if "aux" in name else "-", lw=2 if strong else 1.2, label=f"{name} {values[-1]:.1f}")
+            right.plot(
+                epochs,
+                values,
+                ":" if "aux" in name else "-",
+                lw=2 if strong else 1.2,
+                label=f"{name} {values[-1]:.1f}",
+            )
         right.set(title="Validation top-1, % (last epoch in the legend)", xlabel="epoch")
         right.legend(frameon=False, fontsize=8, loc="lower right")
     else:
@@ -123,8 +129,12 @@ def curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     _save(figure, path)
 
 
-def confusion(truth: NDArray[np.int64], answer: NDArray[np.int64], classes: Sequence[str], path: Path, title: str) -> None:
-    """Rows are true classes, columns answers, in percent of the row; with many classes also the worst pairs."""
+def confusion(
+    truth: NDArray[np.int64], answer: NDArray[np.int64], classes: Sequence[str], path: Path, title: str
+) -> None:
+    """Rows are true classes, columns answers, in percent of the row;
+    with many classes also the worst pairs.
+    """
     count = len(classes)
     matrix = np.zeros((count, count))
     np.add.at(matrix, (truth, answer), 1)
@@ -142,13 +152,25 @@ def confusion(truth: NDArray[np.int64], answer: NDArray[np.int64], classes: Sequ
         for i in range(count):
             for j in range(count):
                 if share[i, j] >= 0.5:
-                    axis.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8, color="white" if share[i, j] > 55 else INK)
+                    axis.text(
+                        j,
+                        i,
+                        f"{share[i, j]:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=8,
+                        color="white" if share[i, j] > 55 else INK,
+                    )
     else:
         wrong = share - np.diag(np.diag(share))
         worst = np.argsort(wrong, axis=None)[::-1][:15][::-1]
         pairs = [(int(k // count), int(k % count)) for k in worst]
         bars = axes[1]
-        bars.barh([f"{classes[i]} as {classes[j]}" for i, j in pairs], [wrong[i, j] for i, j in pairs], color="#3b6fb6")
+        bars.barh(
+            [f"{classes[i]} as {classes[j]}" for i, j in pairs],
+            [wrong[i, j] for i, j in pairs],
+            color="#3b6fb6",
+        )
         bars.set(title="Most frequent mistakes, % of the true class")
     figure.suptitle(_escaped(title), x=0.01, ha="left", fontweight="bold")
     _save(figure, path)

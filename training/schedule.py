@@ -22,7 +22,9 @@ def learning_rate(schedule: str, peak: float, warmup: float, done: float) -> flo
 
 
 def ramp_up(epoch: int, length: float) -> float:
-    """w(e) = exp(-5 (1 - min(e, R) / R)^2), constant within an epoch; R = 0 gives 1 (Laine & Aila 2017, section 3)."""
+    """w(e) = exp(-5 (1 - min(e, R) / R)^2), constant within an epoch;
+    R = 0 gives 1 (Laine & Aila 2017, section 3).
+    """
     if length <= 0:
         return 1.0
     return math.exp(-5 * (1 - min(epoch, length) / length) ** 2)
@@ -30,9 +32,11 @@ def ramp_up(epoch: int, length: float) -> float:
 
 @dataclass(frozen=True)
 class Ramp:
-    """How the weight of an edge grows: over a ``share`` of all epochs by `ramp_up`, or with ``burn_in`` from 0 to 1 at once.
+    """How the weight of an edge grows: over a ``share`` of all epochs by `ramp_up`, or with ``burn_in`` from
+    0 to 1 at once.
 
     A share of 0 is the full weight from the start.
+
     """
 
     share: float = 0.0

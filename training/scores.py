@@ -22,9 +22,17 @@ from lfdeploy.runs import resolve as resolve_run
 
 
 def evaluate(
-    name: str | None, *, runs: str = "runs", data: str | None = None, split: str = "test", device: str = "auto", backend: str = "auto"
+    name: str | None,
+    *,
+    runs: str = "runs",
+    data: str | None = None,
+    split: str = "test",
+    device: str = "auto",
+    backend: str = "auto",
 ) -> dict[str, Any]:
-    """Top-1 and the number of right answers by node; ``name`` is a run, an artifact, or None for the newest run."""
+    """Top-1 and the number of right answers by node; ``name`` is a run,
+    an artifact, or None for the newest run.
+    """
     run, artifact = _find(name, runs)
     with decoding() as report:
         found = run.data(data, report, need=(split,), alone=True)
@@ -35,17 +43,7 @@ def evaluate(
         raise LfdeployError(f"The {split} split of run {run.name} is empty.")
     if backend != "auto" and artifact is None:
         raise LfdeployError(f"--backend {backend} is for artifacts; {run.name} is a run.")
-    nodes: dict[str, tuple[str, Session, int]] = {}
-    if artifact is not None:
-        artifact.check_file()
-        backend, most = chosen(artifact.manifest, backend), int(artifact.manifest["batch"]["max"])
-        session = BACKENDS[backend].open(Source(artifact.file, artifact.manifest, run), device)
-        nodes[str(artifact.manifest["target"])] = (backend, session, most)
-    else:
-        spec = run.spec
-        for target in layout_of(spec).targets:
-            manifest = {"target": target, "input": input_of(int(spec["image_size"])), "batch": {"max": 256}}
-            nodes[target] = ("pytorch", BACKENDS["pytorch"].open(Source(run.weights, manifest, run), device), 256)
+    nodes = _sessions(run, artifact, backend, device)
     fresh = None if found.trained_on is None or not found.trained_on.any() else ~found.trained_on
     rows, fresh_rows, used = {}, {}, ("", "")
     with Meter("Evaluating", len(pictures) * len(nodes), "pictures") as meter:
@@ -56,16 +54,39 @@ def evaluate(
                 fresh_rows[target] = _row(right[fresh])
             used = (backend, session.device)
     document = {
-        "name": artifact.name if artifact else run.name, "run": run.name, "split": split, "images": len(pictures),
-        "data": data or run.data_config().data, "backend": used[0], "device": used[1], "nodes": rows,
+        "name": artifact.name if artifact else run.name,
+        "run": run.name,
+        "split": split,
+        "images": len(pictures),
+        "data": data or run.data_config().data,
+        "backend": used[0],
+        "device": used[1],
+        "nodes": rows,
         "left_out": list(found.bad),
-    }  # fmt: skip
+    }
     if found.whose is not None:
         document["whose"] = found.whose
         document["trained_on"] = None if found.trained_on is None else int(found.trained_on.sum())
     if fresh is not None:
         document["not_trained_on"] = {"images": int(fresh.sum()), "nodes": fresh_rows}
     return document
+
+
+def _sessions(
+    run: Run, artifact: Artifact | None, backend: str, device: str
+) -> dict[str, tuple[str, Session, int]]:
+    """By target: the backend's name, what answers, and how many pictures it takes at once."""
+    if artifact is not None:
+        artifact.check_file()
+        name, most = chosen(artifact.manifest, backend), int(artifact.manifest["batch"]["max"])
+        session = BACKENDS[name].open(Source(artifact.file, artifact.manifest, run), device)
+        return {str(artifact.manifest["target"]): (name, session, most)}
+    nodes = {}
+    for target in layout_of(run.spec).targets:
+        size = input_of(int(run.spec["image_size"]))
+        source = Source(run.weights, {"target": target, "input": size, "batch": {"max": 256}}, run)
+        nodes[target] = ("pytorch", BACKENDS["pytorch"].open(source, device), 256)
+    return nodes
 
 
 def _find(name: str | None, runs: str) -> tuple[Run, Artifact | None]:
@@ -75,7 +96,9 @@ def _find(name: str | None, runs: str) -> tuple[Run, Artifact | None]:
         artifact = resolve_artifact(name, runs)
     except LfdeployError:
         known = ", ".join(r.name for r in all_runs(runs)) or "none"
-        raise LfdeployError(f"'{name}' is neither a run nor an artifact. Runs: {known}. See also: lfdeploy list artifacts") from None
+        raise LfdeployError(
+            f"'{name}' is neither a run nor an artifact. Runs: {known}. See also: lfdeploy list artifacts"
+        ) from None
     return run_of(artifact, None, runs), artifact
 
 

@@ -20,8 +20,8 @@ from lfdeploy.images import RESIZE
 from lfdeploy.locks import Lock
 from lfdeploy.models import architecture, canonical, create
 from lfdeploy.names import check_classes, stem_of
-from lfdeploy.pictures import resumed
 from lfdeploy.run import SCHEMA, Run, config_json
+from lfdeploy.run_data import resumed
 from lfdeploy.runs import may_begin, new_run, point_latest
 from training.augment import normalise
 from training.batches import Augment, Batches, pixel_statistics
@@ -58,17 +58,21 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
     choose("method", config.method, list(METHODS))
     method = METHODS[config.method]
     check_teachers(config.method, method.teachers, config.teacher)
+    home = runs if resume is None else resume.path.parent
     for teacher in (config.teacher or "").split(",") if config.teacher else ():
-        find(teacher, runs if resume is None else resume.path.parent)  # refused before anything is decoded
+        find(teacher, home)  # refused before anything is decoded
     options = parse_options(method.options, config.option, config.method)
     device = pick(config.device)
     exact_fp32(device)
     data = _pictures(config, resume)
     archs = config.archs(data.arch, method.peers)
     if len(archs) < method.least:
-        raise UsageError(f"Method {config.method} needs at least {method.least} networks, not {len(archs)}: add --peers {method.least}.")
+        raise UsageError(
+            f"Method {config.method} needs at least {method.least} networks, not {len(archs)}: add "
+            f"--peers {method.least}."
+        )
     mean, std = pixel_statistics(data.train)
-    cohort = _cohort(config, method, options, data, archs, (mean, std), runs if resume is None else resume.path.parent)
+    cohort = _cohort(config, method, options, data, archs, (mean, std), home)
     cohort = cohort.to(device).to(memory_format=torch.channels_last)
     mean_here, std_here = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     batches = _batches(config, data, device, cohort.views)
@@ -83,8 +87,10 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
     run = _begin(config, name, runs, data, archs, cohort, (mean, std), held) if resume is None else resume
     point_latest(run)
     epochs = config.epochs or data.epochs
-    _say(run, config, data, archs, batches, epochs, f"{device}, {precision}" + (f", {threads} threads" if threads else ""))
-    return Setup(run, data, engine, optimizer, batches, mean_here, std_here, epochs, config.lr, config.schedule, config.warmup, precision)
+    how = f"{device}, {precision}" + (f", {threads} threads" if threads else "")
+    _say(run, config, data, archs, batches, epochs, how)
+    rates = config.lr, config.schedule, config.warmup
+    return Setup(run, data, engine, optimizer, batches, mean_here, std_here, epochs, *rates, precision)
 
 
 def _pictures(config: TrainConfig, resume: Run | None) -> Data:
@@ -97,9 +103,14 @@ def _pictures(config: TrainConfig, resume: Run | None) -> Data:
 
 
 def _cohort(
-    config: TrainConfig, method: Method, options: Any, data: Data, archs: tuple[str, ...], pixels: tuple[list[float], list[float]],
+    config: TrainConfig,
+    method: Method,
+    options: Any,
+    data: Data,
+    archs: tuple[str, ...],
+    pixels: tuple[list[float], list[float]],
     runs: Path,
-) -> Cohort:  # fmt: skip
+) -> Cohort:
     """The networks, which begin alike for one seed whatever teaches them, and what the method adds."""
     teachers = teachers_of(config.teacher, runs, data, *pixels)
     torch.manual_seed(config.seed)
@@ -111,7 +122,14 @@ def _batches(config: TrainConfig, data: Data, device: str, views: int) -> Batche
     size = config.batch_size or max(8, min(128, 2 ** int(math.log2(max(1, len(data.train) / 16)))))
     augment = config.augment if config.augment != "auto" else "crop-flip" if data.flip else "crop"
     pad = 0 if augment == "none" else max(1, data.image_size // 8)
-    return Batches(data.train, min(size, len(data.train)), Augment(pad, augment == "crop-flip"), config.seed, device, views)
+    return Batches(
+        data.train,
+        min(size, len(data.train)),
+        Augment(pad, augment == "crop-flip"),
+        config.seed,
+        device,
+        views,
+    )
 
 
 def _begin(
@@ -120,9 +138,16 @@ def _begin(
 ) -> Run:  # fmt: skip
     mean, std = pixels
     spec = {
-        "schema": SCHEMA, "method": config.method, "archs": list(archs), "classes": list(data.classes),
-        "image_size": data.image_size, "resize": RESIZE, "mean": mean, "std": std, "data_fingerprint": data.fingerprint,
-    } | cohort.layout.document()  # fmt: skip
+        "schema": SCHEMA,
+        "method": config.method,
+        "archs": list(archs),
+        "classes": list(data.classes),
+        "image_size": data.image_size,
+        "resize": RESIZE,
+        "mean": mean,
+        "std": std,
+        "data_fingerprint": data.fingerprint,
+    } | cohort.layout.document()
     stem = stem_of("-".join((data.name, config.method, *dict.fromkeys(archs))))
     documents = {"config.json": config_json(config), "spec.json": spec, record.FILE: record.to_bytes(data)}
     run, lock = new_run(runs, name, stem, documents)
@@ -130,8 +155,13 @@ def _begin(
     return run
 
 
-def _say(run: Run, config: TrainConfig, data: Data, archs: tuple[str, ...], batches: Batches, epochs: int, how: str) -> None:
-    say(f"Run {run.name}: {' + '.join(archs)} by {config.method} on {data.name}, {data.image_size}x{data.image_size} px")
+def _say(
+    run: Run, config: TrainConfig, data: Data, archs: tuple[str, ...], batches: Batches, epochs: int, how: str
+) -> None:
+    say(
+        f"Run {run.name}: {' + '.join(archs)} by {config.method} on {data.name}, "
+        f"{data.image_size}x{data.image_size} px"
+    )
     for remark in data.remarks:
         say(f"Note: {remark}.")
     for fault in data.bad[:5]:
@@ -139,6 +169,7 @@ def _say(run: Run, config: TrainConfig, data: Data, archs: tuple[str, ...], batc
     if data.bad:
         say(f"Left out {len(data.bad)} corrupt picture{'s' if len(data.bad) > 1 else ''} in all.")
     say(
-        f"{len(data.classes)} classes, {len(data.train)} training pictures, {len(data.val)} validation, {len(data.test)} test; "
+        f"{len(data.classes)} classes, {len(data.train)} training pictures, {len(data.val)} "
+        f"validation, {len(data.test)} test; "
         f"{epochs} epochs of {batches.steps} steps of {batches.batch_size}; {how}"
     )

@@ -22,15 +22,27 @@ if TYPE_CHECKING:
 
 
 def check_teachers(method: str, taught: bool, names: str | None) -> None:
-    """Raise `UsageError` for a method without the teacher that it needs, or with one that it has no use for."""
+    """Raise `UsageError` for a method without the teacher that it needs,
+    or with one that it has no use for.
+    """
     if taught and not names:
-        raise UsageError(f"Method {method} is taught by networks that were trained before: add --teacher RUN, or an artifact.")
+        raise UsageError(
+            f"Method {method} is taught by networks that were trained before: add --teacher RUN, or an "
+            "artifact."
+        )
     if names and not taught:
-        raise UsageError(f"--teacher {names} has no meaning for method {method}, whose networks teach each other. Try --method kd.")
+        raise UsageError(
+            f"--teacher {names} has no meaning for method {method}, whose networks teach each other. "
+            "Try --method kd."
+        )
 
 
-def teachers_of(names: str | None, runs: Path, data: Data, mean: Sequence[float], std: Sequence[float]) -> list[GivenTeacher]:
-    """The teachers, in eval mode, for pictures that are normalised by ``mean`` and ``std``; parts ``teacher`` or ``teacher0``.."""
+def teachers_of(
+    names: str | None, runs: Path, data: Data, mean: Sequence[float], std: Sequence[float]
+) -> list[GivenTeacher]:
+    """The teachers, in eval mode, for pictures that are normalised by ``mean`` and ``std``;
+    parts ``teacher`` or ``teacher0``..
+    """
     each = [name for name in (names or "").split(",") if name]
     here = torch.tensor(mean), torch.tensor(std)
     parts = []
@@ -38,11 +50,20 @@ def teachers_of(names: str | None, runs: Path, data: Data, mean: Sequence[float]
         run, target = find(name, runs)
         spec = run.spec
         if list(spec["classes"]) != list(data.classes):
-            raise LfdeployError(f"Teacher {name} tells other classes apart than these: {_difference(spec['classes'], data.classes)}.")
+            raise LfdeployError(
+                f"Teacher {name} tells other classes apart than these: "
+                f"{_difference(spec['classes'], data.classes)}."
+            )
         if int(spec["image_size"]) != data.image_size:
             size = spec["image_size"]
-            raise LfdeployError(f"Teacher {name} sees pictures of {size} px, these are {data.image_size} px: add --image-size {size}.")
-        say(f"Teacher: {target} of run {run.name}, {' + '.join(layout_of(spec).archs(target))}, top-1 {_top1(run, target)}")
+            raise LfdeployError(
+                f"Teacher {name} sees pictures of {size} px, these are {data.image_size} px: add "
+                f"--image-size {size}."
+            )
+        say(
+            f"Teacher: {target} of run {run.name}, {' + '.join(layout_of(spec).archs(target))}, top-1 "
+            f"{_top1(run, target)}"
+        )
         network = run.classifier(target).network
         own = torch.tensor(spec["mean"]), torch.tensor(spec["std"])
         parts.append(GivenTeacher("teacher" if len(each) == 1 else f"teacher{number}", network, own, here))
@@ -50,14 +71,18 @@ def teachers_of(names: str | None, runs: Path, data: Data, mean: Sequence[float]
 
 
 def find(name: str, runs: Path) -> tuple[Run, str]:
-    """The run and the target that a name means: an artifact's target, or a run's best single network by validation."""
+    """The run and the target that a name means: an artifact's target,
+    or a run's best single network by validation.
+    """
     if any((place / "spec.json").exists() for place in (Path(name), runs / name)):
         run = resolve_run(name, str(runs)).finished()
         return run, best_network(run)
     try:
         artifact = resolve_artifact(name, str(runs))
     except LfdeployError:
-        raise LfdeployError(f"--teacher '{name}' is neither a run nor an artifact in {runs}. See: lfdeploy list runs") from None
+        raise LfdeployError(
+            f"--teacher '{name}' is neither a run nor an artifact in {runs}. See: lfdeploy list runs"
+        ) from None
     return run_of(artifact, None, str(runs)).finished(), str(artifact.manifest["target"])
 
 
@@ -76,5 +101,9 @@ def _top1(run: Run, target: str) -> str:
 def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
     lacking, more = [c for c in ours if c not in theirs], [c for c in theirs if c not in ours]
     if lacking or more:
-        return "; ".join(f"{what} {', '.join(names[:3])}" for what, names in (("it lacks", lacking), ("it also has", more)) if names)
+        return "; ".join(
+            f"{what} {', '.join(names[:3])}"
+            for what, names in (("it lacks", lacking), ("it also has", more))
+            if names
+        )
     return "they are in another order"

@@ -15,10 +15,12 @@ Term = Callable[[Tensor, Tensor], Tensor]
 
 
 def distillation(teacher: Tensor, student: Tensor, temperature: float, standard: bool = False) -> Tensor:
-    """KD_T: T^2 KL(softmax(teacher / T) || softmax(student / T)); sum over classes, mean over the batch, in fp32 or better.
+    """KD_T: T^2 KL(softmax(teacher / T) || softmax(student / T)); sum over classes, mean over the batch, in
+    fp32 or better.
 
-    Hinton et al. 2015, section 2; the factor T^2 keeps the gradient's size. ``standard``: logits are first brought to mean 0
-    and deviation 1, picture by picture (Sun et al. 2024, "Logit standardization in knowledge distillation", section 3.3).
+    Hinton et al. 2015, section 2; the factor T^2 keeps the gradient's size. ``standard``: logits are first
+    brought to mean 0 and deviation 1, picture by picture (Sun et al. 2024, "Logit standardization in
+    knowledge distillation", section 3.3).
     """
     teacher, student = wide(teacher).to(wide(student).dtype), wide(student)
     if standard:
@@ -66,7 +68,9 @@ def hint(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def distances(teacher: Tensor, student: Tensor) -> Tensor:
-    """Huber loss between pairwise distances of vectors (B, C), each divided by its mean (RKD; Park et al. 2019, eq. 5)."""
+    """Huber loss between pairwise distances of vectors (B, C),
+    each divided by its mean (RKD; Park et al. 2019, eq. 5).
+    """
     return F.smooth_l1_loss(_relative(wide(student)), _relative(wide(teacher)))
 
 
@@ -79,7 +83,9 @@ def _relative(vectors: Tensor) -> Tensor:
 
 
 def angles(teacher: Tensor, student: Tensor) -> Tensor:
-    """Huber loss between the cosines of the angles of all triplets of vectors (B, C) (RKD; Park et al. 2019, eq. 8)."""
+    """Huber loss between the cosines of the angles of all triplets of vectors (B,
+    C) (RKD; Park et al. 2019, eq. 8).
+    """
     return F.smooth_l1_loss(_cosines(wide(student)), _cosines(wide(teacher)))
 
 
@@ -89,14 +95,17 @@ def _cosines(vectors: Tensor) -> Tensor:
 
 
 def first_entry(teacher: Tensor, student: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, N) whose right answer is entry 0; the teacher is not used (CRD's softmax form)."""
+    """Cross-entropy of logits (B, N) whose right answer is entry 0;
+    the teacher is not used (CRD's softmax form).
+    """
     return F.cross_entropy(student, torch.zeros(len(student), dtype=torch.long, device=student.device))
 
 
 def votes(teacher: Tensor, student: Tensor) -> Tensor:
     """Hinge on triplets of neighbours in the batch, ordered as the teachers voted (You et al. 2017, eq. 6).
 
-    ``teacher`` (B,): positive where picture i is nearer to picture i + 1 than to i + 2 by most teachers, else negative.
+    ``teacher`` (B,): positive where picture i is nearer to picture i + 1 than to i + 2 by most teachers, else
+    negative.
     """
     vectors = F.normalize(wide(student), dim=1)
     near, far = vectors.roll(-1, 0), vectors.roll(-2, 0)

@@ -25,7 +25,12 @@ def testify(run: Run, engine: Engine, data: Data, mean: Tensor, std: Tensor) -> 
     probes = probe_pixels(data.image_size)
     logits, probe_logits = (_logits(engine, pixels, mean, std) for pixels in (pictures, probes))
     facts = facts_here(engine.device) | {"classes": list(data.classes), "weights_sha256": sha256(run.weights)}
-    write(run, Recorded(tuple(pixel_digest(picture).decode() for picture in pictures), logits, probes, probe_logits, facts))
+    write(
+        run,
+        Recorded(
+            tuple(pixel_digest(picture).decode() for picture in pictures), logits, probes, probe_logits, facts
+        ),
+    )
 
 
 def _logits(engine: Engine, pixels: Pixels, mean: Tensor, std: Tensor) -> dict[str, Floats]:
@@ -35,9 +40,12 @@ def _logits(engine: Engine, pixels: Pixels, mean: Tensor, std: Tensor) -> dict[s
     batches = []
     for start in range(0, len(pixels), 32):
         images = torch.from_numpy(pixels[start : start + 32]).to(mean.device)
-        batches.append(engine.forward(normalise(images, mean, std)))
+        batches.append(engine.forward(normalise(images, mean, std), list(cohort.layout.targets)))
     cohort.train()
-    return {name: torch.cat([nodes[name] for nodes in batches]).float().cpu().numpy() for name in cohort.layout.targets}
+    return {
+        name: torch.cat([nodes[name] for nodes in batches]).float().cpu().numpy()
+        for name in cohort.layout.targets
+    }
 
 
 def testified(run: Run, engine: Engine, data: Data, mean: Tensor, std: Tensor) -> str | None:

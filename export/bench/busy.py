@@ -1,4 +1,5 @@
-"""What else ran on this machine while something was measured: busy time of the cores less our own, from /proc/stat.
+"""What else ran on this machine while something was measured: busy time of the cores less our own, from
+/proc/stat.
 
 The load average is no use for it: it lags by a minute and counts the measuring process itself.
 """
@@ -18,7 +19,9 @@ STAT = Path("/proc/stat")
 
 @dataclass(frozen=True)
 class Reading:
-    """Seconds since some moment: all busy time of ``cores`` cores, CPU time of this process, and the clock."""
+    """Seconds since some moment: all busy time of ``cores`` cores,
+    CPU time of this process, and the clock.
+    """
 
     busy: float
     own: float
@@ -27,15 +30,19 @@ class Reading:
 
 
 def busy_seconds(stat: str, cores: Collection[int], ticks: int) -> float:
-    """Seconds that these cores did not idle, from the text of /proc/stat; ``ticks`` is the length of its second.
+    """Seconds that these cores did not idle, from the text of /proc/stat; ``ticks`` is the length of its
+    second.
 
     Time stolen by the hypervisor counts as busy: something else ran.
+
     """
     total = 0
     for line in stat.splitlines():
         name, *fields = line.split() or [""]
         if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
-            user, nice, system, _idle, _iowait, irq, softirq, *more = map(int, fields)  # guest time is in user already
+            user, nice, system, _idle, _iowait, irq, softirq, *more = map(
+                int, fields
+            )  # guest time is in user already
             total += user + nice + system + irq + softirq + sum(more[:1])
     return total / ticks
 
@@ -47,7 +54,12 @@ def read() -> Reading | None:
     except OSError:
         return None
     cores = os.sched_getaffinity(0)
-    return Reading(busy_seconds(stat, cores, os.sysconf("SC_CLK_TCK")), time.process_time(), time.perf_counter(), len(cores))
+    return Reading(
+        busy_seconds(stat, cores, os.sysconf("SC_CLK_TCK")),
+        time.process_time(),
+        time.perf_counter(),
+        len(cores),
+    )
 
 
 def foreign_seconds(before: Reading, after: Reading) -> float:
@@ -61,12 +73,17 @@ def share(before: Reading, after: Reading) -> float:
 
 
 def summary(rounds: Sequence[tuple[Reading, Reading]], tick: float = 0.01) -> dict[str, Any]:
-    """Of readings before and after every round: the ``share`` over all, by round, and how many rounds were disturbed.
+    """Of readings before and after every round: the ``share`` over all, by round, and how many rounds were
+    disturbed.
 
     A disturbed round has a share above the bound by more than what the counters' resolution explains.
+
     """
     spent = sum((after.clock - before.clock) * after.cores for before, after in rounds)
-    disturbed = [share(b, a) > BOUND and foreign_seconds(b, a) > BOUND * (a.clock - b.clock) * a.cores + tick * a.cores for b, a in rounds]
+    disturbed = [
+        share(b, a) > BOUND and foreign_seconds(b, a) > BOUND * (a.clock - b.clock) * a.cores + tick * a.cores
+        for b, a in rounds
+    ]
     return {
         "share": min(1.0, sum(foreign_seconds(b, a) for b, a in rounds) / max(spent, 1e-9)),
         "bound": BOUND,
@@ -79,11 +96,16 @@ def note(found: dict[str, Any] | None, load: float, cores: int) -> str:
     """One sentence where others kept the machine busy, else an empty string."""
     if found is None:
         return (
-            f"The machine was busy before the start (load {load:.1f}): trust the ratios, not the milliseconds." if load > cores / 2 else ""
+            f"The machine was busy before the start (load {load:.1f}): trust the ratios, not the "
+            "milliseconds."
+            if load > cores / 2
+            else ""
         )
     if not found["rounds_above"]:
         return ""
     return (
-        f"Other processes took {100 * found['share']:.0f} % of the CPU time while measuring, more than {100 * BOUND:.0f} % in "
-        f"{found['rounds_above']} of {len(found['rounds'])} rounds: trust the ratios and their intervals, not the milliseconds."
+        f"Other processes took {100 * found['share']:.0f} % of the CPU time while measuring, more than "
+        f"{100 * BOUND:.0f} % in "
+        f"{found['rounds_above']} of {len(found['rounds'])} rounds: trust the ratios and their "
+        "intervals, not the milliseconds."
     )

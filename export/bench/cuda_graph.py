@@ -1,4 +1,6 @@
-"""The PyTorch module replayed from CUDA graphs: what eager PyTorch reaches on a GPU without the cost of launching kernels."""
+"""The PyTorch module replayed from CUDA graphs:
+what eager PyTorch reaches on a GPU without the cost of launching kernels.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,17 @@ class GraphSession(TorchSession):
             try:
                 self.recorded[len(given)] = self._record(given)
             except RuntimeError as error:
-                raise LfdeployError(f"{self.backend} of batch {len(given)}: {str(error).strip().splitlines()[0]}") from None
+                raise LfdeployError(
+                    f"{self.backend} of batch {len(given)}: {str(error).strip().splitlines()[0]}"
+                ) from None
         graph, pixels, found = self.recorded[len(given)]
         pixels.copy_(given)
         graph.replay()
         return {name: value.cpu().numpy() for name, value in zip(self.module.outputs, found, strict=True)}
 
-    def _record(self, given: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, tuple[torch.Tensor, ...]]:
+    def _record(
+        self, given: torch.Tensor
+    ) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, tuple[torch.Tensor, ...]]:
         """The graph, its input (N, H, W, 3) and its outputs, all at fixed addresses."""
         pixels = given.to(self.device)
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]

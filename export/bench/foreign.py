@@ -1,4 +1,6 @@
-"""An ONNX file of another exporter, opened so that it can be timed: which pictures it takes is read from its input."""
+"""An ONNX file of another exporter, opened so that it can be timed:
+which pictures it takes is read from its input.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def is_foreign(given: str) -> bool:
 
 @dataclass(frozen=True)
 class ForeignFile:
-    """An open file. ``shape`` is (3, H, W) or (H, W, 3), ``batches`` the least and the largest batch, ``bytes`` with external data."""
+    """An open file. ``shape`` is (3, H, W) or (H, W, 3),
+    ``batches`` the least and the largest batch, ``bytes`` with external data.
+    """
 
     path: Path
     session: OnnxSession
@@ -50,24 +54,36 @@ class ForeignFile:
         try:
             self.session.session.run(None, {self.input: images})
         except Exception as error:  # onnxruntime raises many kinds, all of them about this file
-            raise LfdeployError(f"{self.path.name} fails at batch {len(images)}: {str(error).strip().splitlines()[0][:160]}") from None
+            raise LfdeployError(
+                f"{self.path.name} fails at batch {len(images)}: {str(error).strip().splitlines()[0][:160]}"
+            ) from None
 
 
 def open_foreign(given: str, device: str, threads: int, size: int | None) -> ForeignFile:
-    """Open it with onnxruntime. ``size`` is the side of the pictures where the file leaves height and width open."""
+    """Open it with onnxruntime.
+
+    ``size`` is the side of the pictures where the file leaves height and width open.
+    """
     path = Path(given)
     session = OnnxSession(Source(path, {}, None, threads), device)
     inputs = session.session.get_inputs()
     if len(inputs) != 1 or inputs[0].type not in TYPES or len(inputs[0].shape) != 4:
         told = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
         raise LfdeployError(
-            f"{path.name} cannot be measured: its input is {told}; it takes one batch of pictures (4 axes), uint8 or float."
+            f"{path.name} cannot be measured: its input is {told}; it takes one batch of pictures (4 "
+            "axes), uint8 or float."
         )
     batch, *rest = inputs[0].shape
     if 3 not in (rest[0], rest[2]):
-        raise LfdeployError(f"{path.name} cannot be measured: in its input, {inputs[0].shape}, neither first nor last axis is 3 channels.")
+        raise LfdeployError(
+            f"{path.name} cannot be measured: in its input, {inputs[0].shape}, neither first nor last "
+            "axis is 3 channels."
+        )
     if size is None and not all(isinstance(side, int) for side in rest):
-        raise LfdeployError(f"{path.name} leaves height and width open; name an artifact too, whose picture size it then gets.")
+        raise LfdeployError(
+            f"{path.name} leaves height and width open; name an artifact too, whose picture size it "
+            "then gets."
+        )
     shape = tuple(side if isinstance(side, int) else size or 0 for side in rest)
     batches = (batch, batch) if isinstance(batch, int) else ANY_BATCH
     return ForeignFile(path, session, inputs[0].name, TYPES[inputs[0].type], shape, batches, _bytes(path))

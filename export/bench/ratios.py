@@ -1,7 +1,7 @@
 """From call times to ratios with confidence: a round is one sample, its calls are reduced first.
 
-Disturbances on a shared CPU only ever add time, so the fastest call of a round is the one they touched least; over
-rounds, where speed itself drifts, the median of paired ratios holds.
+Disturbances on a shared CPU only ever add time, so the fastest call of a round is the one they touched least;
+over rounds, where speed itself drifts, the median of paired ratios holds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def per_round(times: Times) -> Times:
 
 
 def speed_ratio(reference: Times, times: Times) -> Ratio:
-    """Median over rounds of reference / times, both (rounds, calls), with its bootstrap interval over rounds."""
+    """Median over rounds of reference / times, both (rounds,
+    calls), with its bootstrap interval over rounds.
+    """
     ratios = per_round(reference) / per_round(times)
     low, high = median_interval(ratios)
     return Ratio(float(np.median(ratios)), low, high)

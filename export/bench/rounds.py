@@ -1,7 +1,8 @@
-"""`lfdeploy bench`: latency of artifacts, of their PyTorch modules and of foreign ONNX files, in interleaved rounds.
+"""`lfdeploy bench`: latency of artifacts, of their PyTorch modules and of foreign ONNX files, in interleaved
+rounds.
 
-All rows get the same number of threads and, at one batch size, the same number of calls in every round, in random
-order; so what else the machine does meets them alike, and ratios within a round can be trusted.
+All rows get the same number of threads and, at one batch size, the same number of calls in every round, in
+random order; so what else the machine does meets them alike, and ratios within a round can be trusted.
 """
 
 from __future__ import annotations
@@ -29,17 +30,28 @@ Job = tuple[int, int]  # which subject, which batch size
 
 
 def bench_artifacts(
-    names: Sequence[str], batches: Sequence[int], rounds: int = 30, device: str = "auto", runs: str = "runs", *,
-    seconds: float = 10.0, threads: int | None = None, compiled: bool = False, against: str = "", backend: str = "auto",
-) -> dict[str, Any]:  # fmt: skip
-    """Rows of p50, p95 (ms), images/s, size, top-1 and speed against a reference, for every artifact and batch that runs here.
+    names: Sequence[str],
+    batches: Sequence[int],
+    rounds: int = 30,
+    device: str = "auto",
+    runs: str = "runs",
+    *,
+    seconds: float = 10.0,
+    threads: int | None = None,
+    compiled: bool = False,
+    against: str = "",
+    backend: str = "auto",
+) -> dict[str, Any]:
+    """Rows of p50, p95 (ms), images/s, size, top-1 and speed against a reference, for every artifact and
+    batch that runs here.
 
-    For every target the run's own module is timed too, as backend ``pytorch``, with ``compiled`` also as ``torch.compile`` and, on a
-    GPU, as ``cuda graph``; a .onnx file that is no artifact is a row of latency and size alone. ``ratio`` says how many times as
-    fast a row is as the one ``against`` names: by default the eager module of its target, else the first row; ``ratio_low`` and
-    ``ratio_high`` bound it (95 %, bootstrap over rounds). ``rounds`` are always made; ``seconds`` decides how many calls a round
-    has. ``threads`` None is PyTorch's own number. ``foreign_load`` is what else ran meanwhile, ``load`` the load average before.
-    What cannot run is in ``notes``.
+    For every target the run's own module is timed too, as backend ``pytorch``, with ``compiled`` also as
+    ``torch.compile`` and, on a GPU, as ``cuda graph``; a .onnx file that is no artifact is a row of latency
+    and size alone. ``ratio`` says how many times as fast a row is as the one ``against`` names: by default
+    the eager module of its target, else the first row; ``ratio_low`` and ``ratio_high`` bound it (95 %,
+    bootstrap over rounds). ``rounds`` are always made; ``seconds`` decides how many calls a round has.
+    ``threads`` None is PyTorch's own number. ``foreign_load`` is what else ran meanwhile, ``load`` the load
+    average before. What cannot run is in ``notes``.
     """
     import torch
 
@@ -48,15 +60,34 @@ def bench_artifacts(
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads or before)
-        return _bench(names, list(dict.fromkeys(batches)), rounds, device, runs, seconds, threads or before, compiled, against, backend)
+        return _bench(
+            names,
+            list(dict.fromkeys(batches)),
+            rounds,
+            device,
+            runs,
+            seconds,
+            threads or before,
+            compiled,
+            against,
+            backend,
+        )
     finally:
         torch.set_num_threads(before)
 
 
 def _bench(
-    names: Sequence[str], batches: list[int], rounds: int, device: str, runs: str, seconds: float, threads: int, compiled: bool,
-    against: str, backend: str,
-) -> dict[str, Any]:  # fmt: skip
+    names: Sequence[str],
+    batches: list[int],
+    rounds: int,
+    device: str,
+    runs: str,
+    seconds: float,
+    threads: int,
+    compiled: bool,
+    against: str,
+    backend: str,
+) -> dict[str, Any]:
     load = os.getloadavg()[0]
     subjects, notes = open_subjects(names, device, runs, threads, compiled, backend)
     if not subjects:
@@ -69,30 +100,57 @@ def _bench(
         raise LfdeployError(notes[-1])
     calls = _calls(jobs, seconds / rounds)
     times, readings = _measure(jobs, subjects, calls, rounds)
-    rows = []
-    for (index, batch), found in times.items():
-        subject = subjects[index]
-        reference = _reference(subject, against, [i for i, b in times if b == batch], subjects)
-        p5, p50, p95 = np.percentile(found, [5, 50, 95])
-        row = {
-            "artifact": subject.artifact, "backend": subject.backend, "device": subject.device, "batch": batch,
-            "p50_ms": float(p50), "p95_ms": float(p95), "images_per_second": 1e3 * batch / float(p50), "samples": int(found.size),
-            "bytes": subject.bytes, "top1": subject.top1, "foreign": subject.foreign, "p5_ms": float(p5), "calls": calls[batch],
-            "ratio": None, "ratio_low": None, "ratio_high": None, "against": None,
-        }  # fmt: skip
-        if reference is not None:
-            speed, other = speed_ratio(times[reference, batch], found), subjects[reference]
-            row |= {"ratio": speed.ratio, "ratio_low": speed.low, "ratio_high": speed.high}
-            row["against"] = f"{other.artifact} ({other.backend})"
-        rows.append(row)
     foreign = busy.summary(readings) if readings else None
     notes += [text for text in [busy.note(foreign, load, os.cpu_count() or 1)] if text]
     on_gpu = any(subject.device.startswith("cuda") for subject in subjects)
     machine = gpus()[0].name if on_gpu and gpus() else f"{os.cpu_count()} CPU cores"
     return {
-        "machine": machine, "processor": _processor(), "threads": threads, "rounds": rounds, "load": load, "foreign_load": foreign,
-        "versions": versions(), "rows": rows, "notes": notes,
-    }  # fmt: skip
+        "machine": machine,
+        "processor": _processor(),
+        "threads": threads,
+        "rounds": rounds,
+        "load": load,
+        "foreign_load": foreign,
+        "versions": versions(),
+        "rows": _rows(times, subjects, against, calls),
+        "notes": notes,
+    }
+
+
+def _rows(
+    times: dict[Job, NDArray[np.float64]], subjects: list[Subject], against: str, calls: dict[int, int]
+) -> list[dict[str, Any]]:
+    """Every job's percentiles and its speed against its reference, from its ms as (rounds, calls)."""
+    rows = []
+    for (index, batch), found in times.items():
+        subject = subjects[index]
+        p5, p50, p95 = (float(p) for p in np.percentile(found, [5, 50, 95]))
+        row: dict[str, Any] = {
+            "artifact": subject.artifact,
+            "backend": subject.backend,
+            "device": subject.device,
+            "batch": batch,
+            "p50_ms": p50,
+            "p95_ms": p95,
+            "images_per_second": 1e3 * batch / p50,
+            "samples": int(found.size),
+            "bytes": subject.bytes,
+            "top1": subject.top1,
+            "foreign": subject.foreign,
+            "p5_ms": p5,
+            "calls": calls[batch],
+            "ratio": None,
+            "ratio_low": None,
+            "ratio_high": None,
+            "against": None,
+        }
+        reference = _reference(subject, against, [i for i, b in times if b == batch], subjects)
+        if reference is not None:
+            speed, other = speed_ratio(times[reference, batch], found), subjects[reference]
+            row |= {"ratio": speed.ratio, "ratio_low": speed.low, "ratio_high": speed.high}
+            row["against"] = f"{other.artifact} ({other.backend})"
+        rows.append(row)
+    return rows
 
 
 def _absent(subjects: list[Subject], batches: list[int]) -> list[str]:
@@ -101,8 +159,13 @@ def _absent(subjects: list[Subject], batches: list[int]) -> list[str]:
     for subject in subjects:
         left = [str(b) for b in batches if not subject.least <= b <= subject.most]
         if left:
-            takes = f"{subject.least}" if subject.least == subject.most else f"{subject.least} to {subject.most}"
-            notes.append(f"{subject.artifact} ({subject.backend}) takes batches of {takes}: no row for {', '.join(left)}.")
+            takes = (
+                f"{subject.least}" if subject.least == subject.most else f"{subject.least} to {subject.most}"
+            )
+            notes.append(
+                f"{subject.artifact} ({subject.backend}) takes batches of {takes}: no row for "
+                f"{', '.join(left)}."
+            )
     return notes
 
 
@@ -140,7 +203,9 @@ def _warm(jobs: dict[Job, Subject]) -> tuple[dict[Job, float], list[str]]:
 
 
 def _calls(jobs: dict[Job, float], seconds: float) -> dict[int, int]:
-    """Calls per round by batch size, the same for all rows: each batch size gets an equal part of the round's seconds."""
+    """Calls per round by batch size, the same for all rows:
+    each batch size gets an equal part of the round's seconds.
+    """
     sums: dict[int, float] = {}
     for (_, batch), ms in jobs.items():
         sums[batch] = sums.get(batch, 0.0) + ms
@@ -183,4 +248,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )

@@ -1,4 +1,6 @@
-"""What `lfdeploy bench` measures: artifacts, the PyTorch modules they came from, and other exporters' ONNX files."""
+"""What `lfdeploy bench` measures: artifacts, the PyTorch modules they came from,
+and other exporters' ONNX files.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.bench.foreign import is_foreign, open_foreign
+from export.bench.foreign import ForeignFile, is_foreign, open_foreign
 from lfdeploy.artifact import Artifact, input_of, resolve, run_of
 from lfdeploy.backends import BACKENDS, Source, chosen
 from lfdeploy.errors import LfdeployError
@@ -23,7 +25,8 @@ from lfdeploy.errors import LfdeployError
 class Subject:
     """One opened model. ``call`` takes what ``feed(batch)`` makes, for batches from ``least`` to ``most``.
 
-    ``module`` is the weights and target whose PyTorch module is its natural reference; a foreign file has none.
+    ``module`` is the weights and target whose PyTorch module is its natural reference; a foreign file has
+    none.
     """
 
     artifact: str
@@ -47,10 +50,36 @@ class Subject:
 def open_subjects(
     names: Sequence[str], device: str, runs: str, threads: int, compiled: bool, backend: str = "auto"
 ) -> tuple[list[Subject], list[str]]:
-    """Everything that runs here, every module right before its first artifact, and a note for what does not run."""
+    """Everything that runs here, every module right before its first artifact,
+    and a note for what does not run.
+    """
     notes: list[str] = []
-    given: list[str | Artifact] = []
+    found: list[Subject] = []
     names = list(dict.fromkeys(names))
+    given = _given(names, runs, notes)
+    sides = [int(a.manifest["input"]["height"]) for a in given if isinstance(a, Artifact)]
+    for one in given:
+        if isinstance(one, str):
+            try:
+                found.append(
+                    _foreign_subject(open_foreign(one, device, threads, sides[0] if sides else None))
+                )
+            except LfdeployError as error:
+                if len(names) == 1:
+                    raise
+                notes.append(f"{one} is not in the table: {error}")
+            continue
+        one.check_file()
+        key = (str(one.manifest["run"]["weights_sha256"]), str(one.manifest["target"]))
+        if key not in [s.module for s in found]:
+            _add_modules(one, key, device, runs, compiled, found, notes)
+        _add_artifact(one, key, device, threads, backend, found, notes)
+    return _distinct(found), notes
+
+
+def _given(names: list[str], runs: str, notes: list[str]) -> list[str | Artifact]:
+    """Names of foreign files and artifacts; a note for what is neither, if it is not alone."""
+    given: list[str | Artifact] = []
     for name in names:
         try:
             given.append(name if is_foreign(name) else resolve(name, runs))
@@ -58,41 +87,22 @@ def open_subjects(
             if len(names) == 1:
                 raise
             notes.append(f"{name} is not in the table: {error}")  # the others are measured all the same
-    sides = [int(a.manifest["input"]["height"]) for a in given if isinstance(a, Artifact)]
-    found: list[Subject] = []
-    for one in given:
-        if isinstance(one, str):
-            try:
-                file = open_foreign(one, device, threads, sides[0] if sides else None)
-            except LfdeployError as error:
-                if len(names) == 1:
-                    raise
-                notes.append(f"{one} is not in the table: {error}")
-                continue
-            found.append(
-                Subject(file.path.name, file.session.backend, file.session.device, file, file.feed, *file.batches, file.bytes, None)
-            )
-            continue
-        one.check_file()
-        key = (str(one.manifest["run"]["weights_sha256"]), str(one.manifest["target"]))
-        if key not in [s.module for s in found]:
-            _add_modules(one, key, device, runs, compiled, found, notes)
-        opener = chosen(one.manifest, backend)
-        hindrance = BACKENDS[opener].cannot_run()
-        if hindrance:
-            notes.append(f"{one.name} ({one.manifest['bytes'] / 1e6:.2f} MB) is not in the table: {hindrance}.")
-            continue
-        try:
-            session = BACKENDS[opener].open(Source(one.file, one.manifest, None, threads), device)
-        except LfdeployError as error:
-            notes.append(f"{one.name} is not in the table: {error}")
-            continue
-        found.append(_subject(one, one.name, key, session, int(one.manifest["bytes"]), "top1"))
-    return _distinct(found), notes
+    return given
+
+
+def _foreign_subject(file: ForeignFile) -> Subject:
+    name, backend, device = file.path.name, file.session.backend, file.session.device
+    return Subject(name, backend, device, file, file.feed, *file.batches, file.bytes, None)
 
 
 def _add_modules(
-    artifact: Artifact, key: tuple[str, str], device: str, runs: str, compiled: bool, found: list[Subject], notes: list[str]
+    artifact: Artifact,
+    key: tuple[str, str],
+    device: str,
+    runs: str,
+    compiled: bool,
+    found: list[Subject],
+    notes: list[str],
 ) -> None:
     """The eager module's row, and torch.compile's and on a GPU a CUDA graph's; or a note."""
     import torch
@@ -105,14 +115,20 @@ def _add_modules(
     except LfdeployError as error:
         notes.append(f"No pytorch row for {target}: {error}")
         return
-    manifest = {"target": target, "input": input_of(side), "batch": {"max": int(artifact.manifest["batch"]["max"])}}
+    manifest = {
+        "target": target,
+        "input": input_of(side),
+        "batch": {"max": int(artifact.manifest["batch"]["max"])},
+    }
     sessions = [TorchSession(Source(run.weights, manifest, run), device)]
     weights = sum(p.numel() * p.element_size() for p in sessions[0].module.parameters())
     hindrance = _no_compiler() if compiled else ""
     if hindrance:
         notes.append(f"No torch.compile row for {target}: {hindrance}")
     elif compiled:
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime", where none is wanted
+        logging.getLogger("torch.utils.cpp_extension").setLevel(
+            logging.ERROR
+        )  # "no CUDA runtime", where none is wanted
         fast = TorchSession(Source(run.weights, manifest, run), device)
         fast.backend, fast.module = "torch.compile", torch.compile(fast.module)  # type: ignore[assignment]
         sessions.append(fast)
@@ -121,6 +137,30 @@ def _add_modules(
 
         sessions.append(GraphSession(Source(run.weights, manifest, run), device))
     found += [_subject(artifact, target, key, session, weights, "top1_reference") for session in sessions]
+
+
+def _add_artifact(
+    artifact: Artifact,
+    key: tuple[str, str],
+    device: str,
+    threads: int,
+    backend: str,
+    found: list[Subject],
+    notes: list[str],
+) -> None:
+    """The artifact's row, or a note."""
+    manifest = artifact.manifest
+    row, size = BACKENDS[chosen(manifest, backend)], int(manifest["bytes"])
+    hindrance = row.cannot_run()
+    if hindrance:
+        notes.append(f"{artifact.name} ({size / 1e6:.2f} MB) is not in the table: {hindrance}.")
+        return
+    try:
+        session = row.open(Source(artifact.file, manifest, None, threads), device)
+    except LfdeployError as error:
+        notes.append(f"{artifact.name} is not in the table: {error}")
+        return
+    found.append(_subject(artifact, artifact.name, key, session, size, "top1"))
 
 
 def _no_compiler() -> str:
@@ -134,9 +174,15 @@ def _no_compiler() -> str:
         return "it needs a C++ compiler; install g++, or set CXX to one."
 
 
-def _subject(artifact: Artifact, name: str, key: tuple[str, str], session: Any, size: int, accuracy: str) -> Subject:
+def _subject(
+    artifact: Artifact, name: str, key: tuple[str, str], session: Any, size: int, accuracy: str
+) -> Subject:
     manifest = artifact.manifest
-    side, most, told = int(manifest["input"]["height"]), int(manifest["batch"]["max"]), manifest.get("accuracy")
+    side, most, told = (
+        int(manifest["input"]["height"]),
+        int(manifest["batch"]["max"]),
+        manifest.get("accuracy"),
+    )
 
     def feed(batch: int) -> NDArray[np.uint8]:
         return np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
@@ -150,4 +196,7 @@ def _distinct(found: list[Subject]) -> list[Subject]:
     """With its run before every name that several rows of one backend share."""
     count = Counter((s.artifact, s.backend) for s in found)
     shared = {name for (name, _), times in count.items() if times > 1}
-    return [replace(s, artifact=str(Path(s.run) / s.artifact)) if s.artifact in shared and s.run else s for s in found]
+    return [
+        replace(s, artifact=str(Path(s.run) / s.artifact)) if s.artifact in shared and s.run else s
+        for s in found
+    ]

@@ -24,7 +24,9 @@ MARKERS = "osD^vP*X"
 def check_places(markdown: str, plot: str, as_json: bool) -> None:
     """Raise `UsageError` before anything is measured if the results could not be written."""
     if markdown == "-" and as_json:
-        raise UsageError("--markdown - and --json both want standard output; write the table to a file, or drop one.")
+        raise UsageError(
+            "--markdown - and --json both want standard output; write the table to a file, or drop one."
+        )
     if plot and Path(plot).suffix != ".png":
         raise UsageError(f"--plot is '{plot}'; write a name that ends in .png.")
     for flag, name in (("--markdown", markdown), ("--plot", plot)):
@@ -32,8 +34,18 @@ def check_places(markdown: str, plot: str, as_json: bool) -> None:
             may_write(flag, name)
 
 
-def report(names: Sequence[str], batches: Sequence[int], rounds: int, to_markdown: str, to_plot: str, as_json: bool, **how: Any) -> None:
-    """Measure as `bench_artifacts` does with ``how``; print the table or the document, and write the files asked for."""
+def report(
+    names: Sequence[str],
+    batches: Sequence[int],
+    rounds: int,
+    to_markdown: str,
+    to_plot: str,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Measure as `bench_artifacts` does with ``how``;
+    print the table or the document, and write the files asked for.
+    """
     check_places(to_markdown, to_plot, as_json)
     document = bench_artifacts(names, batches, rounds, **how)
     if to_markdown == "-":
@@ -72,16 +84,26 @@ def _ms(value: float) -> str:
 def headline(document: dict[str, Any]) -> str:
     """What was measured where, in one line."""
     threads = f"{document['threads']} thread{'s' * (document['threads'] > 1)}"
-    return f"{document['rounds']} interleaved rounds, {threads} each, on {document['machine']} ({document['processor']})"
+    return (
+        f"{document['rounds']} interleaved rounds, {threads} each, on {document['machine']} "
+        f"({document['processor']})"
+    )
 
 
 def legend(document: dict[str, Any]) -> str:
     """What the speed column means, and against which rows."""
     against = list(dict.fromkeys(row["against"] for row in document["rows"] if row["against"]))
-    whose = f"{against[0]}" if len(against) == 1 else f"the {against[0].split('(')[-1][:-1]} module of the same target"
+    whose = (
+        f"{against[0]}"
+        if len(against) == 1
+        else f"the {against[0].split('(')[-1][:-1]} module of the same target"
+    )
     if len({name.split("(")[-1] for name in against}) > 1:
         whose = ", ".join(against)
-    return f"Speed: times as fast as {whose}, median over rounds of the ratio within a round [95 % interval]. p50, p95: of all calls."
+    return (
+        f"Speed: times as fast as {whose}, median over rounds of the ratio within a round [95 % "
+        "interval]. p50, p95: of all calls."
+    )
 
 
 def show(document: dict[str, Any]) -> None:
@@ -89,11 +111,16 @@ def show(document: dict[str, Any]) -> None:
     rows: list[list[str]] = []
     for batch in dict.fromkeys(row["batch"] for row in document["rows"]):
         rows.append([f"batch {batch}", *[""] * (len(COLUMNS) - 2)])
-        rows += [[name, backend, *rest] for name, backend, _, *rest in (cells(r) for r in document["rows"] if r["batch"] == batch)]
+        rows += [
+            [name, backend, *rest]
+            for name, backend, _, *rest in (cells(r) for r in document["rows"] if r["batch"] == batch)
+        ]
     columns = [name for name in COLUMNS if name != "batch"]
     others = sum(max(len(line[i]) for line in [columns, *rows]) + 2 for i in range(1, len(columns)))
     room = max(12, width() - others - 2)
-    table(headline(document), columns, [[_short(name, room), *rest] for name, *rest in rows], left=2, tight=True)
+    table(
+        headline(document), columns, [[_short(name, room), *rest] for name, *rest in rows], left=2, tight=True
+    )
     for note in [legend(document), *document["notes"]]:
         say(note)
 
@@ -106,52 +133,38 @@ def _short(name: str, room: int) -> str:
 
 def markdown(document: dict[str, Any]) -> str:
     """The same table for a README, with where it was measured below it."""
-    lines = [COLUMNS, ["---", "---", *["---:"] * (len(COLUMNS) - 2)], *(cells(row) for row in document["rows"])]
+    lines = [
+        COLUMNS,
+        ["---", "---", *["---:"] * (len(COLUMNS) - 2)],
+        *(cells(row) for row in document["rows"]),
+    ]
     text = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
     return "\n\n".join([text, f"{headline(document)}. {legend(document)}", *document["notes"]]) + "\n"
 
 
 def plot(document: dict[str, Any]) -> bytes:
-    """A PNG: latency by batch size on logarithmic axes, a line per row with its name, bars from the 5th to the 95th percentile."""
+    """A PNG: latency by batch size on logarithmic axes, a line per row with its name,
+    bars from the 5th to the 95th percentile.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in document["rows"]:
         lines.setdefault(_name(row), []).append(row)
-    batches = sorted({row["batch"] for row in document["rows"]})
-    style: Any = {"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": INK}
+    inked = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
+    style: Any = {"font.size": 10} | dict.fromkeys(inked, INK)
     with plt.rc_context(style):
         height = max(4.2, 1.6 + 0.3 * len(lines))
         figure, axes = plt.subplots(figsize=(9, height), layout="constrained", facecolor="white")
         axes.set_facecolor("white")
         ends = []
-        for number, (name, rows) in enumerate(lines.items()):
-            rows = sorted(rows, key=lambda row: row["batch"])
-            module = rows[0]["backend"] in ("pytorch", "torch.compile")
-            colour = REFERENCE if module and rows[0]["backend"] == "pytorch" else COLOURS[number % len(COLOURS)]
+        for number, rows in enumerate(lines.values()):
             aside = 1 + 0.025 * (number - (len(lines) - 1) / 2)  # so that bars do not lie on one another
-            x, y = [row["batch"] * aside for row in rows], [row["p50_ms"] for row in rows]
-            bars = [[row["p50_ms"] - row["p5_ms"] for row in rows], [row["p95_ms"] - row["p50_ms"] for row in rows]]
-            axes.errorbar(
-                x, y, yerr=bars, color=colour, marker=MARKERS[number % len(MARKERS)], ms=5, lw=1.8, elinewidth=1, capsize=2.5,
-                ls="--" if module else "-",
-            )  # fmt: skip
-            ends.append((x[-1], y[-1], f"{name}{', foreign' * rows[0]['foreign']}", colour))
-        axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="latency of a batch, ms")
-        axes.set_xticks(batches, [str(b) for b in batches])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.grid(color=GRID, which="major")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        if len(batches) == 1:
-            axes.set_xlim(batches[0] / 1.5, batches[0] * 1.5)
+            ends.append(_line(axes, rows, number, aside))
+        _scales(axes, sorted({row["batch"] for row in document["rows"]}))
         _label(axes, ends)
         axes.set_title("Latency by batch size", loc="left", fontweight="bold", pad=22)
         told = f"median of all calls, bars from the 5th to the 95th percentile; {headline(document)}"
@@ -160,6 +173,47 @@ def plot(document: dict[str, Any]) -> bytes:
         figure.savefig(buffer, dpi=140, format="png")
         plt.close(figure)
     return buffer.getvalue()
+
+
+def _line(axes: Any, rows: list[dict[str, Any]], number: int, aside: float) -> tuple[float, float, str, str]:
+    """Draw the line of one row over its batches; its last point, its name and its colour."""
+    rows, backend = sorted(rows, key=lambda row: row["batch"]), rows[0]["backend"]
+    colour = REFERENCE if backend == "pytorch" else COLOURS[number % len(COLOURS)]
+    x, y = [row["batch"] * aside for row in rows], [row["p50_ms"] for row in rows]
+    bars = [
+        [row["p50_ms"] - row["p5_ms"] for row in rows],
+        [row["p95_ms"] - row["p50_ms"] for row in rows],
+    ]
+    axes.errorbar(
+        x,
+        y,
+        yerr=bars,
+        color=colour,
+        marker=MARKERS[number % len(MARKERS)],
+        ms=5,
+        lw=1.8,
+        elinewidth=1,
+        capsize=2.5,
+        ls="--" if backend in ("pytorch", "torch.compile") else "-",
+    )
+    return x[-1], y[-1], f"{_name(rows[0])}{', foreign' * rows[0]['foreign']}", colour
+
+
+def _scales(axes: Any, batches: list[int]) -> None:
+    """Logarithmic axes with a tick at every batch size, and their grid."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="latency of a batch, ms")
+    axes.set_xticks(batches, [str(b) for b in batches])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(color=GRID, which="major")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(batches) == 1:
+        axes.set_xlim(batches[0] / 1.5, batches[0] * 1.5)
 
 
 def _label(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
@@ -171,13 +225,31 @@ def _label(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
     over = max(0.0, heights[-1] - 0.97)
     for height, (x, y, name, colour) in zip((h - over for h in heights), ends, strict=True):
         axes.annotate(
-            name, (x, y), (1.04, height), "data", "axes fraction", color=colour, va="center", fontsize=9, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.7, "shrinkA": 1, "shrinkB": 4, "relpos": (0, 0.5)},
-        )  # fmt: skip
+            name,
+            (x, y),
+            (1.04, height),
+            "data",
+            "axes fraction",
+            color=colour,
+            va="center",
+            fontsize=9,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "lw": 0.6,
+                "alpha": 0.7,
+                "shrinkA": 1,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
+        )
 
 
 def apart(places: list[float], gap: float) -> list[float]:
-    """Rising places moved as little as needed to lie at least ``gap`` apart: groups that touch spread around their mean."""
+    """Rising places moved as little as needed to lie at least ``gap`` apart:
+    groups that touch spread around their mean.
+    """
     groups: list[list[float]] = []
     for place in places:
         groups.append([place])

@@ -1,144 +1,26 @@
-"""Two ONNX graphs side by side: which node of one is which of the other, and what can be seen to differ without running.
+"""Two ONNX graphs side by side: which node of one is which of the other, and what can be seen to differ
+without running.
 
-A file under test may have other names, an inserted, a removed or an exchanged node, other weights. So nodes are aligned by
-what they are (kind, shapes and values of constants, attributes, name, in this order of trust) along one canonical
-topological order, by the alignment of least cost (Needleman-Wunsch).
+A file under test may have other names, an inserted, a removed or an exchanged node, other weights. So nodes
+are aligned by what they are (kind, shapes and values of constants, attributes, name, in this order of trust)
+along one canonical topological order, by the alignment of least cost (Needleman-Wunsch).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-OUTPUT = "output "  # begins the name and the kind of the nodes that `mark_outputs` adds
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A named array: an initializer, or what a Constant or DequantizeLinear node makes of one."""
-
-    name: str
-    array: NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Op:
-    """A node. ``number`` is its place in the file; ``inputs`` has "" where a constant or nothing is read."""
-
-    number: int
-    name: str
-    kind: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    constants: Mapping[int, Constant]
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """Nodes in canonical order without those that only quantise. ``served``: a tensor to its quantised self, where it has one."""
-
-    ops: tuple[Op, ...]
-    inputs: tuple[str, ...]
-    served: Mapping[str, str]
-    quantized: bool
-
-    def makers(self) -> dict[str, int]:
-        """Tensor to the index of the node that makes it."""
-        return {tensor: index for index, op in enumerate(self.ops) for tensor in op.outputs if tensor}
-
-
-def mark_outputs(proto: Any) -> None:
-    """Append a node that reads each graph output, so that what lies behind the last layer is a node too."""
-    from onnx import helper
-
-    for value in proto.graph.output:
-        proto.graph.node.append(helper.make_node("Identity", [value.name], [f"{value.name}/out"], name=OUTPUT + value.name))
-
-
-def read(proto: Any) -> Graph:
-    """The nodes of a model whose outputs are marked."""
-    from onnx import helper, numpy_helper
-
-    constants = {t.name: Constant(t.name, numpy_helper.to_array(t)) for t in proto.graph.initializer}
-    alias: dict[str, str] = {}
-    served: dict[str, str] = {}
-    opset = {entry.domain: entry.version for entry in proto.opset_import}
-    found: list[Op] = []
-    quantized = False
-    for number, node in enumerate(proto.graph.node):
-        if node.op_type == "Constant" and not node.domain:
-            value = helper.get_attribute_value(node.attribute[0])
-            array = numpy_helper.to_array(value) if node.attribute[0].name == "value" else np.asarray(value)
-            constants[node.output[0]] = Constant(node.output[0], array)
-        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            quantized = True
-            source = node.input[0]
-            if source not in constants:
-                alias[node.output[0]] = alias.get(source, source)
-                if node.op_type == "DequantizeLinear":
-                    served.setdefault(alias[node.output[0]], node.output[0])
-            elif node.op_type == "DequantizeLinear" and constants[source].array.dtype.kind in "iu":
-                constants[node.output[0]] = Constant(source, _dequantized(node, constants))
-            else:
-                constants[node.output[0]] = constants[source]
-        else:
-            read_ = tuple("" if name in constants else alias.get(name, name) for name in node.input)
-            known = {place: constants[name] for place, name in enumerate(node.input) if name in constants}
-            kind = node.name if node.name.startswith(OUTPUT) else f"{node.domain}:{node.op_type}" if node.domain else node.op_type
-            found.append(Op(number, node.name, kind, read_, tuple(node.output), known, _attributes(node, opset)))
-    return Graph(_canonical(found), tuple(value.name for value in proto.graph.input), served, quantized)
-
-
-def _dequantized(node: Any, constants: Mapping[str, Constant]) -> NDArray[Any]:
-    values = constants[node.input[0]].array.astype(np.float32)
-    scale, zero = (constants[name].array.astype(np.float32) if name else np.float32(0) for name in (*node.input[1:3], "")[:2])
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-    if scale.ndim == 1 and values.ndim:
-        form = [-1 if i == axis % values.ndim else 1 for i in range(values.ndim)]
-        scale, zero = scale.reshape(form), zero.reshape(form) if zero.ndim else zero
-    return (values - zero) * scale
-
-
-def _attributes(node: Any, opset: Mapping[str, int]) -> dict[str, Any]:
-    """Values by name, with the operator's defaults for those that are not written."""
-    from onnx import defs, helper
-
-    found = {}
-    if defs.has(node.op_type, node.domain):
-        schema = defs.get_schema(node.op_type, opset.get(node.domain, 1), node.domain)
-        found = {n: helper.get_attribute_value(a.default_value) for n, a in schema.attributes.items() if a.default_value.type}
-    for attribute in node.attribute:
-        value = helper.get_attribute_value(attribute)
-        found[attribute.name] = value.SerializeToString() if hasattr(value, "SerializeToString") else value
-    return {name: list(value) if not isinstance(value, (int, float, bytes, str)) else value for name, value in found.items()}
-
-
-def _canonical(ops: Sequence[Op]) -> tuple[Op, ...]:
-    """Topological, from the marked outputs backwards and along each node's inputs: independent of names and of the file's order."""
-    maker = {tensor: op for op in ops for tensor in op.outputs}
-    done: set[int] = set()
-    order: list[Op] = []
-    roots = sorted((op for op in ops if op.kind.startswith(OUTPUT)), key=lambda op: op.kind)
-    for root in (*roots, *ops):
-        stack = [(root, False)]
-        while stack:
-            op, ready = stack.pop()
-            if ready:
-                order.append(op)
-            elif op.number not in done:
-                done.add(op.number)
-                stack.append((op, True))
-                stack += [(maker[name], False) for name in reversed(op.inputs) if name in maker]
-    return tuple(order)
+from export.bisect.nodes import Constant, Graph, Op
 
 
 def _features(ops: Sequence[Op], book: dict[Any, int]) -> NDArray[np.int64]:
-    """One row per node: numbers that stand for kind, constants' shapes, constants' values (0: none), attributes, name."""
+    """One row per node: numbers that stand for kind, constants' shapes,
+    constants' values (0: none), attributes, name.
+    """
 
     def number(*key: Any) -> int:
         return book.setdefault(key, len(book) + 1)
@@ -148,7 +30,15 @@ def _features(ops: Sequence[Op], book: dict[Any, int]) -> NDArray[np.int64]:
         parts = sorted(op.constants.items())
         shapes = number("shapes", tuple((place, c.array.shape) for place, c in parts))
         values = number("values", tuple((place, c.array.tobytes()) for place, c in parts)) if parts else 0
-        rows.append((number(op.kind), shapes, values, number("attributes", repr(sorted(op.attributes.items()))), number("name", op.name)))
+        rows.append(
+            (
+                number(op.kind),
+                shapes,
+                values,
+                number("attributes", repr(sorted(op.attributes.items()))),
+                number("name", op.name),
+            )
+        )
     return np.array(rows, np.int64).reshape(-1, 5)
 
 
@@ -166,14 +56,17 @@ def pair(a: Graph, b: Graph) -> list[tuple[int, int]]:
     middle = _aligned(_score(left[low : len(left) - high], right[low : len(right) - high]))
     pairs += [(low + i, low + j) for i, j in middle]
     twin = dict(pairs)
-    # What an exchanged branch moved to another place: the same constants, or the same kind under the same name.
+    # What an exchanged branch moved to another place: the same constants, or the same kind under the same
+    # name.
     for i, free in _free(twin, len(left), len(right)):
         alike = [j for j in free if left[i, 0] == right[j, 0]]
         same = [j for j in alike if (left[i, 2] and left[i, 2] == right[j, 2]) or left[i, 4] == right[j, 4]]
         if same:
             twin[i] = min(same)
     _follow(a, b, left, right, twin)
-    alone = [sorted({*range(n)} - {*taken}) for n, taken in ((len(left), twin.keys()), (len(right), twin.values()))]
+    alone = [
+        sorted({*range(n)} - {*taken}) for n, taken in ((len(left), twin.keys()), (len(right), twin.values()))
+    ]
     rest = [(alone[0][i], alone[1][j]) for i, j in _aligned(_score(left[alone[0]], right[alone[1]]))]
     return sorted([*twin.items(), *((i, j) for i, j in rest if left[i, 0] == right[j, 0])])
 
@@ -185,8 +78,12 @@ def _free(twin: Mapping[int, int], n: int, m: int) -> Iterator[tuple[int, set[in
             yield i, {*range(m)} - {*twin.values()}
 
 
-def _follow(a: Graph, b: Graph, left: NDArray[np.int64], right: NDArray[np.int64], twin: dict[int, int]) -> None:
-    """Where a node's twin reads other tensors than its inputs' twins, and a like node reads just those: take that one."""
+def _follow(
+    a: Graph, b: Graph, left: NDArray[np.int64], right: NDArray[np.int64], twin: dict[int, int]
+) -> None:
+    """Where a node's twin reads other tensors than its inputs' twins,
+    and a like node reads just those: take that one.
+    """
     maker, owner = a.makers(), {j: i for i, j in twin.items()}
     readers: dict[tuple[int, tuple[str, ...]], int] = {}
     for j, op in enumerate(b.ops):
@@ -196,10 +93,19 @@ def _follow(a: Graph, b: Graph, left: NDArray[np.int64], right: NDArray[np.int64
         above = {name: maker[name] for name in op.inputs if name in maker}
         if any(k not in twin for k in above.values()):
             continue
-        known = {x: y for k in above.values() for x, y in zip(a.ops[k].outputs, b.ops[twin[k]].outputs, strict=False)}
+        known = {
+            x: y
+            for k in above.values()
+            for x, y in zip(a.ops[k].outputs, b.ops[twin[k]].outputs, strict=False)
+        }
         wanted = tuple((sources | known).get(name, "?") for name in op.inputs)
         like = readers.get((int(left[i, 0]), wanted))
-        if like is None or twin.get(i) == like or left[i, 1] != right[like, 1] or (i in twin and b.ops[twin[i]].inputs == wanted):
+        if (
+            like is None
+            or twin.get(i) == like
+            or left[i, 1] != right[like, 1]
+            or (i in twin and b.ops[twin[i]].inputs == wanted)
+        ):
             continue
         twin.pop(owner.pop(like, -1), None)
         owner.pop(twin.get(i, -1), None)
@@ -237,7 +143,9 @@ def _aligned(score: NDArray[np.float64], gap: float = -1.0) -> list[tuple[int, i
 
 
 def differences(ours: Op, theirs: Op) -> Iterator[str]:
-    """What a node of the file (``theirs``) has that the module's (``ours``) has not: kind, attributes, constants, inputs."""
+    """What a node of the file (``theirs``) has that the module's (``ours``) has not:
+    kind, attributes, constants, inputs.
+    """
     if ours.kind != theirs.kind:
         yield f"is {theirs.kind} where the module has {ours.kind}"
         return
@@ -251,7 +159,10 @@ def differences(ours: Op, theirs: Op) -> Iterator[str]:
             yield f"input {place} is the initializer {other and other.name}, which the module has not"
         elif other is None:
             reads = place < len(theirs.inputs) and theirs.inputs[place]
-            yield f"input {place} is {reads if reads else 'missing'} where the module has the initializer {one.name}"
+            yield (
+                f"input {place} is {reads if reads else 'missing'} where the module has the initializer "
+                f"{one.name}"
+            )
         else:
             yield from _constant(ours, place, one.array, other)
     count = [sum(bool(name) for name in op.inputs) + len(op.constants) for op in (ours, theirs)]
@@ -284,7 +195,10 @@ def _constant(op: Op, place: int, ours: NDArray[Any], theirs: Constant) -> Itera
     if len(channels) == 1:
         yield f"{name} differs in output channel {channels[0]} {by}"
     else:
-        yield f"{name} differs in {len(channels)} of {array.shape[axis]} output channels, most in channel {where[axis]}, {by}"
+        yield (
+            f"{name} differs in {len(channels)} of {array.shape[axis]} output channels, most in channel "
+            f"{where[axis]}, {by}"
+        )
 
 
 def _short(value: Any) -> str:

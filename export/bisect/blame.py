@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from export.bisect.align import Graph, Op, differences
+from export.bisect.align import differences
+from export.bisect.nodes import Graph, Op
 from export.bisect.tensors import Measured
 
 UNEXPLAINED = 1e-5  # of a tensor's scale: more than two kernels' rounding of the same node can make
@@ -16,8 +17,9 @@ SUSPECT = 2e-6  # the same for a node that is seen to differ
 class Fault:
     """One node that is not the module's, or does not compute as the module's does.
 
-    ``kind``: changed, inserted, removed, or value (looks the same, computes otherwise). ``ours`` and ``theirs``: the nodes,
-    as far as there are. ``tensor``: the first tensor of the module's graph that shows it, "" where none does.
+    ``kind``: changed, inserted, removed, or value (looks the same, computes otherwise). ``ours`` and
+    ``theirs``: the nodes, as far as there are. ``tensor``: the first tensor of the module's graph that shows
+    it, "" where none does.
     """
 
     kind: str
@@ -35,8 +37,8 @@ class Fault:
 def tensor_pairs(ours: Graph, theirs: Graph, pairs: Sequence[tuple[int, int]]) -> dict[str, str]:
     """Tensors of the module's graph to those of the file's that stand for them, in canonical order.
 
-    In a quantised file names come first (quantisers keep them, but let a ReLU vanish into the scale of its input), and a
-    tensor's value is the one behind its quantiser.
+    In a quantised file names come first (quantisers keep them, but let a ReLU vanish into the scale of its
+    input), and a tensor's value is the one behind its quantiser.
     """
     known = {tensor for op in ours.ops for tensor in op.outputs if tensor}
     named: dict[str, str] = {}
@@ -59,7 +61,9 @@ def tensor_pairs(ours: Graph, theirs: Graph, pairs: Sequence[tuple[int, int]]) -
 class Blame:
     """What is known of both graphs, and the questions asked of it."""
 
-    def __init__(self, ours: Graph, theirs: Graph, pairs: Sequence[tuple[int, int]], tensors: Mapping[str, str]) -> None:
+    def __init__(
+        self, ours: Graph, theirs: Graph, pairs: Sequence[tuple[int, int]], tensors: Mapping[str, str]
+    ) -> None:
         self.ours, self.theirs, self.tensors = ours, theirs, tensors
         self.twin, self.back = dict(pairs), {j: i for i, j in pairs}
         self.named = {y: x for x, y in tensors.items()} | dict(zip(theirs.inputs, ours.inputs, strict=False))
@@ -90,7 +94,9 @@ class Blame:
             index = wanted.pop()
             if index not in found:
                 found.add(index)
-                wanted += [makers[name] for name in graph.ops[index].inputs if name in makers and name not in stops]
+                wanted += [
+                    makers[name] for name in graph.ops[index].inputs if name in makers and name not in stops
+                ]
         return sorted(found)
 
     def region(self, tensor: str, misfits: Set[str] = frozenset()) -> list[int]:
@@ -102,7 +108,9 @@ class Blame:
         stops = self.tensors.keys() - misfits
         values = {self.tensors[name] for name in stops}
         mine = self.region(tensor, misfits)
-        other = self._region(self.theirs, self.their_makers, self.tensors[tensor], values - {self.tensors[tensor]})
+        other = self._region(
+            self.theirs, self.their_makers, self.tensors[tensor], values - {self.tensors[tensor]}
+        )
         return self._seen(mine, other, tensor)
 
     def _seen(self, mine: Sequence[int], other: Sequence[int], tensor: str) -> list[tuple[int, Fault]]:
@@ -112,12 +120,16 @@ class Blame:
             if i not in self.twin:
                 found.append((i, Fault("removed", op, None, ("is missing",), tensor)))
             elif self.changed[i]:
-                found.append((i, Fault("changed", op, self.theirs.ops[self.twin[i]], self.changed[i], tensor)))
+                found.append(
+                    (i, Fault("changed", op, self.theirs.ops[self.twin[i]], self.changed[i], tensor))
+                )
         for j in other:
             if j not in self.back:
                 after = [self.back[k] for k in self._sources(j) if k in self.back]
                 what = ("is not in the module",)
-                found.append((max(after, default=-1), Fault("inserted", None, self.theirs.ops[j], what, tensor)))
+                found.append(
+                    (max(after, default=-1), Fault("inserted", None, self.theirs.ops[j], what, tensor))
+                )
         return sorted(found, key=lambda each: each[0])
 
     def _sources(self, j: int) -> set[int]:
@@ -159,7 +171,10 @@ class Blame:
                 what = "makes a tensor of another shape" if tensor in measured.misfits else what
                 suspects = [Fault("value", self.ours.ops[i], theirs, (what,), tensor)]
             for fault in suspects:
-                key = (-1 if fault.ours is None else fault.ours.number, -1 if fault.theirs is None else fault.theirs.number)
+                key = (
+                    -1 if fault.ours is None else fault.ours.number,
+                    -1 if fault.theirs is None else fault.theirs.number,
+                )
                 if key not in blamed:
                     blamed.add(key)
                     found.append(fault)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from export.bisect.align import OUTPUT, Op
 from export.bisect.blame import Blame, Fault
+from export.bisect.nodes import OUTPUT, Op
 from export.bisect.tensors import Apart, Measured
 
 COMPUTES = ("Conv", "Gemm", "MatMul", "ConvTranspose")
@@ -26,14 +26,18 @@ def shown(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Findings:
-    """The layer of each of the module's nodes, what was aligned, what was measured (None: the file does not run), fp16's own rounding."""
+    """The layer of each of the module's nodes, what was aligned,
+    what was measured (None: the file does not run), fp16's own rounding.
+    """
 
     layers: Mapping[str, str]
     blame: Blame
     measured: Measured | None
     halves: Mapping[str, Apart]
 
-    def document(self, faults: Sequence[Fault], silent: Sequence[Fault], notes: Sequence[str], exporter: dict[str, Any]) -> dict[str, Any]:
+    def document(
+        self, faults: Sequence[Fault], silent: Sequence[Fault], notes: Sequence[str], exporter: dict[str, Any]
+    ) -> dict[str, Any]:
         """Everything, with the sentence."""
         rows = [self._row(tensor) for tensor in self.blame.tensors]
         found: dict[str, Any] = {
@@ -51,7 +55,9 @@ class Findings:
         return found | {"sentence": self._sentence(found)}
 
     def _where(self, ours: Op | None, theirs: Op | None) -> dict[str, Any]:
-        """A pair of nodes as a person names it; ``node`` counts in the file, or in the module's graph where the file has none."""
+        """A pair of nodes as a person names it; ``node`` counts in the file,
+        or in the module's graph where the file has none.
+        """
         op = theirs or ours
         assert op is not None
         if ours is None:
@@ -60,23 +66,32 @@ class Findings:
         else:
             layer = self.layers[ours.name]
         return {
-            "node": None if op.kind.startswith(OUTPUT) else op.number, "name": op.name, "op": op.kind, "layer": layer,
+            "node": None if op.kind.startswith(OUTPUT) else op.number,
+            "name": op.name,
+            "op": op.kind,
+            "layer": layer,
             "module_node": ours.name if ours else None,
-        }  # fmt: skip
+        }
 
     def _row(self, tensor: str) -> dict[str, Any]:
         blame = self.blame
         i, j = blame.our_makers[tensor], blame.their_makers.get(blame.tensors[tensor])
         if j is None:
             j = blame.twin.get(i)
-        if blame.theirs.quantized:  # a quantiser lets a ReLU vanish into the convolution before it: the layer is the convolution's
+        if (
+            blame.theirs.quantized
+        ):  # a quantiser lets a ReLU vanish into the convolution before it: the layer is the convolution's
             i = next((k for k in reversed(blame.region(tensor)) if blame.ours.ops[k].kind in COMPUTES), i)
         row = self._where(blame.ours.ops[i], None if j is None else blame.theirs.ops[j]) | {"tensor": tensor}
         if self.measured is not None:
             chain, own = self.measured.chain[tensor], self.measured.own[tensor]
             row |= {"difference": number(chain.relative), "own": number(own.relative)}
             if blame.theirs.quantized:
-                row |= {"sqnr_db": number(chain.sqnr), "own_sqnr_db": number(own.sqnr), "weights_sqnr_db": self._weights(i)}
+                row |= {
+                    "sqnr_db": number(chain.sqnr),
+                    "own_sqnr_db": number(own.sqnr),
+                    "weights_sqnr_db": self._weights(i),
+                }
         if tensor in self.halves:
             row["rounding"] = number(self.halves[tensor].relative)
         return row
@@ -95,7 +110,11 @@ class Findings:
     def _fault(self, fault: Fault, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         index = next((k for k, row in enumerate(rows) if row["tensor"] == fault.tensor), None)
         before = [row.get("difference") for row in rows[:index]]
-        made = self._where(fault.ours, fault.theirs) | {"kind": fault.kind, "what": list(fault.what), "tensor": fault.tensor or None}
+        made = self._where(fault.ours, fault.theirs) | {
+            "kind": fault.kind,
+            "what": list(fault.what),
+            "tensor": fault.tensor or None,
+        }
         if index is not None and self.measured is not None:
             made |= {"difference": rows[index]["difference"], "own": rows[index]["own"], "row": index}
             finite = [value for value in before if value is not None]
@@ -103,12 +122,18 @@ class Findings:
         return made
 
     def _rounding(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-        """What half precision does to the clean graph: its largest share of a scale, and where it first overflows."""
+        """What half precision does to the clean graph:
+        its largest share of a scale, and where it first overflows.
+        """
         known = [row for row in rows if "rounding" in row]
         if not known:
             return None
         lost = next((row for row in known if row["rounding"] is None), None)
-        largest = max((row for row in known if row["rounding"] is not None), key=lambda row: row["rounding"], default=None)
+        largest = max(
+            (row for row in known if row["rounding"] is not None),
+            key=lambda row: row["rounding"],
+            default=None,
+        )
         return {
             "largest": largest and largest["rounding"], "at": largest and label(largest),
             "end": known[-1]["rounding"], "overflows": lost and label(lost),
@@ -117,24 +142,50 @@ class Findings:
     def _sentence(self, found: Mapping[str, Any]) -> str:
         first, rows = found["first"], found["layers"]
         if found["exporter"]["first"]:
-            told = f"The exporter's own graph is not the PyTorch module: first at {found['exporter']['first']}, by "
-            return told + f"{shown(found['exporter']['by'])} of its scale. No file made by these versions of torch and onnx can be right."
+            told = (
+                "The exporter's own graph is not the PyTorch module: first at "
+                f"{found['exporter']['first']}, by "
+            )
+            return (
+                told + f"{shown(found['exporter']['by'])} of its scale. No file made by these versions of "
+                "torch and onnx can be right."
+            )
         if not found["ran"] and first is None:
             return "The file cannot be run, and no node is seen to differ from the module's."
         if found["quantized"]:
-            worst, end = found["largest_drop"], next((r for r in reversed(rows) if r["tensor"] == "logits"), None)
+            worst, end = (
+                found["largest_drop"],
+                next((r for r in reversed(rows) if r["tensor"] == "logits"), None),
+            )
             if worst is None:
                 return "No tensor of this quantised file could be matched with the module's."
-            weights = "" if worst["weights_sqnr_db"] is None else f", its weights alone {worst['weights_sqnr_db']:.1f} dB"
-            tail = "" if end is None or end["sqnr_db"] is None else f"; the logits end at {end['sqnr_db']:.1f} dB"
-            return f"Largest drop: {label(worst)}: {worst['own_sqnr_db']:.1f} dB signal to noise of its own{weights}{tail}."
+            weights = (
+                ""
+                if worst["weights_sqnr_db"] is None
+                else f", its weights alone {worst['weights_sqnr_db']:.1f} dB"
+            )
+            tail = (
+                ""
+                if end is None or end["sqnr_db"] is None
+                else f"; the logits end at {end['sqnr_db']:.1f} dB"
+            )
+            return (
+                f"Largest drop: {label(worst)}: {worst['own_sqnr_db']:.1f} dB signal to noise of its "
+                f"own{weights}{tail}."
+            )
         if first is None:
             largest = max(rows, key=lambda row: math.inf if row["difference"] is None else row["difference"])
-            most = f"No layer differs by more than {shown(largest['difference'])} of its scale; largest at {label(largest)}"
+            most = (
+                f"No layer differs by more than {shown(largest['difference'])} of its scale; largest at "
+                f"{label(largest)}"
+            )
             told = most if largest["difference"] else "No layer differs: all tensors agree to the bit"
             told += "".join(f"; but {note}" for note in found["notes"]) + "."
             if found["silent"]:
-                told += f" Without effect on these pictures: {say_fault(found['silent'][0])}{_more(found['silent'][1:])}."
+                told += (
+                    " Without effect on these pictures: "
+                    f"{say_fault(found['silent'][0])}{_more(found['silent'][1:])}."
+                )
             return told
         before = f"; everything before agrees to {shown(first['before'])}" if "before" in first else ""
         return f"First difference: {say_fault(first)}{before}{_more(found['others'])}."
@@ -151,8 +202,14 @@ def label(row: Mapping[str, Any]) -> str:
 def say_fault(fault: Mapping[str, Any]) -> str:
     """A node and what is wrong with it."""
     kept = fault["what"][:2]
-    return f"{label(fault)}: {'; '.join(kept)}" + (f" and {len(fault['what']) - 2} more" if len(fault["what"]) > 2 else "")
+    return f"{label(fault)}: {'; '.join(kept)}" + (
+        f" and {len(fault['what']) - 2} more" if len(fault["what"]) > 2 else ""
+    )
 
 
 def _more(faults: Sequence[Mapping[str, Any]]) -> str:
-    return "" if not faults else f"; {len(faults)} more node{'s' * (len(faults) > 1)} differ{'s' * (len(faults) == 1)}"
+    return (
+        ""
+        if not faults
+        else f"; {len(faults)} more node{'s' * (len(faults) > 1)} differ{'s' * (len(faults) == 1)}"
+    )

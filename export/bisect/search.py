@@ -1,24 +1,26 @@
 """`lfdeploy bisect`: the first layer at which an ONNX file leaves its PyTorch module.
 
-The clean graph of the run's module is exported again and compared with the file, tensor by tensor: what has accumulated
-so far, and what each node adds by itself, given the very inputs that it had in the file. A node is named only for the latter.
+The clean graph of the run's module is exported again and compared with the file, tensor by tensor: what has
+accumulated so far, and what each node adds by itself, given the very inputs that it had in the file. A node
+is named only for the latter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.bisect.align import OUTPUT, Graph, mark_outputs, pair, read
+from export.bisect.align import pair
 from export.bisect.blame import UNEXPLAINED, Blame, Fault, tensor_pairs
 from export.bisect.findings import Findings, number
-from export.bisect.tensors import Apart, CannotRun, Measured, load, measure, module_differences, originals, rounding, widened
-from export.build.graph import HALVES, in_precision, to_onnx
+from export.bisect.halves import widened
+from export.bisect.nodes import OUTPUT, Graph, mark_outputs, read
+from export.bisect.reference import Reference, reference
+from export.bisect.tensors import Apart, CannotRun, Measured, load, measure, module_differences, rounding
+from export.build.graph import HALVES
 from export.parity.probes import probe_pictures
 from lfdeploy.artifact import Artifact, find, run_of
 from lfdeploy.confidence import temperature
@@ -26,93 +28,57 @@ from lfdeploy.config import flags_of
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, PictureError
 from lfdeploy.images import Pixels, fit_all, prepare
-from lfdeploy.models.explain import explained, explains
+from lfdeploy.models.explain import explains
 from lfdeploy.run import Run, sha256
 from lfdeploy.sources import read as read_source
 
 BATCH = 2  # pictures at a time: the least that shows rows that leak into each other
-EXPORTER = 1e-4  # of a layer's scale: the exported graph and PyTorch are further apart than two runtimes of one network
+# of a layer's scale: the exported graph and PyTorch are further apart than two runtimes of one network
+EXPORTER = 1e-4
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The clean graph of a module: as exported, as nodes, the layer of each node, the same with fp32 weights, the fp32 module."""
+def bisect(
+    given: str, *, images: int = 8, run: str | None = None, runs: str = "runs", data: str | None = None
+) -> dict[str, Any]:
+    """Compare an artifact, by path or name, published or in quarantine, with its module, on ``images``
+    pictures and a few probes.
 
-    precision: str
-    proto: Any
-    graph: Graph
-    layers: Mapping[str, str]
-    exact: Any
-    classifier: Any
-
-    @cached_property
-    def runnable(self) -> Any:
-        """The graph for a CPU: half-precision weights, fp32 arithmetic."""
-        return widened(self.proto) if self.precision in HALVES else self.proto
-
-
-def reference(run: Run, target: str, precision: str, size: int, profile: tuple[int, int, int], t: float | None = None, explain: bool = False
-) -> Reference:  # fmt: skip
-    """Export a run's target again, with the temperature ``t`` and the heat map; int8 is measured against fp32."""
-    import onnx
-
-    precision = "fp32" if precision == "int8" else precision
-    whole = run.classifier(target)
-    scopes: dict[str, str] = {}
-
-    def made(p: str) -> Any:
-        alone = in_precision(whole, p, size, t)
-        return explained(alone, target, run.spec) if explain else alone
-
-    proto = onnx.load_from_string(to_onnx(made(precision), size, profile, {}, scopes))
-    mark_outputs(proto)
-    graph, exact = read(proto), proto
-    wide = made("fp32")
-    if precision in HALVES:
-        exact = widened(proto, originals(wide.state_dict(), precision))
-    return Reference(precision, proto, graph, _layers(graph, scopes), exact, wide)
-
-
-def _layers(graph: Graph, scopes: Mapping[str, str]) -> dict[str, str]:
-    """Node name to the module's name for it; before the network, ``prologue``; behind it, ``outputs``."""
-    inside = [i for i, op in enumerate(graph.ops) if scopes.get(op.name, "").startswith("network")]
-    found: dict[str, str] = {}
-    makers = graph.makers()
-    for index, op in enumerate(graph.ops):
-        scope = scopes.get(op.name, "")
-        above = next((found[graph.ops[makers[name]].name] for name in op.inputs if name in makers), "prologue")
-        if scope.startswith("network"):
-            found[op.name] = scope.removeprefix("network").lstrip(".") or "network"
-        else:  # an optimiser's node without a scope belongs to what it reads
-            found[op.name] = "prologue" if not inside or index < inside[0] else "outputs" if index > inside[-1] else above
-    return found
-
-
-def bisect(given: str, *, images: int = 8, run: str | None = None, runs: str = "runs", data: str | None = None) -> dict[str, Any]:
-    """Compare an artifact, by path or name, published or in quarantine, with its module, on ``images`` pictures and a few probes.
-
-    The document has ``first`` (the node, its layer, what differs; None where nothing does), ``others``, ``silent`` (seen to
-    differ, without effect), ``layers`` (one row per tensor) and ``sentence``. Numbers that are not finite are None. Raises
-    `LfdeployError` when there is nothing to compare.
+    The document has ``first`` (the node, its layer, what differs; None where nothing does), ``others``,
+    ``silent`` (seen to differ, without effect), ``layers`` (one row per tensor) and ``sentence``. Numbers
+    that are not finite are None. Raises `LfdeployError` when there is nothing to compare.
     """
     artifact = find(given, runs)
     home = run_of(artifact, run, runs)
     file, wanted = _file(artifact)
     fits = sha256(file) == wanted
     if not fits:
-        say(f"{artifact.name}/{file.name} is not the file that its manifest describes (other sha256); it is compared as it is.")
+        say(
+            f"{artifact.name}/{file.name} is not the file that its manifest describes (other sha256); "
+            "it is compared as it is."
+        )
     manifest = artifact.manifest
     proto = load(file)
     quantized = any(node.op_type == "DequantizeLinear" for node in proto.graph.node)
     precision = "int8" if quantized else str(manifest["precision"])
     size, batch = int(home.spec["image_size"]), manifest["batch"]
-    say(f"Exporting {manifest['target']} of {home.name} again as the reference, {'fp32' if quantized else precision}")
+    say(
+        f"Exporting {manifest['target']} of {home.name} again as the reference, "
+        f"{'fp32' if quantized else precision}"
+    )
     profile = int(batch["min"]), int(batch["opt"]), int(batch["max"])
-    clean = reference(home, str(manifest["target"]), precision, size, profile, temperature(manifest), explains(manifest))
+    clean = reference(
+        home, str(manifest["target"]), precision, size, profile, temperature(manifest), explains(manifest)
+    )
     pictures = some_pictures(home, data, images)
-    probes = not (quantized and len(pictures))  # what no calibration has seen says nothing of a quantised file
+    probes = not (
+        quantized and len(pictures)
+    )  # what no calibration has seen says nothing of a quantised file
     document = {"artifact": artifact.name, "file": file.name, "precision": precision, "sha256_fits": fits}
-    return document | {"images": len(pictures), "probes": probes} | compare(clean, proto, batches_of(pictures, size, probes))
+    return (
+        document
+        | {"images": len(pictures), "probes": probes}
+        | compare(clean, proto, batches_of(pictures, size, probes))
+    )
 
 
 def _file(artifact: Artifact) -> tuple[Path, str | None]:
@@ -127,23 +93,36 @@ def _file(artifact: Artifact) -> tuple[Path, str | None]:
             raise LfdeployError(f"{artifact.name} has no {file.name}. Export it again.")
         flag = flags_of(str(manifest["target"]))
         raise LfdeployError(
-            f"{artifact.name} has no ONNX file beside its {artifact.file.name}; its layers cannot be looked into. Bisect the ONNX file "
-            f"of the same weights: lfdeploy export {manifest['run']['name']} {flag} --format onnx --precision {manifest['precision']}"
+            f"{artifact.name} has no ONNX file beside its {artifact.file.name}; its layers cannot be "
+            "looked into. Bisect the ONNX file "
+            f"of the same weights: lfdeploy export {manifest['run']['name']} {flag} --format onnx "
+            f"--precision {manifest['precision']}"
         )
     return file, wanted
 
 
 def some_pictures(run: Run, data: str | None, count: int) -> Pixels:
-    """A few test pictures (training ones where the source has no test split), read alone: not the whole data set."""
+    """A few test pictures (training ones where the source has no test split),
+    read alone: not the whole data set.
+    """
     size = int(run.spec["image_size"])
     found = np.zeros((0, size, size, 3), np.uint8)
     if not count:
         return found
     config = run.data_config(data)
-    if data is None and ("/" in config.data or config.data.endswith((".npz", ".csv"))) and not Path(config.data).exists():
-        raise LfdeployError(f"The run's data are no longer at {config.data}. Say where they are with --data, or use --images 0.")
+    if (
+        data is None
+        and ("/" in config.data or config.data.endswith((".npz", ".csv")))
+        and not Path(config.data).exists()
+    ):
+        raise LfdeployError(
+            f"The run's data are no longer at {config.data}. Say where they are with --data, or use "
+            "--images 0."
+        )
     splits = read_source(config.data, config.data_root, judged=True).splits
-    pictures, labels = splits["test"] if "test" in splits and len(splits["test"][1]) else next(iter(splits.values()))
+    pictures, labels = (
+        splits["test"] if "test" in splits and len(splits["test"][1]) else next(iter(splits.values()))
+    )
     if not len(labels):
         raise LfdeployError(f"{config.data} holds no pictures.")
     chosen = np.unique(np.linspace(0, len(labels) - 1, min(count, len(labels))).astype(int))
@@ -164,7 +143,9 @@ def batches_of(pictures: Pixels, size: int, probes: bool) -> list[Pixels]:
 
 
 def compare(clean: Reference, proto: Any, batches: Sequence[Pixels]) -> dict[str, Any]:
-    """A model against a reference on batches of pictures (B, H, W, 3): the document without what the artifact says of itself."""
+    """A model against a reference on batches of pictures (B, H, W, 3):
+    the document without what the artifact says of itself.
+    """
     notes = _contract(clean.proto, proto)
     mark_outputs(proto)
     theirs = read(proto)
@@ -177,7 +158,11 @@ def compare(clean: Reference, proto: Any, batches: Sequence[Pixels]) -> dict[str
         faults = [] if theirs.quantized else blame.static()
         notes.append(f"onnxruntime cannot run the file ({error}); what follows is seen without running it")
     named = {id(fault.theirs or fault.ours) for fault in faults}
-    silent = [] if theirs.quantized or measured is None else [f for f in blame.static() if id(f.theirs or f.ours) not in named]
+    silent = (
+        []
+        if theirs.quantized or measured is None
+        else [f for f in blame.static() if id(f.theirs or f.ours) not in named]
+    )
     halves = {}
     if clean.precision in HALVES:
         halves = rounding(clean.proto, clean.exact, clean.precision, blame.tensors, batches)
@@ -185,11 +170,14 @@ def compare(clean: Reference, proto: Any, batches: Sequence[Pixels]) -> dict[str
     return Findings(clean.layers, blame, measured, halves).document(faults, silent, notes, _exporter(modules))
 
 
-def _examined(clean: Reference, theirs: Graph, subject: Any, batches: Sequence[Pixels]) -> tuple[Blame, Measured, list[Fault]]:
+def _examined(
+    clean: Reference, theirs: Graph, subject: Any, batches: Sequence[Pixels]
+) -> tuple[Blame, Measured, list[Fault]]:
     """Align, measure and name the nodes at fault.
 
-    A rewritten graph (fused, reordered) has tensors that only seem to correspond. So a node that is at fault by its place
-    is tried without its tensor: if all that is made of it agrees, it was no fault, and its tensor is compared no more.
+    A rewritten graph (fused, reordered) has tensors that only seem to correspond. So a node that is at fault
+    by its place is tried without its tensor: if all that is made of it agrees, it was no fault, and its
+    tensor is compared no more.
     """
     pairs = pair(clean.graph, theirs)
     tensors = tensor_pairs(clean.graph, theirs, pairs)
@@ -197,11 +185,18 @@ def _examined(clean: Reference, theirs: Graph, subject: Any, batches: Sequence[P
         blame = Blame(clean.graph, theirs, pairs, tensors)
         measured = measure(clean.runnable, subject, tensors, batches)
         faults = [] if theirs.quantized else blame.faults(measured)
-        doubtful = {fault.tensor for fault in faults if fault.structural} | (measured.misfits if faults else set())
+        doubtful = {fault.tensor for fault in faults if fault.structural} | (
+            measured.misfits if faults else set()
+        )
         doubtful -= {tensor for op in clean.graph.ops if op.kind.startswith(OUTPUT) for tensor in op.outputs}
         if not doubtful:
             return blame, measured, faults
-        rest = Blame(clean.graph, theirs, pairs, {ours: other for ours, other in tensors.items() if ours not in doubtful})
+        rest = Blame(
+            clean.graph,
+            theirs,
+            pairs,
+            {ours: other for ours, other in tensors.items() if ours not in doubtful},
+        )
         again = measure(clean.runnable, subject, rest.tensors, batches)
         apart = [tensor for tensor in rest.tensors if again.own[tensor].relative > UNEXPLAINED]
         guilty = {index for tensor in apart for index in rest.region(tensor, again.misfits)}
@@ -213,12 +208,22 @@ def _examined(clean: Reference, theirs: Graph, subject: Any, batches: Sequence[P
 
 def _weighted(clean: Reference) -> dict[str, str]:
     """Each layer with weights of its own to the last tensor that the graph makes in it."""
-    leaves = {name for name, module in clean.classifier.named_modules() if not list(module.children()) and list(module.parameters())}
-    return {f"network.{layer}": op.outputs[0] for op in clean.graph.ops if f"network.{(layer := clean.layers[op.name])}" in leaves}
+    leaves = {
+        name
+        for name, module in clean.classifier.named_modules()
+        if not list(module.children()) and list(module.parameters())
+    }
+    return {
+        f"network.{layer}": op.outputs[0]
+        for op in clean.graph.ops
+        if f"network.{(layer := clean.layers[op.name])}" in leaves
+    }
 
 
 def _exporter(modules: Mapping[str, Apart]) -> dict[str, Any]:
-    """How far the clean graph is from PyTorch itself: were they apart, a file could be right only by being wrong."""
+    """How far the clean graph is from PyTorch itself: were they apart,
+    a file could be right only by being wrong.
+    """
     largest = max(modules, key=lambda layer: modules[layer].relative)
     apart = next((layer for layer, found in modules.items() if not found.relative <= EXPORTER), None)
     return {
@@ -232,7 +237,10 @@ def _contract(ours: Any, theirs: Any) -> list[str]:
     from onnx import TensorProto
 
     found = []
-    for what, one, other in (("input", ours.graph.input, theirs.graph.input), ("output", ours.graph.output, theirs.graph.output)):
+    for what, one, other in (
+        ("input", ours.graph.input, theirs.graph.input),
+        ("output", ours.graph.output, theirs.graph.output),
+    ):
         names = [[value.name for value in values] for values in (one, other)]
         if names[0] != names[1]:
             found.append(f"{what}s are {', '.join(names[1]) or 'none'}; the module has {', '.join(names[0])}")
@@ -240,7 +248,9 @@ def _contract(ours: Any, theirs: Any) -> list[str]:
             kinds = [TensorProto.DataType.Name(v.type.tensor_type.elem_type) for v in (a, b)]
             forms = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (a, b)]
             if kinds[0] != kinds[1] or forms[0] != forms[1]:
-                found.append(f"{what} {b.name} is {kinds[1]} {forms[1]}; the module has {kinds[0]} {forms[0]}")
+                found.append(
+                    f"{what} {b.name} is {kinds[1]} {forms[1]}; the module has {kinds[0]} {forms[0]}"
+                )
                 if len(forms[0]) == len(forms[1]) and what == "input":
                     b.type.tensor_type.shape.CopyFrom(a.type.tensor_type.shape)  # so that it can be run
     opsets = [next((e.version for e in proto.opset_import if not e.domain), None) for proto in (ours, theirs)]

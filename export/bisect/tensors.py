@@ -1,4 +1,5 @@
-"""Every tensor of two graphs, compared on pictures: accumulated, and each node for itself on the file's own inputs.
+"""Every tensor of two graphs, compared on pictures: accumulated, and each node for itself on the file's own
+inputs.
 
 Only statistics are kept: a batch's tensors live as long as it takes to compare them.
 """
@@ -12,13 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.build.graph import HALVES
+from export.bisect.halves import rounded
 from lfdeploy.backends.onnxruntime import session_options
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
-
-CODES = {"fp16": 10, "bf16": 16}  # TensorProto's numbers
-FLOAT = 1
 
 
 @dataclass
@@ -46,7 +44,9 @@ class Apart:
             highest = max(float(a.max()), -float(a.min()))
         if not np.isfinite([float(apart.max()), highest]).all():
             with np.errstate(invalid="ignore"):
-                apart = np.nan_to_num(np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, apart), nan=np.inf, posinf=np.inf)
+                apart = np.nan_to_num(
+                    np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, apart), nan=np.inf, posinf=np.inf
+                )
             a = np.where(np.isfinite(a), a, 0).astype(kind)
             highest = float(np.abs(a).max())
         worst = float(apart.max())
@@ -64,14 +64,21 @@ class Apart:
         """Signal to noise in dB: infinite without noise, -100 at the least."""
         if not self.noise:
             return float("inf")
-        return max(-100.0, float(10 * np.log10(self.signal / self.noise))) if self.signal and np.isfinite(self.noise) else -100.0
+        return (
+            max(-100.0, float(10 * np.log10(self.signal / self.noise)))
+            if self.signal and np.isfinite(self.noise)
+            else -100.0
+        )
 
 
 @dataclass
 class Measured:
-    """Per tensor of the module's graph: accumulated, and of the node's own making. ``misfits``: tensors of another shape.
+    """Per tensor of the module's graph: accumulated, and of the node's own making.
 
-    ``own`` compares the file's tensor with what the module's node makes of the very inputs that the file's node had.
+    ``misfits``: tensors of another shape.
+
+    ``own`` compares the file's tensor with what the module's node makes of the very inputs that the file's
+    node had.
     """
 
     chain: dict[str, Apart] = field(default_factory=dict)
@@ -81,75 +88,6 @@ class Measured:
 
 class CannotRun(Exception):
     """onnxruntime refuses the file under test, at loading or at running; the text is its first line."""
-
-
-def widened(proto: Any, exact: Mapping[tuple[Any, ...], NDArray[Any]] | None = None) -> Any:
-    """A copy with fp32 for fp16 and bf16, weights as they were rounded: a CPU then computes both graphs alike.
-
-    With ``exact`` (see `originals`) the weights are those from before rounding.
-    """
-    import onnx
-    from onnx import numpy_helper
-
-    made = onnx.ModelProto()
-    made.CopyFrom(proto)
-    halves = set(CODES.values())
-    for tensor in made.graph.initializer:
-        if tensor.data_type in halves:
-            array = numpy_helper.to_array(tensor)
-            wide = (exact or {}).get((array.shape, array.tobytes()), array)
-            tensor.CopyFrom(numpy_helper.from_array(wide.astype(np.float32), tensor.name))
-    for node in made.graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "to" and attribute.i in halves:
-                attribute.i = FLOAT
-            elif attribute.HasField("t") and attribute.t.data_type in halves:
-                attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float32), attribute.t.name))
-    for value in (*made.graph.input, *made.graph.output):
-        if value.type.tensor_type.elem_type in halves:
-            value.type.tensor_type.elem_type = FLOAT
-    del made.graph.value_info[:]
-    return made
-
-
-def originals(state: Mapping[str, Any], precision: str) -> dict[tuple[Any, ...], NDArray[Any]]:
-    """fp32 weights by shape and bytes of what rounding makes of them, also transposed as the exporter may leave them."""
-    import torch
-
-    kind = HALVES[precision]
-    found = {}
-    for tensor in state.values():
-        for each in (tensor, tensor.T) if tensor.ndim == 2 else (tensor,):
-            rounded = each.contiguous().to(kind)
-            found[tuple(each.shape), rounded.view(torch.uint8 if not each.ndim else torch.int16).numpy().tobytes()] = each.numpy()
-    return found
-
-
-def rounded(proto: Any, precision: str) -> tuple[Any, dict[str, str]]:
-    """A widened copy in which every half-precision tensor is rounded once made, as a GPU would; tensor to rounded tensor.
-
-    ONNX Runtime's CPU keeps fp32 between fp16 nodes, so it shows neither rounding nor overflow by itself.
-    """
-    import onnx
-    from onnx import helper
-
-    kind = CODES[precision]
-    typed = onnx.shape_inference.infer_shapes(proto)
-    half = {v.name for v in (*typed.graph.value_info, *typed.graph.output) if v.type.tensor_type.elem_type == kind}
-    made = widened(proto)
-    names = {tensor: f"{tensor}/rounded" for node in made.graph.node for tensor in node.output if tensor in half}
-    nodes = []
-    for node in made.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        nodes.append(node)
-        for tensor in node.output:
-            if tensor in names:
-                nodes.append(helper.make_node("Cast", [tensor], [f"{tensor}/half"], to=kind))
-                nodes.append(helper.make_node("Cast", [f"{tensor}/half"], [names[tensor]], to=FLOAT))
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del made.graph.node[:]
-    made.graph.node.extend(copies)
-    return made, names
 
 
 class Probe:
@@ -166,17 +104,29 @@ class Probe:
         made.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.wanted)
         options = session_options()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.enable_mem_pattern = options.enable_cpu_mem_arena = False  # every tensor is an output: nothing to reuse, all to give back
+        options.enable_mem_pattern = options.enable_cpu_mem_arena = (
+            False  # every tensor is an output: nothing to reuse, all to give back
+        )
         try:
-            self.session = ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(
+                made.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime raises many kinds
             raise CannotRun(first_line(error)) from None
         self.types = {i.name: i.type for i in self.session.get_inputs()}
 
     def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Every wanted tensor by name."""
-        cast = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8, "tensor(double)": np.float64}
-        fed = {name: feeds[name].astype(cast.get(kind, feeds[name].dtype), copy=False) for name, kind in self.types.items()}
+        cast = {
+            "tensor(float)": np.float32,
+            "tensor(float16)": np.float16,
+            "tensor(uint8)": np.uint8,
+            "tensor(double)": np.float64,
+        }
+        fed = {
+            name: feeds[name].astype(cast.get(kind, feeds[name].dtype), copy=False)
+            for name, kind in self.types.items()
+        }
         try:
             return dict(zip(self.wanted, self.session.run(self.wanted, fed), strict=True))
         except Exception as error:  # onnxruntime raises many kinds
@@ -189,7 +139,9 @@ def first_line(error: Exception) -> str:
 
 
 def _cut(proto: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
-    """The module's graph, cut at tensors: consumers read them as inputs of the graph, makers write ``NAME/own``."""
+    """The module's graph, cut at tensors: consumers read them as inputs of the graph,
+    makers write ``NAME/own``.
+    """
     import onnx
     from onnx import helper
 
@@ -198,12 +150,17 @@ def _cut(proto: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
     for node in made.graph.node:
         node.output[:] = [f"{name}/own" if name in tensors else name for name in node.output]
     for name, value in tensors.items():
-        made.graph.input.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim))
+        made.graph.input.append(
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim
+            )
+        )
     return made
 
 
 def measure(ours: Any, theirs: Any, tensors: Mapping[str, str], batches: Sequence[Pixels]) -> Measured:
-    """Compare tensors of the module's graph with those of the file's (``tensors``: ours to theirs) on pictures (B, H, W, 3).
+    """Compare tensors of the module's graph with those of the file's (``tensors``: ours to theirs) on
+    pictures (B, H, W, 3).
 
     Raises `CannotRun` when the file cannot be executed.
     """
@@ -222,17 +179,26 @@ def measure(ours: Any, theirs: Any, tensors: Mapping[str, str], batches: Sequenc
         if local is None:
             found.misfits = {name for name, twin in tensors.items() if clean[name].shape != made[twin].shape}
             fitting = {name: clean[name] for name in tensors if name not in found.misfits}
-            local = Probe(_cut(ours, fitting), [f"{name}/own" if name in fitting else name for name in tensors])
+            local = Probe(
+                _cut(ours, fitting), [f"{name}/own" if name in fitting else name for name in tensors]
+            )
             kinds = {name: value.dtype for name, value in fitting.items()}
         del clean
-        alone = local({source: pictures} | {name: made[tensors[name]].astype(kind, copy=False) for name, kind in kinds.items()})
+        alone = local(
+            {source: pictures}
+            | {name: made[tensors[name]].astype(kind, copy=False) for name, kind in kinds.items()}
+        )
         for name, twin in tensors.items():
             found.own[name].add(alone[f"{name}/own" if name in kinds else name], made[twin])
     return found
 
 
-def rounding(proto: Any, wide: Any, precision: str, tensors: Iterable[str], batches: Sequence[Pixels]) -> dict[str, Apart]:
-    """How far the clean half-precision graph, every tensor rounded, is from the graph with fp32 weights (``wide``)."""
+def rounding(
+    proto: Any, wide: Any, precision: str, tensors: Iterable[str], batches: Sequence[Pixels]
+) -> dict[str, Apart]:
+    """How far the clean half-precision graph, every tensor rounded,
+    is from the graph with fp32 weights (``wide``).
+    """
     half, names = rounded(proto, precision)
     wanted = [name for name in tensors if name in names]
     found = {name: Apart() for name in wanted}
@@ -245,8 +211,13 @@ def rounding(proto: Any, wide: Any, precision: str, tensors: Iterable[str], batc
     return found
 
 
-def module_differences(classifier: Any, proto: Any, layers: Mapping[str, str], batches: Sequence[Pixels]) -> dict[str, Apart]:
-    """How far the exported fp32 graph is from the PyTorch module: ``layers`` names the tensor of each layer with weights."""
+def module_differences(
+    classifier: Any, proto: Any, layers: Mapping[str, str], batches: Sequence[Pixels]
+) -> dict[str, Apart]:
+    """How far the exported fp32 graph is from the PyTorch module:
+
+    ``layers`` names the tensor of each layer with weights.
+    """
     import torch
 
     modules = dict(classifier.named_modules())
@@ -269,7 +240,9 @@ def module_differences(classifier: Any, proto: Any, layers: Mapping[str, str], b
         for pictures in batches:
             values = probe({proto.graph.input[0].name: pictures})
             with torch.no_grad():
-                found["logits"].add(classifier(torch.from_numpy(np.ascontiguousarray(pictures)))[0].numpy(), values["logits"])
+                found["logits"].add(
+                    classifier(torch.from_numpy(np.ascontiguousarray(pictures)))[0].numpy(), values["logits"]
+                )
     finally:
         for hook in hooks:
             hook.remove()
@@ -287,5 +260,7 @@ def load(path: Any) -> Any:
         if not proto.graph.node:
             raise ValueError("it holds no node")
     except Exception as error:  # protobuf and external-data errors of many kinds
-        raise LfdeployError(f"{path.name} cannot be read as ONNX ({first_line(error)}): no layer to name. Export it again.") from None
+        raise LfdeployError(
+            f"{path.name} cannot be read as ONNX ({first_line(error)}): no layer to name. Export it again."
+        ) from None
     return proto

@@ -1,4 +1,6 @@
-"""From a classifier to canonical ONNX bytes: the same weights and tool versions give the same file anywhere."""
+"""From a classifier to canonical ONNX bytes:
+the same weights and tool versions give the same file anywhere.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,12 @@ METADATA = "lfdeploy"
 
 
 def fold(network: nn.Module, size: int) -> nn.Module:
-    """Every BatchNorm that reads a convolution's output folded into it, in fp32, in a copy of an eval-mode network.
+    """Every BatchNorm that reads a convolution's output folded into it, in fp32, in a copy of an eval-mode
+    network.
 
     Pairs are found by running the network once: a BatchNorm whose input is the very tensor that a convolution
     returned. The folded network must answer as before, or an error says so.
+
     """
     made = copy.deepcopy(network).eval()
 
@@ -49,7 +53,9 @@ def fold(network: nn.Module, size: int) -> nn.Module:
         return lambda module, args, output: returned.append((output, name))
 
     def before_norm(name: str) -> Any:
-        return lambda module, args: pairs.extend((conv, name) for tensor, conv in returned if tensor is args[0])
+        return lambda module, args: pairs.extend(
+            (conv, name) for tensor, conv in returned if tensor is args[0]
+        )
 
     hooks = []
     for name, module in made.named_modules():
@@ -63,7 +69,10 @@ def fold(network: nn.Module, size: int) -> nn.Module:
         for hook in hooks:
             hook.remove()
         for conv, norm in pairs:
-            kernel, norm_layer = cast(nn.Conv2d, made.get_submodule(conv)), cast(nn.BatchNorm2d, made.get_submodule(norm))
+            kernel, norm_layer = (
+                cast(nn.Conv2d, made.get_submodule(conv)),
+                cast(nn.BatchNorm2d, made.get_submodule(norm)),
+            )
             made.set_submodule(conv, nn.utils.fuse_conv_bn_eval(kernel, norm_layer))
             made.set_submodule(norm, nn.Identity())
         after = answers(example)
@@ -73,11 +82,14 @@ def fold(network: nn.Module, size: int) -> nn.Module:
     return made
 
 
-def in_precision(classifier: Classifier, precision: str, size: int, temperature: float | None = None) -> Classifier:
-    """The classifier with its network folded and in the precision, and a temperature; the prologue and the outputs stay fp32.
+def in_precision(
+    classifier: Classifier, precision: str, size: int, temperature: float | None = None
+) -> Classifier:
+    """The classifier with its network folded and in the precision, and a temperature; the prologue and the
+    outputs stay fp32.
 
-    Folding comes first and happens in fp32: folding in half precision costs three times the error. int8 begins
-    as fp32: `export.build.quantize` works on the graph.
+    Folding comes first and happens in fp32: folding in half precision costs three times the error. int8
+    begins as fp32: `export.build.quantize` works on the graph.
     """
     made = copy.deepcopy(classifier)
     made.temperature = temperature
@@ -107,7 +119,9 @@ def _quiet() -> Iterator[None]:
 
 
 def trace(classifier: Classifier, size: int, profile: tuple[int, int, int]) -> torch.export.ExportedProgram:
-    """The classifier's graph from uint8 ``images`` (batch, size, size, 3), with a free batch up to the profile's MAX."""
+    """The classifier's graph from uint8 ``images`` (batch, size,
+    size, 3), with a free batch up to the profile's MAX.
+    """
     example = torch.from_numpy(np.zeros((2, size, size, 3), np.uint8))
     batch = torch.export.Dim("batch", min=1, max=max(profile[2], 2))
     with _quiet():
@@ -122,11 +136,17 @@ def opset_for(classifier: Classifier) -> int:
 
 
 def to_onnx(
-    classifier: Classifier, size: int, profile: tuple[int, int, int], metadata: dict[str, Any], scopes: dict[str, str] | None = None
+    classifier: Classifier,
+    size: int,
+    profile: tuple[int, int, int],
+    metadata: dict[str, Any],
+    scopes: dict[str, str] | None = None,
 ) -> bytes:
-    """Trace with a free batch dimension and serialise: input ``images``, the outputs by the classifier's names.
+    """Trace with a free batch dimension and serialise: input ``images``, the outputs by the classifier's
+    names.
 
     ``scopes``, if given, is filled with the module that each node comes from; the bytes do not tell.
+
     """
     return with_metadata(_bare(classifier, size, profile, scopes), metadata)
 
@@ -151,7 +171,9 @@ def opset_of(blob: bytes) -> int:
 
 @dataclass(frozen=True)
 class Traced:
-    """What decides a traced graph: the weights and spec.json of a run, by hash, and how one of its targets is exported."""
+    """What decides a traced graph: the weights and spec.json of a run,
+    by hash, and how one of its targets is exported.
+    """
 
     run: Run
     weights: str
@@ -179,7 +201,14 @@ class Traced:
         return with_metadata(traced_graph(replace(self, precision=kind)), metadata)
 
 
-def traced_of(run: Run, target: str, precision: str, profile: tuple[int, int, int], temperature: float | None, heat: bool) -> Traced:
+def traced_of(
+    run: Run,
+    target: str,
+    precision: str,
+    profile: tuple[int, int, int],
+    temperature: float | None,
+    heat: bool,
+) -> Traced:
     """`Traced` of a run as it is on disk now."""
     spec = json.dumps(run.spec, sort_keys=True)
     return Traced(run, sha256(run.weights), spec, target, precision, profile, temperature, heat)
@@ -191,17 +220,26 @@ def traced_graph(traced: Traced) -> bytes:
     return _bare(traced.classifier(), int(traced.run.spec["image_size"]), traced.profile, None)
 
 
-def _bare(classifier: Classifier, size: int, profile: tuple[int, int, int], scopes: dict[str, str] | None) -> bytes:
+def _bare(
+    classifier: Classifier, size: int, profile: tuple[int, int, int], scopes: dict[str, str] | None
+) -> bytes:
     import onnx
 
     opset = opset_for(classifier)
     program = trace(classifier, size, profile)
     with _quiet():
         made = torch.onnx.export(
-            program, dynamo=True, opset_version=opset, input_names=["images"],
-            output_names=list(classifier.outputs), external_data=False, optimize=True, verify=False, report=False,
+            program,
+            dynamo=True,
+            opset_version=opset,
+            input_names=["images"],
+            output_names=list(classifier.outputs),
+            external_data=False,
+            optimize=True,
+            verify=False,
+            report=False,
             verbose=False,
-        )  # fmt: skip
+        )
     assert made is not None
     proto = made.model_proto
     if scopes is not None:
@@ -216,13 +254,24 @@ def _bare(classifier: Classifier, size: int, profile: tuple[int, int, int], scop
 
 
 def _scopes(proto: Any) -> dict[str, str]:
-    """Node name to the module's full name, as the exporter notes it: the last but one of the scopes, which end in the node's own."""
-    noted = {node.name: entry.value for node in proto.graph.node for entry in node.metadata_props if entry.key.endswith("name_scopes")}
-    return {name: [*ast.literal_eval(text)][-2] for name, text in noted.items() if len(ast.literal_eval(text)) > 1}
+    """Node name to the module's full name, as the exporter notes it:
+    the last but one of the scopes, which end in the node's own.
+    """
+    noted = {
+        node.name: entry.value
+        for node in proto.graph.node
+        for entry in node.metadata_props
+        if entry.key.endswith("name_scopes")
+    }
+    return {
+        name: [*ast.literal_eval(text)][-2] for name, text in noted.items() if len(ast.literal_eval(text)) > 1
+    }
 
 
 def strip(proto: Any) -> None:
-    """Remove what tells of the machine: source paths and traces in metadata and doc strings, at every level."""
+    """Remove what tells of the machine:
+    source paths and traces in metadata and doc strings, at every level.
+    """
     proto.doc_string = ""
     proto.graph.doc_string = ""
     del proto.metadata_props[:]

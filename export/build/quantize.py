@@ -1,8 +1,9 @@
-"""int8: an fp32 ONNX file with Q/DQ nodes around its layers, calibrated on training pictures, the best of several tries.
+"""int8: an fp32 ONNX file with Q/DQ nodes around its layers, calibrated on training pictures, the best of
+several tries.
 
-The schemes, by what multiplies fast where: U8S8 (asymmetric uint8 activations) for ONNX Runtime on x86; S8S8 (symmetric, bias
-left in fp32) is what TensorRT's parser takes; N8S8 for OpenVINO has no zero points at all: uint8 where a tensor is never
-negative, symmetric int8 elsewhere. The prologue and the logits stay fp32.
+The schemes, by what multiplies fast where: U8S8 (asymmetric uint8 activations) for ONNX Runtime on x86; S8S8
+(symmetric, bias left in fp32) is what TensorRT's parser takes; N8S8 for OpenVINO has no zero points at all:
+uint8 where a tensor is never negative, symmetric int8 elsewhere. The prologue and the logits stay fp32.
 """
 
 from __future__ import annotations
@@ -65,9 +66,11 @@ def aside(graph: Any) -> list[str]:
 
 
 def own_weights(graph: Any, alone: set[str]) -> None:
-    """Give the nodes named in ``alone``, those of the heat map, int8 weights of their own, equal to the layers'.
+    """Give the nodes named in ``alone``, those of the heat map, int8 weights of their own, equal to the
+    layers'.
 
-    A quantised weight that two nodes read is converted twice by onnxruntime on CPUs without VNNI, and refused.
+    A quantised weight that two nodes read is converted twice by onnxruntime on CPUs without VNNI, and
+    refused.
     """
     from onnx import TensorProto
 
@@ -101,7 +104,9 @@ def activations(graph: Any) -> list[str]:
     before = {*prologue(graph), *aside(graph)}
     inside = [n for n in graph.node if n.name not in before and n.op_type != "Softmax"]
     constants = {t.name for t in graph.initializer}
-    names = [name for node in inside for name in (*node.input, *node.output) if name and name not in constants]
+    names = [
+        name for node in inside for name in (*node.input, *node.output) if name and name not in constants
+    ]
     return list(dict.fromkeys(names))
 
 
@@ -116,14 +121,19 @@ def with_ranges(float_blob: bytes, chosen: Ranges, scheme: str) -> bytes:
     props = {entry.key: entry.value for entry in model.metadata_props}
     alone = set(aside(model.graph))
     unsigned = scheme != "s8s8"
-    data = TensorsData(CalibrationMethod.MinMax, {k: (np.float32(low), np.float32(high)) for k, (low, high) in chosen.items()})
+    data = TensorsData(
+        CalibrationMethod.MinMax,
+        {k: (np.float32(low), np.float32(high)) for k, (low, high) in chosen.items()},
+    )
     options = {
         "ActivationSymmetric": not unsigned, "WeightSymmetric": True, "QuantizeBias": unsigned,
         "OpTypesToExcludeOutputQuantization": ["Gemm"] if not _gemm_inside(model.graph) else [],
     }  # fmt: skip
     if scheme == "n8s8":
         signed = {"quant_type": QuantType.QInt8, "symmetric": True}
-        options["TensorQuantOverrides"] = {name: [dict(signed)] for name, (low, _) in chosen.items() if low < 0}
+        options["TensorQuantOverrides"] = {
+            name: [dict(signed)] for name, (low, _) in chosen.items() if low < 0
+        }
     quiet = logging.getLogger()
     level = quiet.level
     quiet.setLevel(logging.ERROR)  # "please pre-process": BatchNorm is folded and shapes are known already
@@ -156,13 +166,18 @@ def logits_of(blob: bytes, images: Pixels, batch: int = 16) -> Floats:
     import onnxruntime as ort
 
     session = ort.InferenceSession(blob, session_options(), providers=["CPUExecutionProvider"])
-    parts = [session.run(["logits"], {"images": np.ascontiguousarray(images[i : i + batch])})[0] for i in range(0, len(images), batch)]
+    parts = [
+        session.run(["logits"], {"images": np.ascontiguousarray(images[i : i + batch])})[0]
+        for i in range(0, len(images), batch)
+    ]
     return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Which pictures of the run calibrate, by index into train, and which choose the calibrator; none is in the test split."""
+    """Which pictures of the run calibrate, by index into train,
+    and which choose the calibrator; none is in the test split.
+    """
 
     calibration: NDArray[np.int64]
     held_out_split: str
@@ -176,10 +191,16 @@ def pick(data: Data, most: int = PICTURES) -> Pictures:
     The held-out ones are of val, or of train's other end where val has fewer than 64.
     """
     test = set(data.test.digests.tolist())
-    free = np.array([i for i, digest in enumerate(data.train.digests.tolist()) if digest not in test], np.int64)
-    free_val = np.array([i for i, digest in enumerate(data.val.digests.tolist()) if digest not in test], np.int64)
+    free = np.array(
+        [i for i, digest in enumerate(data.train.digests.tolist()) if digest not in test], np.int64
+    )
+    free_val = np.array(
+        [i for i, digest in enumerate(data.val.digests.tolist()) if digest not in test], np.int64
+    )
     if len(free) < 2:
-        raise LfdeployError("int8 needs training pictures that are not in the test split, and this run has none.")
+        raise LfdeployError(
+            "int8 needs training pictures that are not in the test split, and this run has none."
+        )
     if len(free_val) >= 64:
         return Pictures(free[:most], "val", free_val[:most], len(data.train) - len(free))
     half = min(most, len(free) // 2)
@@ -187,7 +208,9 @@ def pick(data: Data, most: int = PICTURES) -> Pictures:
 
 
 def batches(images: Pixels | Files, chosen: NDArray[np.int64]) -> Iterator[Pixels]:
-    """Chosen pictures a few at a time, the fewer the larger they are: all activations of a batch stand in memory together."""
+    """Chosen pictures a few at a time, the fewer the larger they are:
+    all activations of a batch stand in memory together.
+    """
     side = images[chosen[:1]].shape[1] if len(chosen) else 1
     size = max(1, min(16, 2 * 224 * 224 // (side * side)))
     for start in range(0, len(chosen), size):
@@ -195,9 +218,11 @@ def batches(images: Pixels | Files, chosen: NDArray[np.int64]) -> Iterator[Pixel
 
 
 def quantize(float_blob: bytes, scheme: str, data: Data) -> tuple[bytes, dict[str, Any]]:
-    """The int8 file and what its manifest says of it. Every calibrator is tried; the one nearest to fp32 on held-out
-    pictures is kept: by mean KL, of logits scaled down to at most `UNSURE`, since between answers that are all sure KL
-    sees no difference."""
+    """The int8 file and what its manifest says of it.
+
+    Every calibrator is tried; the one nearest to fp32 on held-out pictures is kept: by mean KL, of logits
+    scaled down to at most `UNSURE`, since between answers that are all sure KL sees no difference.
+    """
     import onnx
 
     model = onnx.load_from_string(float_blob)
@@ -210,12 +235,23 @@ def quantize(float_blob: bytes, scheme: str, data: Data) -> tuple[bytes, dict[st
     tries: dict[str, tuple[Comparison, bytes]] = {}
     for name in CALIBRATORS:
         blob = with_ranges(float_blob, ranges(found, name), scheme)
-        tries[name] = compare(reference / soften, logits_of(blob, held_out) / soften, split.labels[chosen.held_out]), blob
+        tries[name] = (
+            compare(reference / soften, logits_of(blob, held_out) / soften, split.labels[chosen.held_out]),
+            blob,
+        )
     best = min(tries, key=lambda name: tries[name][0].kl_mean)
     return tries[best][1], {
-        "scheme": scheme, "calibrator": best, "split": "train", "pictures": len(chosen.calibration),
+        "scheme": scheme,
+        "calibrator": best,
+        "split": "train",
+        "pictures": len(chosen.calibration),
         "digests": [digest.decode() for digest in data.train.digests[chosen.calibration].tolist()],
-        "shared_with_test": 0, "left_out_as_in_test": chosen.left_out, "test_digest": data.test.digest,
+        "shared_with_test": 0,
+        "left_out_as_in_test": chosen.left_out,
+        "test_digest": data.test.digest,
         "held_out": {"split": chosen.held_out_split, "pictures": len(chosen.held_out)},
-        "tries": {n: {key: asdict(c)[key] for key in ("kl_mean", "kl_max", "agreement", "flip_margin")} for n, (c, _) in tries.items()},
-    }  # fmt: skip
+        "tries": {
+            n: {key: asdict(c)[key] for key in ("kl_mean", "kl_max", "agreement", "flip_margin")}
+            for n, (c, _) in tries.items()
+        },
+    }

@@ -1,4 +1,5 @@
-"""Calibration: how far every activation of a graph reaches, streamed over pictures, and the ranges to choose from.
+"""Calibration: how far every activation of a graph reaches, streamed over pictures, and the ranges to choose
+from.
 
 Nothing is kept but extremes and a histogram per tensor, so memory does not grow with the number of pictures.
 """
@@ -23,7 +24,9 @@ Ranges = dict[str, Range]
 
 @dataclass
 class Spread:
-    """Of one tensor: its extremes, the sums of each picture's extremes, and a histogram over [-reach, reach)."""
+    """Of one tensor: its extremes, the sums of each picture's extremes,
+    and a histogram over [-reach, reach).
+    """
 
     low: float = np.inf
     high: float = -np.inf
@@ -95,7 +98,9 @@ CALIBRATORS: dict[str, Callable[[Spread], Range]] = {
 
 
 def spreads(proto: Any, names: list[str], batches: Iterator[Pixels]) -> dict[str, Spread]:
-    """Run an ONNX model over uint8 batches with the named tensors as outputs, and take them in one batch at a time."""
+    """Run an ONNX model over uint8 batches with the named tensors as outputs,
+    and take them in one batch at a time.
+    """
     import onnx
     import onnxruntime as ort
 
@@ -104,11 +109,15 @@ def spreads(proto: Any, names: list[str], batches: Iterator[Pixels]) -> dict[str
     known = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     options = session_options()
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # every tensor is an output: an arena only holds more
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = (
+        False  # every tensor is an output: an arena only holds more
+    )
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found = {name: Spread() for name in names}
     for images in batches:
-        for name, values in zip(names, session.run(names, {"images": np.ascontiguousarray(images)}), strict=True):
+        for name, values in zip(
+            names, session.run(names, {"images": np.ascontiguousarray(images)}), strict=True
+        ):
             found[name].add(values)
     return found
 

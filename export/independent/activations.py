@@ -1,7 +1,8 @@
-"""Does an int8 file round activations as the run's pictures need it? And what does int8, by its nature, do to this network?
+"""Does an int8 file round activations as the run's pictures need it? And what does int8, by its nature, do to
+this network?
 
-Activations come from the file's own graph without rounding, which answers as the module does, on training pictures that
-did not calibrate it, as far as there are enough. Nothing of the exporter is used.
+Activations come from the file's own graph without rounding, which answers as the module does, on training
+pictures that did not calibrate it, as far as there are enough. Nothing of the exporter is used.
 """
 
 from __future__ import annotations
@@ -13,17 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.independent.arithmetic import STAGE, Match, channels
-from export.independent.exact import Array
 from export.independent.float_onnx import Answers, Range
+from export.independent.folded_weights import Array
 from export.numbers.check import Check, at_most
 
 WIDE, WIDE_MEDIAN = 2.5, 1.35  # a step against the one that the pictures need: of one tensor, and of most
-CUT, CUT_MEDIAN = 400.0, 3.0  # the error of cutting off, against that of rounding; few values may reach far beyond most
+CUT, CUT_MEDIAN = (
+    400.0,
+    3.0,
+)  # the error of cutting off, against that of rounding; few values may reach far beyond most
 
 
 @dataclass
 class Reach:
-    """How far one tensor goes on pictures, and what a file's range cuts off: the sum of squares, over ``count`` values."""
+    """How far one tensor goes on pictures, and what a file's range cuts off:
+    the sum of squares, over ``count`` values.
+    """
 
     low: float = np.inf
     high: float = -np.inf
@@ -40,7 +46,9 @@ class Reach:
             self.cut += float((outside.astype(np.float64) ** 2).sum())
 
     def needed(self, limits: Range) -> Range:
-        """The range that holds the values with zero among its 256 levels, symmetric where the file's own is."""
+        """The range that holds the values with zero among its 256 levels,
+        symmetric where the file's own is.
+        """
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         if is_symmetric(limits):
             step = max(-low, high, 1e-12) / 127
@@ -56,7 +64,9 @@ def is_symmetric(limits: Range) -> bool:
     return abs(limits.low + limits.high) <= 1.5 * limits.step
 
 
-def reaches(answers: Answers, ranges: Mapping[str, Range], batches: Sequence[NDArray[np.uint8]]) -> dict[str, Reach]:
+def reaches(
+    answers: Answers, ranges: Mapping[str, Range], batches: Sequence[NDArray[np.uint8]]
+) -> dict[str, Reach]:
     """Every rounded tensor's reach over pictures, a few at a time."""
     known = {tensor: Reach() for tensor in ranges}
     for pictures in batches:
@@ -67,8 +77,12 @@ def reaches(answers: Answers, ranges: Mapping[str, Range], batches: Sequence[NDA
 
 
 def range_checks(ranges: Mapping[str, Range], known: Mapping[str, Reach]) -> Iterator[Check]:
-    """Each range neither wider than the pictures need nor so narrow that cutting off costs more than rounding."""
-    wide = {tensor: ranges[tensor].step / reach.needed(ranges[tensor]).step for tensor, reach in known.items()}
+    """Each range neither wider than the pictures need nor so
+    narrow that cutting off costs more than rounding.
+    """
+    wide = {
+        tensor: ranges[tensor].step / reach.needed(ranges[tensor]).step for tensor, reach in known.items()
+    }
     cut = {tensor: _cutting(ranges[tensor], reach) for tensor, reach in known.items()}
     for ratios, what, one, most in (
         (wide, "step of an activation / what pictures need", WIDE, WIDE_MEDIAN),
@@ -89,7 +103,9 @@ def own_ranges(ranges: Mapping[str, Range], known: Mapping[str, Reach]) -> dict[
 
 
 def own_numbers(matches: Mapping[str, Match]) -> dict[str, Array]:
-    """The run's numbers, weights that are int8 in the file rounded to 255 levels of their channel; biases as they are."""
+    """The run's numbers, weights that are int8 in the file rounded
+    to 255 levels of their channel; biases as they are.
+    """
     numbers = {}
     for name, match in matches.items():
         exact, constant = match.exact.value, match.constant

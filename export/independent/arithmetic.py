@@ -1,6 +1,7 @@
-"""Are a file's numbers the run's, but for the rounding of its own format? Weights, biases and steps, one by one.
+"""Are a file's numbers the run's, but for the rounding of its own format? Weights, biases and steps, one by
+one.
 
-What a file holds is compared with `export.independent.exact`, which comes from the run's weights alone.
+What a file holds is compared with `export.independent.folded_weights`, from the run's weights alone.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.independent.exact import Array, Exact
 from export.independent.float_onnx import Constant
+from export.independent.folded_weights import Array, Exact
 from export.numbers.check import Check, at_most, equal
 
 STAGE = "arithmetic"
@@ -20,23 +21,29 @@ MANTISSA = {"fp16": (10, -14), "bf16": (7, -126)}  # bits behind the point, and 
 ROOM = 1.001  # of half a step: a level may be chosen by fp32 arithmetic
 STEPS = 1.01  # of the step that a channel's largest weight needs
 SMALL = 16  # numbers in a tensor that may be no weight of the run: an epsilon, a sixth, an axis
-ALIKE = 0.3  # a tensor under another name belongs to the weight that is this near, as a part of its largest number
+# a tensor under another name belongs to the weight that is this near, as a part of its largest number
+ALIKE = 0.3
 
 
 @dataclass(frozen=True)
 class Match:
-    """A constant of the file, and the run's numbers in the file's layout; ``source`` is the first name the run has for them."""
+    """A constant of the file, and the run's numbers in the file's layout;
+    ``source`` is the first name the run has for them.
+    """
 
     constant: Constant
     exact: Exact
     source: str
 
 
-def matched(constants: Mapping[str, Constant], exact: Mapping[str, Exact]) -> tuple[dict[str, Match], list[str]]:
+def matched(
+    constants: Mapping[str, Constant], exact: Mapping[str, Exact]
+) -> tuple[dict[str, Match], list[str]]:
     """Which of the run's tensors each constant is, and the names of those that are none of them.
 
-    A constant is found by its name; one that the exporter has renamed or turned by the nearest numbers. A wrong choice
-    hides nothing: the graph with the chosen numbers in it is compared with the module afterwards.
+    A constant is found by its name; one that the exporter has renamed or turned by the nearest numbers. A
+    wrong choice hides nothing: the graph with the chosen numbers in it is compared with the module
+    afterwards.
     """
     matches: dict[str, Match] = {}
     strangers = []
@@ -67,15 +74,21 @@ def _nearest(constant: Constant, candidates: Mapping[str, Exact], most: float) -
 
 
 def numbers(matches: Mapping[str, Match], strangers: list[str], precision: str) -> Iterator[Check]:
-    """Every weight and bias against the run's, the steps of int8 against what they need, and the kinds of number."""
+    """Every weight and bias against the run's,
+    the steps of int8 against what they need, and the kinds of number.
+    """
     yield equal(STAGE, "tensors that are none of the run's", strangers[:3], [])
     errors = {name: excess(match, precision) for name, match in matches.items()}
     worst = max(errors, key=lambda name: _nan_last(errors[name]))
-    yield at_most(STAGE, f"error of a number / what rounding alone explains, worst at {worst}", errors[worst], 1.0)
+    yield at_most(
+        STAGE, f"error of a number / what rounding alone explains, worst at {worst}", errors[worst], 1.0
+    )
     steps = {name: wide for name, match in matches.items() if (wide := width(match)) is not None}
     if steps:
         widest = max(steps, key=lambda name: _nan_last(steps[name]))
-        yield at_most(STAGE, f"step of int8 weights / what their channel needs, worst at {widest}", steps[widest], STEPS)
+        yield at_most(
+            STAGE, f"step of int8 weights / what their channel needs, worst at {widest}", steps[widest], STEPS
+        )
     yield equal(STAGE, f"weights in {precision}", _other_kinds(matches, precision), [])
 
 
@@ -108,7 +121,9 @@ def _explained(match: Match, precision: str) -> Array:
 
 
 def width(match: Match) -> float | None:
-    """The widest step of an int8 weight as a part of what its channel's largest number needs; None for anything else."""
+    """The widest step of an int8 weight as a part of what its channel's largest number needs;
+    None for anything else.
+    """
     constant = match.constant
     if constant.step is None or constant.kind != "int8":
         return None
@@ -121,9 +136,11 @@ def width(match: Match) -> float | None:
 
 
 def channels(match: Match) -> list[Array]:
-    """The largest number of each output channel, shaped to be divided by; of a matrix by either axis, its own first.
+    """The largest number of each output channel, shaped to be divided by; of a matrix by either axis, its own
+    first.
 
     Channels come from the run's tensor: a file that has one step for a whole weight has lost theirs.
+
     """
     exact, step = np.abs(match.exact.value), match.constant.step
     if exact.ndim < 2:
@@ -134,10 +151,15 @@ def channels(match: Match) -> list[Array]:
 
 
 def _other_kinds(matches: Mapping[str, Match], precision: str) -> list[str]:
-    """Layers' weights that are nowhere in the precision, and a prologue that is not fp32. A heat map may have its own in fp32."""
+    """Layers' weights that are nowhere in the precision, and a prologue that is not fp32.
+
+    A heat map may have its own in fp32.
+    """
     kinds: dict[str, set[str]] = {}
     for match in matches.values():
-        if match.source in ("scale", "shift") or (match.constant.value.ndim >= 2 and match.source.endswith(".weight")):
+        if match.source in ("scale", "shift") or (
+            match.constant.value.ndim >= 2 and match.source.endswith(".weight")
+        ):
             kinds.setdefault(match.source, set()).add(match.constant.kind)
     return [
         f"{source} in {' and '.join(sorted(there))}"

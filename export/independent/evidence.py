@@ -1,8 +1,10 @@
-"""What can be known of one file without its maker: its graph, its numbers and its ranges, against the run's own weights.
+"""What can be known of one file without its maker: its graph, its numbers and its ranges, against the run's
+own weights.
 
-Three facts together say that a file is right. Without any rounding its graph answers as the module does, to fp32's last
-digits. Each of its numbers is the run's, but for the rounding of its format. Its activations are rounded as the run's
-pictures need. What rounding then does to the answers is predicted by rounding the same graph anew, and bounds them.
+Three facts together say that a file is right. Without any rounding its graph answers as the module does, to
+fp32's last digits. Each of its numbers is the run's, but for the rounding of its format. Its activations are
+rounded as the run's pictures need. What rounding then does to the answers is predicted by rounding the same
+graph anew, and bounds them.
 
 Nothing here imports the exporter, the quantiser or its calibration; a test holds that.
 """
@@ -21,10 +23,10 @@ from torch import nn
 
 from export.independent.activations import Reach, own_numbers, own_ranges, range_checks, reaches
 from export.independent.arithmetic import STAGE, Match, matched, numbers
-from export.independent.exact import Array, Exact, exact_tensors
 from export.independent.float_ir import IrFile
 from export.independent.float_onnx import Answers, OnnxFile, Range
 from export.independent.float_program import ProgramFile
+from export.independent.folded_weights import Array, Exact, exact_tensors
 from export.independent.halves import rounded
 from export.numbers.check import Check, Unexamined, at_most, equal
 from export.numbers.statistics import Comparison, compare
@@ -70,7 +72,8 @@ def truth_of(module: nn.Module, named: nn.Module, spec: Mapping[str, Any], **pic
 class Evidence:
     """One file against the truth. Everything is computed when it is first asked for, and once.
 
-    ``training``: pictures of the run for the ranges of an int8 file, that calibrated nothing where there are enough; may be empty.
+    ``training``: pictures of the run for the ranges of an int8 file, that calibrated nothing where there are
+    enough; may be empty.
     """
 
     file: Path
@@ -113,24 +116,33 @@ class Evidence:
 
     @cached_property
     def reach(self) -> dict[str, Reach]:
-        """How far each rounded activation goes on the run's pictures, or on those that are judged where there are no others."""
+        """How far each rounded activation goes on the run's pictures,
+        or on those that are judged where there are no others.
+        """
         assert not isinstance(self.opened, ProgramFile)
         pictures = self.training if len(self.training) else self.truth.pictures[:RANGE_PICTURES]
         answers = self.opened.unrounded(self.numbers, self.truth.cap, self.opened.ranges, ["logits"])
         size = batch_of(pictures)
-        return reaches(answers, self.opened.ranges, [pictures[i : i + size] for i in range(0, len(pictures), size)])
+        return reaches(
+            answers, self.opened.ranges, [pictures[i : i + size] for i in range(0, len(pictures), size)]
+        )
 
     @cached_property
     def predicted(self) -> dict[str, Comparison]:
-        """What int8 by its nature does to each output of the graph: rounded anew, with ranges and levels of our own.
+        """What int8 by its nature does to each output of the graph: rounded anew, with ranges and levels of
+        our own.
 
         Measured on what is judged, and on the run's training pictures too where that is little.
+
         """
         ranges = own_ranges(self.opened.ranges, self.reach)
         more = self.training[: max(0, ENOUGH_PICTURES - len(self.truth.pictures))]
         pictures = np.concatenate([self.truth.pictures[:NOISE_PICTURES], more])
         before, after = run(self.unrounded, pictures), run(self._rounded(ranges), pictures)
-        return {output: compare(before[output], after[output], before[output].argmax(1)) for output in self.truth.logits}
+        return {
+            output: compare(before[output], after[output], before[output].argmax(1))
+            for output in self.truth.logits
+        }
 
     def _rounded(self, ranges: Mapping[str, Range]) -> Answers:
         assert not isinstance(self.opened, ProgramFile)
@@ -158,7 +170,9 @@ def run(answers: Answers, pictures: Pixels) -> dict[str, Floats]:
 
 
 def graph_checks(evidence: Evidence) -> Iterator[Check | Unexamined]:
-    """Stage graph: with the run's own numbers and nothing rounded, the file answers as the module, probes included."""
+    """Stage graph: with the run's own numbers and nothing rounded,
+    the file answers as the module, probes included.
+    """
     if isinstance(evidence.opened, ProgramFile):
         yield Unexamined("graph", "a program in fp32 rounds nothing: stage values holds it to the same bound")
         return
@@ -169,7 +183,10 @@ def graph_checks(evidence: Evidence) -> Iterator[Check | Unexamined]:
         probes = truth.probe_logits[output]
         scale = float(np.abs(reference).max()) or 1.0
         wide = max(scale, float(np.abs(probes).max()))
-        parts = (("pictures", logits[output][:count], reference[:count], scale), ("probes", logits[output][count:], probes, wide))
+        parts = (
+            ("pictures", logits[output][:count], reference[:count], scale),
+            ("probes", logits[output][count:], probes, wide),
+        )
         for what, subject, module, size in parts:
             apart = float(np.abs(subject - module).max()) / size
             name = f"without rounding, {what}: largest difference / scale"
@@ -177,7 +194,9 @@ def graph_checks(evidence: Evidence) -> Iterator[Check | Unexamined]:
 
 
 def arithmetic_checks(evidence: Evidence) -> Iterator[Check | Unexamined]:
-    """Stage arithmetic: every number is the run's but for rounding, every range what the run's pictures need."""
+    """Stage arithmetic: every number is the run's but for rounding,
+    every range what the run's pictures need.
+    """
     matches, strangers = evidence._matched
     yield equal(STAGE, "quantisers that do not fit their dequantisers", evidence.opened.faults[:3], [])
     yield from numbers(matches, strangers, evidence.precision)

@@ -1,4 +1,6 @@
-"""An OpenVINO IR taken apart, as `export.independent.float_onnx` does for ONNX: its numbers, its ranges, its graph without rounding."""
+"""An OpenVINO IR taken apart, as `export.independent.float_onnx` does for ONNX:
+its numbers, its ranges, its graph without rounding.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.independent.exact import Array
 from export.independent.float_onnx import Answers, Constant, Range, bounds_of
+from export.independent.folded_weights import Array
 from lfdeploy.backends.openvino import HINTS, core, read_ir
 
 KINDS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
@@ -19,10 +21,11 @@ LEVELS = 255
 
 
 class IrFile:
-    """A parsed IR. ``constants`` by name; ``ranges`` by the tensor that is rounded; ``faults``: what makes no sense in it.
+    """A parsed IR. ``constants`` by name; ``ranges`` by the tensor that is rounded; ``faults``: what makes no
+    sense in it.
 
-    A weight is Constant, Convert, Subtract (zero points), Multiply (scales); a rounded activation is FakeQuantize,
-    Convert to the levels' type and back, Subtract, Multiply.
+    A weight is Constant, Convert, Subtract (zero points), Multiply (scales); a rounded activation is
+    FakeQuantize, Convert to the levels' type and back, Subtract, Multiply.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,12 +70,20 @@ class IrFile:
             self.faults.append(f"{tensor} has the scale {step}")
             return
         ends = np.array([(lowest - zero) * step, (highest - zero) * step])
-        if levels != LEVELS + 1 or highest - lowest != LEVELS or not np.allclose(ends, [low, high], rtol=1e-5, atol=step * 1e-3):
-            self.faults.append(f"{tensor} is quantised by one scale and zero point and dequantised by another")
+        if (
+            levels != LEVELS + 1
+            or highest - lowest != LEVELS
+            or not np.allclose(ends, [low, high], rtol=1e-5, atol=step * 1e-3)
+        ):
+            self.faults.append(
+                f"{tensor} is quantised by one scale and zero point and dequantised by another"
+            )
         self.ranges[tensor] = Range(float(ends[0]), float(ends[1]), step)
         self.rounded_by[tensor] = product.get_friendly_name()
 
-    def unrounded(self, exact: Mapping[str, Array], cap: float | None, tensors: Iterable[str], outputs: Sequence[str]) -> Answers:
+    def unrounded(
+        self, exact: Mapping[str, Array], cap: float | None, tensors: Iterable[str], outputs: Sequence[str]
+    ) -> Answers:
         """See `OnnxFile.unrounded`."""
 
         def clip(tensor: str, value: Any) -> Any:
@@ -85,7 +96,9 @@ class IrFile:
 
         return self._answers(exact, clip, list(tensors), outputs)
 
-    def rounded(self, exact: Mapping[str, Array], ranges: Mapping[str, Range], outputs: Sequence[str]) -> Answers:
+    def rounded(
+        self, exact: Mapping[str, Array], ranges: Mapping[str, Range], outputs: Sequence[str]
+    ) -> Answers:
         """See `OnnxFile.rounded`; rounding is written out, so that no kernel for int8 takes part."""
 
         def requantise(tensor: str, value: Any) -> Any:
@@ -94,12 +107,19 @@ class IrFile:
             limits = ranges[tensor]
             low, step = np.float32(limits.low), np.float32(limits.step)
             inside = ops.clamp(value, float(limits.low), float(limits.high))
-            return ops.add(ops.multiply(ops.round(ops.divide(ops.subtract(inside, low), step), "half_to_even"), step), low)
+            return ops.add(
+                ops.multiply(ops.round(ops.divide(ops.subtract(inside, low), step), "half_to_even"), step),
+                low,
+            )
 
         return self._answers(exact, requantise, [], outputs)
 
     def _answers(
-        self, exact: Mapping[str, Array], round_to: Callable[[str, Any], Any], tensors: list[str], outputs: Sequence[str]
+        self,
+        exact: Mapping[str, Array],
+        round_to: Callable[[str, Any], Any],
+        tensors: list[str],
+        outputs: Sequence[str],
     ) -> Answers:
         from openvino import opset13 as ops
 
@@ -120,14 +140,18 @@ class IrFile:
         for tensor in tensors:
             output = ends[tensor] if hasattr(ends[tensor], "get_node") else ends[tensor].output(0)
             output.get_tensor().add_names({f"{tensor}/rounded"})
-            (shown,) = model.add_outputs(output)  # one that is there already, where the tensor is an output of the file
+            (shown,) = model.add_outputs(
+                output
+            )  # one that is there already, where the tensor is an output of the file
             named[tensor] = shown.get_any_name()
         model.validate_nodes_and_infer_types()
         return _session(model, named)
 
 
 def _session(model: Any, outputs: Mapping[str, str]) -> Answers:
-    request = core().compile_model(model, "CPU", HINTS | {"INFERENCE_NUM_THREADS": "1"}).create_infer_request()
+    request = (
+        core().compile_model(model, "CPU", HINTS | {"INFERENCE_NUM_THREADS": "1"}).create_infer_request()
+    )
     source = model.inputs[0].get_any_name()
 
     def answers(pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -153,7 +177,9 @@ def _replace(op: Any, other: Any) -> None:
 
 
 def _quantised(product: Any) -> Any | None:
-    """What a dequantising Multiply starts from: a Constant of integers, or a FakeQuantize; None for another Multiply."""
+    """What a dequantising Multiply starts from: a Constant of integers,
+    or a FakeQuantize; None for another Multiply.
+    """
     op = _before(product, 0)
     if op.get_type_name() != "Subtract" or _before(op, 0).get_type_name() != "Convert":
         return None

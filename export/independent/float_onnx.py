@@ -1,7 +1,9 @@
-"""An ONNX file taken apart: the numbers it holds, the ranges it rounds activations to, and its graph without any rounding.
+"""An ONNX file taken apart: the numbers it holds, the ranges it rounds activations to, and its graph without
+any rounding.
 
-The graph that is left when every rounding is undone must answer as the module does, to fp32's last digits: then the file
-computes the right network. Whether it rounds rightly is a question of numbers alone. Nothing of the exporter is used.
+The graph that is left when every rounding is undone must answer as the module does, to fp32's last digits:
+then the file computes the right network. Whether it rounds rightly is a question of numbers alone. Nothing of
+the exporter is used.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ LEVELS = {"uint8": (0, 255), "int8": (-128, 127)}
 class Constant:
     """A weight, bias or other number as a file holds it.
 
-    ``value`` is what it stands for, float64 in the file's own layout; ``kind`` is fp32, fp16, bf16, int8 or int32.
-    ``step`` of the two integers is how far its levels are apart, of ``value``'s shape with 1 where it does not vary.
+    ``value`` is what it stands for, float64 in the file's own layout; ``kind`` is fp32, fp16, bf16, int8 or
+    int32. ``step`` of the two integers is how far its levels are apart, of ``value``'s shape with 1 where it
+    does not vary.
     """
 
     name: str
@@ -44,7 +47,9 @@ class Range:
 
 
 class OnnxFile:
-    """A parsed file. ``constants`` by name; ``ranges`` by the tensor that is rounded; ``faults``: what makes no sense in it."""
+    """A parsed file. ``constants`` by name; ``ranges`` by the tensor that is rounded;
+    ``faults``: what makes no sense in it.
+    """
 
     def __init__(self, path: Path) -> None:
         import onnx
@@ -82,7 +87,9 @@ class OnnxFile:
             other_scale, other_zero = self._scale(dequantize)
             tensor = quantize.input[0]
             if not (np.array_equal(scale, other_scale) and np.array_equal(zero, other_zero)):
-                self.faults.append(f"{tensor} is quantised by one scale and zero point and dequantised by another")
+                self.faults.append(
+                    f"{tensor} is quantised by one scale and zero point and dequantised by another"
+                )
             if scale.size != 1 or not (np.isfinite(scale).all() and (scale > 0).all()):
                 self.faults.append(f"{tensor} has the scale {scale.reshape(-1)[:3].tolist()}")
                 continue
@@ -103,30 +110,43 @@ class OnnxFile:
             values = self.tensors[node.input[0]]
             scale, zero = (part.astype(np.float64) for part in self._scale(node))
             axis = next((a.i for a in node.attribute if a.name == "axis"), 1) % max(values.ndim, 1)
-            shape = [-1 if i == axis else 1 for i in range(values.ndim)] if scale.size > 1 else [1] * values.ndim
+            shape = (
+                [-1 if i == axis else 1 for i in range(values.ndim)] if scale.size > 1 else [1] * values.ndim
+            )
             step = scale.reshape(shape)
             value = (values.astype(np.float64) - zero.reshape(shape)) * step
             constants[name] = Constant(name, values.dtype.name, value, step)
         return constants
 
-    def unrounded(self, exact: Mapping[str, Array], cap: float | None, tensors: Iterable[str], outputs: Sequence[str]) -> Answers:
-        """The file's graph in fp32 with these numbers in the place of its own, and no rounding of activations.
+    def unrounded(
+        self, exact: Mapping[str, Array], cap: float | None, tensors: Iterable[str], outputs: Sequence[str]
+    ) -> Answers:
+        """The file's graph in fp32 with these numbers in the place of its own, and no rounding of
+        activations.
 
-        A range that begins at zero also cuts off what is negative: it stands for a ReLU that was left out, so it
-        stays one. ``cap``: where the network's ReLUs end at a value, ranges that end there cut off above it.
-        Answers hold the outputs, and the named rounded tensors as they are behind that ReLU.
+        A range that begins at zero also cuts off what is negative: it stands for a ReLU that was left out, so
+        it stays one. ``cap``: where the network's ReLUs end at a value, ranges that end there cut off above
+        it. Answers hold the outputs, and the named rounded tensors as they are behind that ReLU.
         """
         rules = {tensor: bounds_of(limits, cap) for tensor, limits in self.ranges.items()}
         after = {quantize.input[0]: dequantize.output[0] for quantize, dequantize in self.pairs}
         named = {output: output for output in outputs} | {tensor: after[tensor] for tensor in tensors}
         return _session(self._rebuilt(exact, lambda pair: _clipped(pair, rules)), named)
 
-    def rounded(self, exact: Mapping[str, Array], ranges: Mapping[str, Range], outputs: Sequence[str]) -> Answers:
-        """The same graph with activations rounded to ranges of somebody's choice, computed in fp32 without optimisation."""
-        return _session(self._rebuilt(exact, lambda pair: _requantised(pair, ranges)), {name: name for name in outputs})
+    def rounded(
+        self, exact: Mapping[str, Array], ranges: Mapping[str, Range], outputs: Sequence[str]
+    ) -> Answers:
+        """The same graph with activations rounded to ranges of somebody's choice,
+        computed in fp32 without optimisation.
+        """
+        return _session(
+            self._rebuilt(exact, lambda pair: _requantised(pair, ranges)), {name: name for name in outputs}
+        )
 
     def _rebuilt(self, exact: Mapping[str, Array], replace: Callable[[tuple[Any, Any]], Any]) -> Any:
-        """A copy of the model in which every number is fp32, and each rounding of an activation what ``replace`` makes of it."""
+        """A copy of the model in which every number is fp32,
+        and each rounding of an activation what ``replace`` makes of it.
+        """
         import onnx
         from onnx import numpy_helper
 
@@ -138,7 +158,9 @@ class OnnxFile:
         dequantised = {node.output[0]: name for name, node in self.weights.items()}
         kept = [t for t in self.proto.graph.initializer if t.name not in dropped and t.name not in new]
         kept += [numpy_helper.from_array(new[n].astype(np.float32), n) for n in new if n not in self.weights]
-        kept += [numpy_helper.from_array(new[n].astype(np.float32), output) for output, n in dequantised.items()]
+        kept += [
+            numpy_helper.from_array(new[n].astype(np.float32), output) for output, n in dequantised.items()
+        ]
         del graph.initializer[:], graph.value_info[:]
         graph.initializer.extend(kept)
         pairs = {second.output[0]: (first, second) for first, second in self.pairs}
@@ -159,7 +181,9 @@ class OnnxFile:
 
 
 def bounds_of(limits: Range, cap: float | None) -> tuple[float | None, float | None]:
-    """Where an activation's function ends, as its range tells: at zero below, and above at the cap; None: nowhere."""
+    """Where an activation's function ends, as its range tells:
+    at zero below, and above at the cap; None: nowhere.
+    """
     low = 0.0 if limits.low == 0 else None
     return low, cap if cap is not None and low == 0 and limits.high <= cap + limits.step else None
 
@@ -211,17 +235,23 @@ def _requantised(pair: tuple[Any, Any], ranges: Mapping[str, Range]) -> list[Any
 
 
 def _session(proto: Any, outputs: Mapping[str, str]) -> Answers:
-    """Tensors of a graph, by the names they are given under, for uint8 pictures (B, H, W, 3); computed node by node as written."""
+    """Tensors of a graph, by the names they are given under, for uint8 pictures (B,
+    H, W, 3); computed node by node as written.
+    """
     import onnx
     import onnxruntime as ort
 
     known = {value.name for value in proto.graph.output}
     tensors = list(outputs.values())
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in known)
+    proto.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in known
+    )
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # every tensor may be an output: nothing to reuse
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = (
+        False  # every tensor may be an output: nothing to reuse
+    )
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     source = proto.graph.input[0].name
 

@@ -1,4 +1,6 @@
-"""A torch.export program taken apart as far as its numbers go; it is fp32 and rounds nothing, so that its answers say the rest."""
+"""A torch.export program taken apart as far as its numbers go;
+it is fp32 and rounds nothing, so that its answers say the rest.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ class ProgramFile:
         self.faults: list[str] = []
         self.ranges: dict[str, Range] = {}
         self.constants = {
-            name: Constant(name, str(tensor.dtype).replace("torch.float32", "fp32"), tensor.detach().cpu().double().numpy())
+            name: Constant(
+                name,
+                str(tensor.dtype).replace("torch.float32", "fp32"),
+                tensor.detach().cpu().double().numpy(),
+            )
             for name, tensor in tensors.items()
             if tensor.is_floating_point() and np.prod(tensor.shape) > 0
         }

@@ -1,6 +1,8 @@
-"""What fp16 and bf16 do to a network by nature: every layer's numbers rounded to the format, by hooks on the run's own module.
+"""What fp16 and bf16 do to a network by nature: every layer's numbers rounded to the format, by hooks on the
+run's own module.
 
-Nothing of the exporter is used, and nothing is computed in half precision: rounding is all that the format adds.
+Nothing of the exporter is used, and nothing is computed in half precision: rounding is all that the format
+adds.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.independent.exact import Array, folded_pairs
+from export.independent.folded_weights import Array, folded_pairs
 
 KINDS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 UNIT = {"fp16": 2.0**-11, "bf16": 2.0**-8}  # unit roundoff
@@ -24,7 +26,9 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Rounded:
-    """``overflows``: non-finite logits; ``difference``: the largest distance from fp32, divided by each picture's scale."""
+    """``overflows``: non-finite logits; ``difference``:
+    the largest distance from fp32, divided by each picture's scale.
+    """
 
     overflows: int
     difference: float
@@ -34,13 +38,19 @@ def rounded(precision: str, numbers: Mapping[str, Array], prologue: Collection[s
     """Numbers by name as the format holds them; those of the prologue stay fp32."""
     kind = KINDS[precision]
     return {
-        name: value if name in prologue else torch.from_numpy(np.asarray(value, np.float32)).to(kind).double().numpy()
+        name: value
+        if name in prologue
+        else torch.from_numpy(np.asarray(value, np.float32)).to(kind).double().numpy()
         for name, value in numbers.items()
     }
 
 
 def nature(
-    classifier: nn.Module, precision: str, pictures: NDArray[np.uint8], logits: NDArray[np.float32], scale: NDArray[np.float32]
+    classifier: nn.Module,
+    precision: str,
+    pictures: NDArray[np.uint8],
+    logits: NDArray[np.float32],
+    scale: NDArray[np.float32],
 ) -> Rounded:
     """The network with its weights and every layer's output rounded, on uint8 pictures (N, H, W, 3).
 
@@ -52,14 +62,20 @@ def nature(
     before_norm = {id(kernel) for kernel, _ in folded_pairs(network, pictures.shape[1])}
 
     def after(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return output.to(kind).to(output.dtype) if isinstance(output, Tensor) and output.is_floating_point() else output
+        return (
+            output.to(kind).to(output.dtype)
+            if isinstance(output, Tensor) and output.is_floating_point()
+            else output
+        )
 
     with torch.no_grad():
         for parameter in body.parameters():
             if parameter.ndim > 1:
                 parameter.copy_(parameter.to(kind).to(parameter.dtype))
     for module in body.modules():
-        if not list(module.children()) and id(module) not in before_norm:  # a folded convolution gives the norm's output
+        if (
+            not list(module.children()) and id(module) not in before_norm
+        ):  # a folded convolution gives the norm's output
             module.register_forward_hook(after)
     half = answers(network, pictures)
     overflows = int((~np.isfinite(half)).sum())
@@ -68,14 +84,18 @@ def nature(
 
 
 def largest_activation(classifier: nn.Module, pictures: NDArray[np.uint8]) -> tuple[str, float]:
-    """The layer whose output or input reaches furthest in fp32, and how far: fp16 holds nothing above 65,504."""
+    """The layer whose output or input reaches furthest in fp32,
+    and how far: fp16 holds nothing above 65,504.
+    """
     reach: dict[str, float] = {}
     pairs = folded_pairs(classifier, pictures.shape[1])
     kernels, norms = {id(kernel) for kernel, _ in pairs}, {id(norm) for _, norm in pairs}
 
     def after(name: str) -> Any:
         def look(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            seen = () if id(module) in norms else inputs  # what lies between the two of a folded pair is in no file
+            seen = (
+                () if id(module) in norms else inputs
+            )  # what lies between the two of a folded pair is in no file
             seen = seen if id(module) in kernels else (*seen, output)
             sizes = [float(tensor.abs().max()) for tensor in seen if isinstance(tensor, Tensor)]
             reach[name] = max([reach.get(name, 0.0), *sizes])

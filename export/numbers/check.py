@@ -34,14 +34,19 @@ def at_least(stage: str, name: str, value: float, bound: float) -> Check:
 
 def equal(stage: str, name: str, subject: object, reference: object) -> Check:
     """Passes when both are the same JSON value; the text "5" is not the number 5."""
-    texts = [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True) for value in (subject, reference)]
+    texts = [
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+        for value in (subject, reference)
+    ]
     alike = texts[0] == texts[1] and isinstance(subject, str) == isinstance(reference, str)
     return Check(stage, name, texts[0][:200], texts[1][:200], alike)
 
 
 @dataclass(frozen=True)
 class Unexamined:
-    """What a stage did not examine, and why. With ``decides`` the file cannot be called verified without it."""
+    """What a stage did not examine, and why.
+    With ``decides`` the file cannot be called verified without it.
+    """
 
     stage: str
     reason: str

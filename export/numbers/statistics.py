@@ -18,12 +18,15 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Reference against subject over n pictures. Differences are divided by ``scale``, the largest reference logit.
+    """Reference against subject over n pictures.
 
-    ``flip_margin`` is the largest reference margin (top 1 minus top 2, scaled) among pictures whose label changed.
-    ``slope`` is the least-squares factor from reference to subject, each row's mean taken off, and ``bias`` the largest mean
-    shift of one class, scaled: rounding noise averages out of both, a fault does not. ``ci_low`` and ``ci_high`` bound the
-    change of accuracy in points (paired, 95 %); ``mcnemar`` is exact.
+    Differences are divided by ``scale``, the largest reference logit.
+
+    ``flip_margin`` is the largest reference margin (top 1 minus top 2, scaled) among pictures whose label
+    changed. ``slope`` is the least-squares factor from reference to subject, each row's mean taken off, and
+    ``bias`` the largest mean shift of one class, scaled: rounding noise averages out of both, a fault does
+    not. ``ci_low`` and ``ci_high`` bound the change of accuracy in points (paired, 95 %); ``mcnemar`` is
+    exact.
     """
 
     images: int
@@ -80,15 +83,28 @@ def compare(reference: Floats, subject: Floats, labels: NDArray[np.int64]) -> Co
     n10, n01 = int((right_r & ~right_s).sum()), int((~right_r & right_s).sum())
     low, high = paired_interval(n01, n10, n)
     return Comparison(
-        images=n, scale=scale, max_difference=float(difference.max()), mean_difference=float(difference.mean()),
-        cosine_min=float(cosine.min()), slope=float((centred_r * centred_s).sum() / max((centred_r**2).sum(), 1e-300)),
-        bias=float(np.abs((sub - ref).mean(0)).max()) / scale, kl_mean=float(kl.mean()), kl_max=float(kl.max()),
+        images=n,
+        scale=scale,
+        max_difference=float(difference.max()),
+        mean_difference=float(difference.mean()),
+        cosine_min=float(cosine.min()),
+        slope=float((centred_r * centred_s).sum() / max((centred_r**2).sum(), 1e-300)),
+        bias=float(np.abs((sub - ref).mean(0)).max()) / scale,
+        kl_mean=float(kl.mean()),
+        kl_max=float(kl.max()),
         probability_max=float(np.abs(np.exp(log_s) - np.exp(log_r)).max()),
-        agreement=100 * float((~flipped).mean()), class_agreement_min=100 * min(by_class, default=1.0),
-        flips=int(flipped.sum()), flip_margin=float(margin[flipped].max()) if flipped.any() else 0.0,
-        top1_reference=100 * float(right_r.mean()), top1=100 * float(right_s.mean()),
-        only_reference_right=n10, only_subject_right=n01, ci_low=low, ci_high=high, mcnemar=mcnemar(n01, n10),
-    )  # fmt: skip
+        agreement=100 * float((~flipped).mean()),
+        class_agreement_min=100 * min(by_class, default=1.0),
+        flips=int(flipped.sum()),
+        flip_margin=float(margin[flipped].max()) if flipped.any() else 0.0,
+        top1_reference=100 * float(right_r.mean()),
+        top1=100 * float(right_s.mean()),
+        only_reference_right=n10,
+        only_subject_right=n01,
+        ci_low=low,
+        ci_high=high,
+        mcnemar=mcnemar(n01, n10),
+    )
 
 
 def paired_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
@@ -104,12 +120,17 @@ def mcnemar(gained: int, lost: int) -> float:
     if n == 0:
         return 1.0
     few = min(gained, lost)
-    logs = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2) for k in range(few + 1)]
+    logs = [
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
+        for k in range(few + 1)
+    ]
     return min(1.0, 2 * math.fsum(math.exp(x) for x in logs))
 
 
 def permutation(reference: Floats, subject: Floats, bound: float) -> list[tuple[int, int]]:
-    """The classes (i, j) whose outputs changed places, if a permutation of columns alone explains the difference."""
+    """The classes (i, j) whose outputs changed places,
+    if a permutation of columns alone explains the difference.
+    """
     ref, sub = reference.astype(np.float64), subject.astype(np.float64)
     scale = float(np.abs(ref).max()) or 1.0
     apart = np.array([np.abs(sub - ref[:, [k]]).max(0) for k in range(ref.shape[1])]) / scale

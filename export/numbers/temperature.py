@@ -1,4 +1,5 @@
-"""Temperature scaling (Guo et al. 2017) and a threshold to abstain below, in numbers: numpy alone, no pictures, no network.
+"""Temperature scaling (Guo et al. 2017) and a threshold to abstain below, in numbers: numpy alone, no
+pictures, no network.
 
 Confidence is the top probability. Shares (ECE, coverage, accuracies) are in %.
 """
@@ -21,7 +22,9 @@ ALPHA = 0.05  # the lower bounds below are one-sided, 95 %
 
 @dataclass(frozen=True)
 class Bins:
-    """Pictures in bins of equal mass by rising confidence: mean confidence, accuracy and count of each (B,); the first two in 0..1."""
+    """Pictures in bins of equal mass by rising confidence: mean confidence,
+    accuracy and count of each (B,); the first two in 0..1.
+    """
 
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
@@ -35,7 +38,9 @@ class Bins:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Answers from confidence ``value`` on: how many pictures have one, how many of these are right, and the lower bound, %."""
+    """Answers from confidence ``value`` on: how many pictures have one,
+    how many of these are right, and the lower bound, %.
+    """
 
     value: float
     answered: int
@@ -56,8 +61,8 @@ def nll(logits: Floats, labels: NDArray[np.int64], temperature: float) -> float:
 def fit(logits: Floats, labels: NDArray[np.int64]) -> tuple[float | None, str]:
     """T of least NLL on logits (N, K), to four digits; or None and why there is none.
 
-    In b = 1 / T the NLL is convex, and its slope is the mean of E_p[logit] - logit of the label: bisection of the
-    slope's sign ends at the one minimum, the same on every machine.
+    In b = 1 / T the NLL is convex, and its slope is the mean of E_p[logit] - logit of the label: bisection of
+    the slope's sign ends at the one minimum, the same on every machine.
     """
     if not np.isfinite(logits).all():
         return None, "the network gives logits that are not finite"
@@ -69,9 +74,21 @@ def fit(logits: Floats, labels: NDArray[np.int64]) -> tuple[float | None, str]:
 
     low, high = 1 / HOTTEST, 1 / COLDEST
     if not slope(high) > 0:
-        return None, f"the likelihood of the labels still grows where T falls below {COLDEST:g}: nearly every picture is right"
+        return (
+            None,
+            (
+                f"the likelihood of the labels still grows where T falls below {COLDEST:g}: nearly every "
+                "picture is right"
+            ),
+        )
     if not slope(low) < 0:
-        return None, f"the likelihood of the labels still grows where T rises above {HOTTEST:g}: the network is little better than chance"
+        return (
+            None,
+            (
+                f"the likelihood of the labels still grows where T rises above {HOTTEST:g}: the network is "
+                "little better than chance"
+            ),
+        )
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
@@ -84,20 +101,29 @@ def reliability(logits: Floats, labels: NDArray[np.int64], temperature: float, b
     top, right = p.max(1), p.argmax(1) == labels
     parts = np.array_split(np.argsort(top, kind="stable"), min(bins, len(top)))
     return Bins(
-        np.array([top[part].mean() for part in parts]), np.array([right[part].mean() for part in parts]), np.array([len(p) for p in parts])
+        np.array([top[part].mean() for part in parts]),
+        np.array([right[part].mean() for part in parts]),
+        np.array([len(p) for p in parts]),
     )
 
 
 def tail(right: int, n: int, p: float) -> float:
-    """Probability of at least ``right`` of n pictures right when each is with probability p: the exact binomial test."""
+    """Probability of at least ``right`` of n pictures right when each is with probability p:
+    the exact binomial test.
+    """
     if p <= 0 or p >= 1:
         return float(p >= 1 or right == 0)
-    logs = (_log_choose(n, wrong) + (n - wrong) * math.log(p) + wrong * math.log1p(-p) for wrong in range(n - right + 1))
+    logs = (
+        _log_choose(n, wrong) + (n - wrong) * math.log(p) + wrong * math.log1p(-p)
+        for wrong in range(n - right + 1)
+    )
     return min(1.0, math.fsum(math.exp(value) for value in logs))
 
 
 def lower_bound(right: int, n: int, alpha: float = ALPHA) -> float:
-    """Clopper and Pearson's exact one-sided lower bound of an accuracy, %: what would give so many right in ``alpha`` of all draws."""
+    """Clopper and Pearson's exact one-sided lower bound of an accuracy, %:
+    what would give so many right in ``alpha`` of all draws.
+    """
     low, high = 0.0, right / n
     for _ in range(60):
         middle = (low + high) / 2
@@ -105,12 +131,15 @@ def lower_bound(right: int, n: int, alpha: float = ALPHA) -> float:
     return 100 * low
 
 
-def find_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], target: float) -> Threshold | None:
-    """The smallest threshold whose answered pictures have an accuracy of which the lower bound is ``target`` % or more.
+def find_threshold(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], target: float
+) -> Threshold | None:
+    """The smallest threshold whose answered pictures have an accuracy of which the lower bound is ``target``
+    % or more.
 
-    Pictures of equal confidence are answered together. The value lies `ROOM` below the least sure of them, or halfway to the
-    next picture where that is nearer, so that rounding moves none across. The bound is that of one threshold, not of the
-    best of many: where confidence says nothing of being right it is optimistic.
+    Pictures of equal confidence are answered together. The value lies `ROOM` below the least sure of them, or
+    halfway to the next picture where that is nearer, so that rounding moves none across. The bound is that of
+    one threshold, not of the best of many: where confidence says nothing of being right it is optimistic.
     """
     order = np.argsort(-confidence, kind="stable")
     sorted_, so_far = confidence[order], np.cumsum(right[order])

@@ -1,4 +1,6 @@
-"""Stages labels and accuracy, by numbers: answers picture by picture, and whether what is told of them is true."""
+"""Stages labels and accuracy, by numbers: answers picture by picture,
+and whether what is told of them is true.
+"""
 
 from __future__ import annotations
 
@@ -28,27 +30,46 @@ def accuracy(comparison: list[Comparison], precision: str) -> Iterator[Check]:
     if precision in ("bf16", "int8"):
         if found.images < 5000:  # the interval is wide: the change itself must stay within
             bound -= (found.ci_high - found.ci_low) / 2
-        yield at_least("accuracy", "McNemar's p, if pictures were lost", found.mcnemar if found.top1 < found.top1_reference else 1.0, 0.01)
+        yield at_least(
+            "accuracy",
+            "McNemar's p, if pictures were lost",
+            found.mcnemar if found.top1 < found.top1_reference else 1.0,
+            0.01,
+        )
     yield at_least("accuracy", name, found.ci_low, bound)
 
 
 def anchor(ref: Reference, same_data: bool) -> Iterator[Check]:
-    """The module that the file is compared with is right as often as training's own code found, but for few flips of rounding."""
+    """The module that the file is compared with is right as often as training's own code found,
+    but for few flips of rounding.
+    """
     tested = ref.run.read("summary.json")["test"]
     if same_data and len(ref.images) == ref.run.read("summary.json")["data"]["test"]:
         wanted = top1_of(tested)[ref.target]
         here = 100 * float((ref.logits.argmax(1) == ref.images.labels).mean())
         room = max(ANCHOR, 100 * 3 / len(ref.images))
-        yield at_most("accuracy", "top-1 of the module, from the one that training found, points", abs(here - wanted), room)
+        yield at_most(
+            "accuracy",
+            "top-1 of the module, from the one that training found, points",
+            abs(here - wanted),
+            room,
+        )
 
 
 def told(manifest: dict[str, Any], found: Comparison, precision: str, same_data: bool) -> Iterator[Check]:
-    """The accuracy that the manifest tells, once there is one, is the one found on the same pictures, but for few flips."""
+    """The accuracy that the manifest tells, once there is one,
+    is the one found on the same pictures, but for few flips.
+    """
     told = manifest.get("accuracy")
     if told and same_data and "data" not in told and told["images"] == found.images:
         room = 100 - _few(BOUNDS[precision].agreement, 100, found)
         for key, here in (("top1", found.top1), ("top1_reference", found.top1_reference)):
-            yield at_most("accuracy", f"{key} in the manifest, from the one here, points", abs(float(told[key]) - here), room)
+            yield at_most(
+                "accuracy",
+                f"{key} in the manifest, from the one here, points",
+                abs(float(told[key]) - here),
+                room,
+            )
 
 
 def _few(bound: float, perfect: float, found: Comparison) -> float:

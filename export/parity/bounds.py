@@ -10,9 +10,11 @@ from export.numbers.statistics import Comparison
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a healthy export of a precision stays within; differences and margins are relative to the logits' scale.
+    """What a healthy export of a precision stays within; differences and margins are relative to the logits'
+    scale.
 
     ``spread`` is how much a picture's answer may depend on its batch.
+
     """
 
     difference: float
@@ -35,7 +37,9 @@ TWIN = 1e-3  # on a CPU, from the file's own graph with rounded weights: the run
 
 
 def half_bounds(precision: str, by_nature: float) -> Bounds:
-    """Those of fp16 or bf16 for a network that the format itself moves so far: twice that, or six roundings."""
+    """Those of fp16 or bf16 for a network that the format itself moves so far:
+    twice that, or six roundings.
+    """
     least = 6 * UNIT[precision]
     return replace(BOUNDS[precision], difference=min(FURTHEST[precision], max(least, 2 * by_nature)))
 
@@ -43,8 +47,8 @@ def half_bounds(precision: str, by_nature: float) -> Bounds:
 def int8_bounds(predicted: Comparison, furthest: tuple[float, float], images: int) -> Bounds:
     """Those of an int8 file whose own graph, rounded anew with other ranges, is so far from the module.
 
-    ``furthest``: the largest difference and KL that the file's own ranges explain, on the pictures that are furthest
-    off; ``images`` are judged. Their mean may hold one that is as far off as one may be.
+    ``furthest``: the largest difference and KL that the file's own ranges explain, on the pictures that are
+    furthest off; ``images`` are judged. Their mean may hold one that is as far off as one may be.
     """
     flips, few = 100 - predicted.agreement, 100 * 2 / predicted.images
     difference, kl = max(predicted.max_difference, furthest[0]), max(predicted.kl_max, furthest[1])
@@ -60,6 +64,8 @@ def int8_bounds(predicted: Comparison, furthest: tuple[float, float], images: in
 
 
 def systematic(predicted: Comparison, images: int) -> tuple[float, float]:
-    """How far an int8 file's slope may be from 1, and a class's mean from its place / scale: rounding averages out of both."""
+    """How far an int8 file's slope may be from 1,
+    and a class's mean from its place / scale: rounding averages out of both.
+    """
     room = 2 * predicted.max_difference / images**0.5  # of few pictures it does so less
     return 3 * abs(predicted.slope - 1) + 1e-2 + room, 3 * predicted.bias + 5e-3 + room

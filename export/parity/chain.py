@@ -1,17 +1,18 @@
-"""The chain of custody: from the pixels the run was trained on to the bytes that ship, how far each step moves the answers.
+"""The chain of custody: from the pixels the run was trained on to the bytes that ship, how far each step
+moves the answers.
 
 One number for a whole export says that something moved; a number for each step says what did.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from export.independent.evidence import Evidence, run
-from export.independent.float_onnx import Answers
 from export.independent.float_program import ProgramFile
 from export.independent.halves import KINDS
 from export.parity.reference import Reference
@@ -21,13 +22,16 @@ from lfdeploy.backends.base import Floats
 from lfdeploy.images import Pixels
 
 FEW = 32
+Step = tuple[str, str, Floats | str]  # its name, what it compares, and its logits (N, K) or why none
 
 
 @dataclass(frozen=True)
 class Link:
-    """A step, what it compares, the largest difference of logits divided by their scale, and the labels that changed.
+    """A step, what it compares, the largest difference of logits divided by their scale, and the labels that
+    changed.
 
     The last two are None where the step is one of bytes, or was not made here; ``said`` then says which.
+
     """
 
     step: str
@@ -49,53 +53,69 @@ def chain(
 ) -> list[dict[str, Any]]:
     """Every step, on the first `FEW` test pictures, as it stands in a manifest.
 
-    ``runs_file``: the session is that of the shipped file, not of the graph it was built from; ``hindrance`` says why.
+    ``runs_file``: the session is that of the shipped file, not of the graph it was built from; ``hindrance``
+    says why.
     """
-    manifest = artifact.manifest
-    precision, count = str(manifest["precision"]), min(FEW, len(ref.images))
+    count = min(FEW, len(ref.images))
     pixels = np.ascontiguousarray(ref.images.images[:count])
-    scale = float(np.abs(ref.logits).max()) or 1.0
-    links = [Link("P0", "pixels", said="those of the run, bit for bit" if same_data else "other pictures than the run's")]
-    last = ref.logits[:count]
-
-    def step(name: str, what: str, logits: Floats) -> None:
-        nonlocal last
-        links.append(_link(name, what, last, logits, scale))
-        last = logits
-
-    if evidence is None or isinstance(evidence.opened, ProgramFile):
-        links.append(Link("P1", "the file's graph without rounding", said="nothing in it is rounded, or it cannot be read"))
-    else:
-        step("P1", "the file's graph with the run's numbers, unrounded, against the module", _logits(evidence.unrounded, pixels))
-    if evidence is not None and precision in KINDS:
-        step("P2", f"weights rounded to {precision}, against fp32", _logits(evidence.halved, pixels))
-    else:
-        links.append(Link("P2", "cast", said="nothing to cast" if precision == "fp32" else "int8 is made from the fp32 graph"))
-    what = "the quantised graph, against fp32" if precision == "int8" else "the shipped graph, against the one above"
-    graph = artifact.path / "source.onnx"
-    if artifact.file.suffix == ".onnx" or not runs_file:
-        step("P3", what, in_parts(session, pixels, manifest))
-        here = "the same file" if runs_file else f"not run here: {hindrance}"
-        links.append(Link("P4", f"the shipped file by {session.backend}" if runs_file else "the engine", said=here))
-    elif graph.exists() and precision != "bf16":
-        onnx = BACKENDS["onnxruntime"].open(Source(graph, manifest | {"format": "onnx"}), "cpu")
-        step("P3", what, in_parts(onnx, pixels, manifest))
-        step("P4", f"the shipped file by {session.backend}", in_parts(session, pixels, manifest))
-    else:
-        links.append(Link("P3", "the traced graph", said="no ONNX file that runs here; see P4"))
-        step("P4", f"the shipped file by {session.backend}, against the one above", in_parts(session, pixels, manifest))
-    links.append(Link("P5", "read again from disk", said=f"sha256 {manifest['sha256'][:16]}, as in the manifest"))
+    scale, last = float(np.abs(ref.logits).max()) or 1.0, ref.logits[:count]
+    said = "those of the run, bit for bit" if same_data else "other pictures than the run's"
+    links = [Link("P0", "pixels", said=said)]
+    for step, what, found in (
+        *_steps_of_numbers(evidence, str(artifact.manifest["precision"]), pixels),
+        *_steps_of_files(artifact, session, pixels, runs_file, hindrance),
+    ):
+        if isinstance(found, str):
+            links.append(Link(step, what, said=found))
+        else:
+            links.append(_link(step, what, last, found, scale))
+            last = found
+    said = f"sha256 {artifact.manifest['sha256'][:16]}, as in the manifest"
+    links.append(Link("P5", "read again from disk", said=said))
     return [asdict(one) for one in links]
+
+
+def _steps_of_numbers(evidence: Evidence | None, precision: str, pixels: Pixels) -> Iterator[Step]:
+    """P1 and P2: from the module to the file's graph, and to weights of its precision."""
+    if evidence is None or isinstance(evidence.opened, ProgramFile):
+        yield "P1", "the file's graph without rounding", "nothing in it is rounded, or it cannot be read"
+    else:
+        what = "the file's graph with the run's numbers, unrounded, against the module"
+        yield "P1", what, run(evidence.unrounded, pixels)["logits"]
+    if evidence is not None and precision in KINDS:
+        what = f"weights rounded to {precision}, against fp32"
+        yield "P2", what, run(evidence.halved, pixels)["logits"]
+    else:
+        yield "P2", "cast", "nothing to cast" if precision == "fp32" else "int8 is made from the fp32 graph"
+
+
+def _steps_of_files(
+    artifact: Artifact, session: Session, pixels: Pixels, runs_file: bool, hindrance: str
+) -> Iterator[Step]:
+    """P3 and P4: to the ONNX graph, and to the shipped file where that is another one."""
+    manifest, graph = artifact.manifest, artifact.path / "source.onnx"
+    quantised = manifest["precision"] == "int8"
+    what = "the quantised graph, against fp32" if quantised else "the shipped graph, against the one above"
+    shipped = f"the shipped file by {session.backend}"
+    if not runs_file:
+        yield "P3", what, in_parts(session, pixels, manifest)
+        yield "P4", "the engine", f"not run here: {hindrance}"
+    elif artifact.file.suffix == ".onnx":
+        yield "P3", what, in_parts(session, pixels, manifest)
+        yield "P4", shipped, "the same file"
+    elif graph.exists() and manifest["precision"] != "bf16":
+        onnx = BACKENDS["onnxruntime"].open(Source(graph, manifest | {"format": "onnx"}), "cpu")
+        yield "P3", what, in_parts(onnx, pixels, manifest)
+        yield "P4", shipped, in_parts(session, pixels, manifest)
+    else:
+        yield "P3", "the traced graph", "no ONNX file that runs here; see P4"
+        yield "P4", f"{shipped}, against the one above", in_parts(session, pixels, manifest)
 
 
 def _link(step: str, what: str, before: Floats, after: Floats, scale: float) -> Link:
     apart = np.abs(after.astype(np.float64) - before).max() / scale
     flips = int((after.argmax(1) != before.argmax(1)).sum())
     return Link(step, what, float(apart) if np.isfinite(apart) else None, flips)
-
-
-def _logits(answers: Answers, pixels: Pixels) -> Floats:
-    return run(answers, pixels)["logits"]
 
 
 def in_parts(session: Session, pixels: Pixels, manifest: dict[str, Any]) -> Floats:

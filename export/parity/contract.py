@@ -36,15 +36,32 @@ def file_checks(artifact: Artifact, run: Run) -> Iterator[Check]:
     except ParityError as error:
         yield Check("file", "sha256", str(error).removeprefix("stage file: "), "the manifest's", False)
         return
-    yield equal("file", "bytes", sum((artifact.path / name).stat().st_size for name in artifact.hashes), manifest.get("bytes"))
+    yield equal(
+        "file",
+        "bytes",
+        sum((artifact.path / name).stat().st_size for name in artifact.hashes),
+        manifest.get("bytes"),
+    )
     row = BACKENDS[executes(manifest)]
-    yield equal("file", "files", [manifest["file"], *sorted(manifest.get("files", {}))], [row.file, *sorted(row.extra)])
-    told = {"weights_sha256": sha256(run.weights)} | {key: run.spec[key] for key in ("method", "archs", "data_fingerprint")}
+    yield equal(
+        "file",
+        "files",
+        [manifest["file"], *sorted(manifest.get("files", {}))],
+        [row.file, *sorted(row.extra)],
+    )
+    told = {"weights_sha256": sha256(run.weights)} | {
+        key: run.spec[key] for key in ("method", "archs", "data_fingerprint")
+    }
     for key, value in told.items():
         yield equal("file", f"{key} of the run", manifest["run"].get(key), value)
     source = artifact.path / "source.onnx"
     if source.exists() and "engine" in manifest:
-        yield equal("file", "sha256 of the ONNX file it was built from", sha256(source), manifest["engine"]["source_sha256"])
+        yield equal(
+            "file",
+            "sha256 of the ONNX file it was built from",
+            sha256(source),
+            manifest["engine"]["source_sha256"],
+        )
     if artifact.file.suffix == ".onnx":
         yield from _onnx_checks(artifact.file, manifest)
 
@@ -73,7 +90,9 @@ def _onnx_checks(path: Path, manifest: dict[str, Any]) -> Iterator[Check]:
         return
     outside = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     yield equal("file", "external tensors", len(outside), 0)
-    yield equal("file", "opset", {e.domain: e.version for e in model.opset_import}.get(""), manifest.get("opset"))
+    yield equal(
+        "file", "opset", {e.domain: e.version for e in model.opset_import}.get(""), manifest.get("opset")
+    )
 
 
 def input_checks(artifact: Artifact, run: Run, facts: Facts | None) -> Iterator[Check]:
@@ -83,7 +102,9 @@ def input_checks(artifact: Artifact, run: Run, facts: Facts | None) -> Iterator[
         yield equal("input", key, artifact.manifest["input"].get(key), value)
     yield equal("input", "resize rule of the run", run.spec["resize"], contract["resize"])
     if facts is not None and facts.told is not None:
-        yield equal("input", f"contract in the {facts.kind}", facts.told.get("input"), artifact.manifest["input"])
+        yield equal(
+            "input", f"contract in the {facts.kind}", facts.told.get("input"), artifact.manifest["input"]
+        )
 
 
 def name_checks(facts: Facts, outputs: Outputs) -> Iterator[Check]:
@@ -112,4 +133,6 @@ def label_checks(artifact: Artifact, run: Run, facts: Facts | None) -> Iterator[
     """Stage labels: class names and their order, in the manifest and in the file."""
     yield equal("labels", "class names", artifact.manifest["labels"], run.spec["classes"])
     if facts is not None and facts.told is not None:
-        yield equal("labels", f"class names in the {facts.kind}", facts.told.get("labels"), run.spec["classes"])
+        yield equal(
+            "labels", f"class names in the {facts.kind}", facts.told.get("labels"), run.spec["classes"]
+        )

@@ -37,7 +37,7 @@ from lfdeploy.confidence import KEY
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
 from lfdeploy.models.explain import explains
-from lfdeploy.models.together import member_outputs
+from lfdeploy.models.multi_output import member_outputs
 from lfdeploy.record import Record
 from lfdeploy.run import Run
 
@@ -47,7 +47,9 @@ Stage = Callable[[], Iterator[Check | Unexamined]]
 
 @dataclass(frozen=True)
 class Gate:
-    """One artifact under examination, with what is opened and parsed once for all stages; ``folder`` is for its own files."""
+    """One artifact under examination, with what is opened and parsed once for all stages;
+    ``folder`` is for its own files.
+    """
 
     artifact: Artifact
     run: Run
@@ -69,15 +71,21 @@ class Gate:
 
     @cached_property
     def source(self) -> Path:
-        """The ONNX file that an engine was built from: the staged one, or made again, if that gives the bytes that it was built from."""
+        """The ONNX file that an engine was built from: the staged one,
+        or made again, if that gives the bytes that it was built from.
+        """
         staged, again = self.artifact.path / "source.onnx", self.folder / "source.onnx"
         engine = self.manifest.get("engine")
-        if staged.exists() or not isinstance(engine, dict) or (self.precision == "int8" and not self.same_training):
+        if (
+            staged.exists()
+            or not isinstance(engine, dict)
+            or (self.precision == "int8" and not self.same_training)
+        ):
             return staged
         try:
             again.write_bytes(source_again(self.manifest, self.ref.data, self.run))
-        except (LookupError, TypeError, ValueError, LfdeployError):  # a manifest that says what no run can give: stage file has it
-            return staged
+        except (LookupError, TypeError, ValueError, LfdeployError):
+            return staged  # a manifest that says what no run can give: stage file has it
         return again if again.stat().st_size else staged
 
     @cached_property
@@ -98,7 +106,8 @@ class Gate:
     @cached_property
     def widened(self) -> bool:
         """Whether a bf16 file is run as a copy in fp32."""
-        return self.precision == "bf16" and self.executor == "onnxruntime" and pick(self.device, self.executor) == "cpu"
+        by_onnxruntime = self.precision == "bf16" and self.executor == "onnxruntime"
+        return by_onnxruntime and pick(self.device, self.executor) == "cpu"
 
     @property
     def hindrance(self) -> str:
@@ -117,7 +126,11 @@ class Gate:
         if self.widened:
             which = "published" if published else "source"
             return f"onnxruntime on a copy of the {which} file, widened from bf16 to fp32"
-        return f"{self.executor} on the published file" if published else "onnxruntime on the ONNX file it was built from"
+        return (
+            f"{self.executor} on the published file"
+            if published
+            else "onnxruntime on the ONNX file it was built from"
+        )
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -144,7 +157,8 @@ class Gate:
         """Whether these are the run's pictures, train and val whole, whatever became of test."""
         if self.same_data or self.record is None or self.ref.data.whose is not None:
             return self.same_data
-        return all(self.ref.data.split(name).digest == self.record.splits[name].digest for name in ("train", "val"))
+        begun = self.record.splits
+        return all(self.ref.data.split(name).digest == begun[name].digest for name in ("train", "val"))
 
     @cached_property
     def session(self) -> Session:
@@ -168,7 +182,9 @@ class Gate:
 
     @cached_property
     def readable(self) -> Path | None:
-        """The file whose graph and numbers can be read: the subject, or the source of an engine while it is there."""
+        """The file whose graph and numbers can be read: the subject,
+        or the source of an engine while it is there.
+        """
         files = (self.source,) if self.cannot_run and not self.runnable else (self.subject, self.source)
         return next((file for file in files if file.suffix in READERS and file.exists()), None)
 
@@ -189,26 +205,36 @@ class Gate:
 
     def stages(self) -> dict[str, Stage]:
         """What is examined, in order."""
+        manifest = self.manifest
         stages: dict[str, Stage] = {
             "file": self._file,
             "input": lambda: input_checks(self.artifact, self.run, self.facts),
             "reference": lambda: each(self.parts, lambda part: recorded_checks(part.ref)),
             "names": self._names,
-            "shapes": lambda: self._of_facts("shapes", lambda facts: shape_checks(facts, self.manifest, self.outputs())),
+            "shapes": lambda: self._of_facts(
+                "shapes", lambda facts: shape_checks(facts, manifest, self.outputs())
+            ),
             "dtypes": lambda: self._of_facts("dtypes", lambda facts: dtype_checks(facts, self.outputs())),
         }
-        if KEY in self.manifest:
-            stages["temperature"] = lambda: temperature_checks(self.manifest, self.parts[0].ref, self.same_data)
+        if KEY in manifest:
+            stages["temperature"] = lambda: temperature_checks(manifest, self.parts[0].ref, self.same_data)
         if self.precision == "int8":
-            stages["calibration"] = lambda: calibration_checks(self.manifest, self.ref.data, self.same_training)
+            stages["calibration"] = lambda: calibration_checks(manifest, self.ref.data, self.same_training)
         if self.runnable:
-            stages["finite"] = lambda: each(self.parts, lambda part: finite_checks(part.of(self.session), self.artifact, part.ref))
-            stages["values"] = lambda: value_checks(self.session, self.artifact, self.parts, self.tick, self.evidence)
+            stages["finite"] = lambda: each(
+                self.parts, lambda part: finite_checks(part.of(self.session), self.artifact, part.ref)
+            )
+            stages["values"] = lambda: value_checks(
+                self.session, self.artifact, self.parts, self.tick, self.evidence
+            )
         stages["labels"] = self._labels
         if self.runnable:
             stages["accuracy"] = self._accuracy
-        stages |= {"graph": self._graph, "arithmetic": self._arithmetic, "origin": self._origin}
-        return stages
+        return stages | {
+            "graph": lambda: self._of_evidence("graph", graph_checks),
+            "arithmetic": lambda: self._of_evidence("arithmetic", arithmetic_checks),
+            "origin": self._origin,
+        }
 
     def _file(self) -> Iterator[Check | Unexamined]:
         for check in file_checks(self.artifact, self.run):
@@ -222,10 +248,10 @@ class Gate:
     ) -> Iterator[Check | Unexamined]:
         """Checks of what the file says; where nobody can read it, the reason why they are not made."""
         if self.facts is None:
-            reason = self.cannot_run or self.row.opaque or f"nothing here reads what a {self.artifact.file.name} says of itself"
-            yield Unexamined(stage, reason, decides=True)
-            return
-        yield from checks(self.facts)
+            unread = f"nothing here reads what a {self.artifact.file.name} says of itself"
+            yield Unexamined(stage, self.cannot_run or self.row.opaque or unread, decides=True)
+        else:
+            yield from checks(self.facts)
 
     def _names(self) -> Iterator[Check | Unexamined]:
         yield from main_checks(self.manifest, self.run)
@@ -248,27 +274,23 @@ class Gate:
         reason = self.row.opaque or f"nothing here reads the numbers of {self.artifact.file.name}"
         return Unexamined(stage, reason, decides=self.readable is None)
 
-    def _graph(self) -> Iterator[Check | Unexamined]:
+    def _of_evidence(
+        self, stage: str, checks: Callable[[Evidence], Iterator[Check | Unexamined]]
+    ) -> Iterator[Check | Unexamined]:
+        """Checks of the file's graph and numbers; where nobody can read them, the reason."""
         if self.evidence is None:
-            yield self._unread("graph")
+            yield self._unread(stage)
         else:
-            yield from graph_checks(self.evidence)
-
-    def _arithmetic(self) -> Iterator[Check | Unexamined]:
-        if self.evidence is None:
-            yield self._unread("arithmetic")
-        else:
-            yield from arithmetic_checks(self.evidence)
+            yield from checks(self.evidence)
 
     def _origin(self) -> Iterator[Check | Unexamined]:
-        file = self.readable
-        others = other_versions(self.manifest)
+        file, others = self.readable, other_versions(self.manifest)
+        left = "the file is not made again for comparison"
         if file is None or BACKENDS[format_of(file, self.manifest)].difference is None:
             yield self._unread("origin")
         elif others:
-            reason = f"the file is not made again for comparison: other versions here of {', '.join(others)}"
-            yield Unexamined("origin", reason)
+            yield Unexamined("origin", f"{left}: other versions here of {', '.join(others)}")
         elif self.precision == "int8" and not self.same_training:
-            yield Unexamined("origin", "the file is not made again for comparison: these are other pictures than the run's")
+            yield Unexamined("origin", f"{left}: these are other pictures than the run's")
         else:
             yield from origin_checks(file, self.manifest, self.ref.data, self.run)

@@ -1,4 +1,6 @@
-"""The gate's part for `--explain`: the map is the module's, and its mean is the top logit of the very same answer."""
+"""The gate's part for `--explain`: the map is the module's,
+and its mean is the top logit of the very same answer.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from lfdeploy.models.explain import HEATMAP, explained, explains, output_of, sid
 from lfdeploy.run import Run
 
 FEW = 64
-# by precision: of the largest place from the module's, and of the mean from the top logit, both / the map's scale
+# by precision: of the largest place from the module's, and of the mean from the top logit, both / the map's
+# scale
 BOUNDS = {"fp32": (1e-4, 1e-5), "fp16": (3e-2, 3e-3), "bf16": (2e-1, 3e-2), "int8": (5e-1, 3e-2)}
 SAME = 0.9  # int8's map must be the module's in shape: correlation over all pictures
 
@@ -36,7 +39,9 @@ def heat_checks(session: Session, manifest: dict[str, Any], ref: Reference) -> I
     precision, most = str(manifest["precision"]), int(manifest["batch"]["max"])
     place, mean = BOUNDS[precision]
     pixels = np.ascontiguousarray(ref.images.images[: min(FEW, len(ref.images))])
-    pixels = pixels if precision == "int8" else np.concatenate([pixels, ref.probes])  # int8's ranges are those of pictures
+    pixels = (
+        pixels if precision == "int8" else np.concatenate([pixels, ref.probes])
+    )  # int8's ranges are those of pictures
     parts = [session.named(pixels[i : i + most]) for i in range(0, len(pixels), most)]
     logits, heat = (np.concatenate([part[name] for part in parts]) for name in ("logits", HEATMAP))
     module = explained(ref.classifier, ref.target, ref.run.spec)
@@ -53,7 +58,9 @@ def heat_checks(session: Session, manifest: dict[str, Any], ref: Reference) -> I
     apart = np.abs(heat - wanted)[same].max(initial=0.0) / scale
     yield at_most("values", "heat map: largest difference / scale", float(apart), place)
     if precision == "int8" and heat.shape[1] > 1:
-        yield at_least("values", "heat map: correlation with the module's", _correlation(heat[same], wanted[same]), SAME)
+        yield at_least(
+            "values", "heat map: correlation with the module's", _correlation(heat[same], wanted[same]), SAME
+        )
 
 
 def heat_alike(found: Floats, wanted: Floats, manifest: dict[str, Any]) -> Iterator[Check]:

@@ -1,7 +1,8 @@
-"""A file with every output (`--all --single-file`) in the gate: each member against its own module, as strictly as a file of its own.
+"""A file with every output (`--all --single-file`) in the gate: each member against its own module, as
+strictly as a file of its own.
 
-The references are those of the separate targets, never the module that the file was made of: a fault in how the members
-were put together is in that module too.
+The references are those of the separate targets, never the module that the file was made of: a fault in how
+the members were put together is in that module too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from export.parity.reference import Reference
 from lfdeploy.backends import Session
 from lfdeploy.backends.base import Floats
 from lfdeploy.images import Pixels
-from lfdeploy.models.together import ALL, main_of, members_of
+from lfdeploy.models.multi_output import ALL, main_of, members_of
 from lfdeploy.run import Run
 
 C = TypeVar("C", Check, Check | Unexamined)
@@ -32,7 +33,9 @@ def expanded(run: Run, target: str) -> list[str]:
 
 
 def combined(run: Run, one: Callable[[str], Reference]) -> Reference:
-    """The reference of ``all`` from those of the separate targets, which ``one`` gives; its own logits are the main target's."""
+    """The reference of ``all`` from those of the separate targets,
+    which ``one`` gives; its own logits are the main target's.
+    """
     members = {name: one(name) for name in expanded(run, ALL)}
     return replace(members[main_of(run.spec)], target=ALL, members=members)
 
@@ -45,7 +48,10 @@ def main_checks(manifest: dict[str, Any], run: Run) -> Iterator[Check]:
 
 @dataclass
 class Part:
-    """An output with logits and the reference of its target; ``name`` is empty for the main one. The rest is filled on the way."""
+    """An output with logits and the reference of its target; ``name`` is empty for the main one.
+
+    The rest is filled on the way.
+    """
 
     name: str
     output: str
@@ -69,7 +75,11 @@ def each(parts: Iterable[Part], checks: Callable[[Part], Iterable[C]]) -> Iterat
     """The checks of every part, a member's under its name."""
     for part in parts:
         for check in checks(part):
-            yield replace(check, name=f"{part.name}: {check.name}") if part.name and isinstance(check, Check) else check
+            yield (
+                replace(check, name=f"{part.name}: {check.name}")
+                if part.name and isinstance(check, Check)
+                else check
+            )
 
 
 def documents(parts: Iterable[Part]) -> dict[str, dict[str, Any]]:
@@ -101,7 +111,12 @@ class Member:
     """A session whose logits are those of one member, with their softmax."""
 
     def __init__(self, session: Session, output: str) -> None:
-        self.session, self.output, self.backend, self.device = session, output, session.backend, session.device
+        self.session, self.output, self.backend, self.device = (
+            session,
+            output,
+            session.backend,
+            session.device,
+        )
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
         """Logits and probabilities of the member."""
@@ -116,4 +131,7 @@ class Member:
 
 def table(accuracy: dict[str, Any]) -> list[tuple[str, float, float]]:
     """(output, top-1 %, top-1 % of its module) of the members; empty for a file of one target."""
-    return [(f"logits_{name}", told["top1"], told["top1_reference"]) for name, told in accuracy.get("members", {}).items()]
+    return [
+        (f"logits_{name}", told["top1"], told["top1_reference"])
+        for name, told in accuracy.get("members", {}).items()
+    ]

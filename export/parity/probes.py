@@ -8,14 +8,20 @@ from lfdeploy.images import Pixels
 
 
 def probe_pictures(size: int, real: Pixels) -> Pixels:
-    """Constants, noise, checkerboards, single pixels, saturated channels, stretched contrast: uint8 (P, S, S, 3)."""
+    """Constants, noise, checkerboards, single pixels, saturated channels,
+    stretched contrast: uint8 (P, S, S, 3).
+    """
     random = np.random.default_rng(20221110)
     y, x = np.mgrid[:size, :size]
     found = [np.full((size, size, 3), value, np.uint8) for value in (0, 1, 127, 128, 254, 255)]
     found += [random.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(4)]
-    found += [np.repeat((((x // cell + y // cell) % 2) * 255).astype(np.uint8)[..., None], 3, 2) for cell in (1, 2, 4)]
     found += [
-        np.repeat((line % 256).astype(np.uint8)[..., None], 3, 2) for line in (x * 255 // max(size - 1, 1), y * 255 // max(size - 1, 1))
+        np.repeat((((x // cell + y // cell) % 2) * 255).astype(np.uint8)[..., None], 3, 2)
+        for cell in (1, 2, 4)
+    ]
+    found += [
+        np.repeat((line % 256).astype(np.uint8)[..., None], 3, 2)
+        for line in (x * 255 // max(size - 1, 1), y * 255 // max(size - 1, 1))
     ]
     for channel in range(3):
         one = np.zeros((size, size, 3), np.uint8)

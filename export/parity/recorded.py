@@ -1,7 +1,8 @@
-"""Stage reference: the module that files are compared with is the one that training had, by what training itself wrote down.
+"""Stage reference: the module that files are compared with is the one that training had, by what training
+itself wrote down.
 
-Whatever code training and export share, or whatever has changed since (weights, class order, mean, resize rule, Pillow,
-torch), a module that answers otherwise than the trained one is no reference.
+Whatever code training and export share, or whatever has changed since (weights, class order, mean, resize
+rule, Pillow, torch), a module that answers otherwise than the trained one is no reference.
 """
 
 from __future__ import annotations
@@ -32,8 +33,15 @@ def recorded_checks(ref: Reference) -> Both:
     if recorded is None:
         yield Unexamined(STAGE, f"run {ref.run.name} has no {FILE}: it was trained by an older lfdeploy")
         return
-    yield equal(STAGE, "class names that training had", list(recorded.facts["classes"]), ref.run.spec["classes"])
-    yield equal(STAGE, "sha256 of the weights that training kept", recorded.facts["weights_sha256"], sha256(ref.run.weights))
+    yield equal(
+        STAGE, "class names that training had", list(recorded.facts["classes"]), ref.run.spec["classes"]
+    )
+    yield equal(
+        STAGE,
+        "sha256 of the weights that training kept",
+        recorded.facts["weights_sha256"],
+        sha256(ref.run.weights),
+    )
     bound = ALIKE if _same_machine(recorded.facts) else ELSEWHERE
     probes = recorded.probe_logits[ref.target]
     scale = float(max(np.abs(recorded.logits[ref.target]).max(), np.abs(probes).max())) or 1.0
@@ -58,11 +66,15 @@ def _picture_checks(ref: Reference, recorded: Recorded, scale: float, bound: flo
     places = {digest.decode(): i for i, digest in enumerate(ref.images.digests.tolist())}
     rows = [row for row, digest in enumerate(recorded.digests) if digest in places]
     if not rows:
-        yield Unexamined(STAGE, "none of the pictures that training noted is here: its probes alone were compared")
+        yield Unexamined(
+            STAGE, "none of the pictures that training noted is here: its probes alone were compared"
+        )
         return
     indices = np.array([places[recorded.digests[row]] for row in rows], np.int64)
     pixels = np.ascontiguousarray(ref.images.images[indices])
-    changed = sum(pixel_digest(image).decode() != recorded.digests[row] for image, row in zip(pixels, rows, strict=True))
+    changed = sum(
+        pixel_digest(image).decode() != recorded.digests[row] for image, row in zip(pixels, rows, strict=True)
+    )
     yield equal(STAGE, "pictures whose pixels are no longer those that training saw", changed, 0)
     reference = recorded.logits[ref.target][rows]
     yield _apart(f"{len(rows)} pictures", answers(ref.classifier, pixels), reference, scale, bound)

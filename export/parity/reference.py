@@ -1,4 +1,6 @@
-"""What artifacts are judged against: the run's fp32 module on the test pictures and the probes, computed once for all of a target."""
+"""What artifacts are judged against: the run's fp32 module on the test pictures and the probes,
+computed once for all of a target.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from lfdeploy.data import Data, Files, Split
 from lfdeploy.images import Pixels
 from lfdeploy.models.deploy import Classifier
 from lfdeploy.models.explain import HEATMAP, explained
-from lfdeploy.models.together import ALL, main_of, members_of
+from lfdeploy.models.multi_output import ALL, main_of, members_of
 from lfdeploy.run import Run
 
 HALF_PICTURES = 32
@@ -58,7 +60,9 @@ class Reference:
         return {}
 
     def scale_of(self, pictures: int) -> Floats:
-        """(N + P, 1): what the differences of so many pictures and all probes are divided by, each by its own kind's scale."""
+        """(N + P, 1): what the differences of so many pictures and all probes are divided by,
+        each by its own kind's scale.
+        """
         loudest = float(np.abs(self.logits).max())
         scales = [loudest, max(loudest, float(np.abs(self.probe_logits).max()))]
         return np.repeat(np.array(scales, np.float32), [pictures, len(self.probes)])[:, None].clip(1e-12)
@@ -69,7 +73,9 @@ class Reference:
             some = min(HALF_PICTURES, len(self.images))
             pictures = np.concatenate([np.asarray(self.images.images[:some]), self.probes])
             logits = np.concatenate([self.logits[:some], self.probe_logits])
-            self._natures[precision] = nature(self.classifier, precision, pictures, logits, self.scale_of(some))
+            self._natures[precision] = nature(
+                self.classifier, precision, pictures, logits, self.scale_of(some)
+            )
         return self._natures[precision]
 
     @cached_property
@@ -83,7 +89,9 @@ class Reference:
         return {}
 
     def truth(self, heat: bool) -> Truth:
-        """What a file of this target is held to, with the names of a file with a heat map or of one without."""
+        """What a file of this target is held to,
+        with the names of a file with a heat map or of one without.
+        """
         if heat not in self._truths:
             count = min(NOISE_PICTURES, len(self.images))
             outputs = outputs_of(self)
@@ -106,7 +114,9 @@ def outputs_of(ref: Reference) -> dict[str, Reference]:
 
 
 def training_pictures(data: Data, named: set[str]) -> Pixels:
-    """Up to 64 pictures of train, evenly over it: those whose digests are not named, and others where they are fewer."""
+    """Up to 64 pictures of train, evenly over it:
+    those whose digests are not named, and others where they are fewer.
+    """
     digests = np.array([digest.decode() in named for digest in data.train.digests.tolist()])
     free, others = np.flatnonzero(~digests), np.flatnonzero(digests)
     count = min(RANGE_PICTURES, len(free))
@@ -121,10 +131,21 @@ def _evenly(indices: NDArray[np.intp], count: int) -> NDArray[np.intp]:
 
 
 def reference(run: Run, target: str, split: Split, data: Data, tick: Tick = lambda count: None) -> Reference:
-    """Run the module over the split and the probes. ``data``: all splits, of which int8 examines the training pictures."""
+    """Run the module over the split and the probes.
+
+    ``data``: all splits, of which int8 examines the training pictures.
+    """
     size, session = int(run.spec["image_size"]), module(run, target)
     probes = probe_pictures(size, np.ascontiguousarray(split.images[:8]))
-    return Reference(run, target, split, logits_of(session, split, BATCH, tick), probes, in_chunks(session, probes, 256)[0], data)
+    return Reference(
+        run,
+        target,
+        split,
+        logits_of(session, split, BATCH, tick),
+        probes,
+        in_chunks(session, probes, 256)[0],
+        data,
+    )
 
 
 def references(run: Run, split: Split, data: Data, tick: Tick = lambda count: None) -> dict[str, Reference]:
@@ -133,7 +154,10 @@ def references(run: Run, split: Split, data: Data, tick: Tick = lambda count: No
     probes = probe_pictures(size, np.ascontiguousarray(split.images[:8]))
     logits, probe_logits = answers_of(session, split, BATCH, tick), session.named(probes)
     outputs = {main_of(run.spec): "logits"} | {name: f"logits_{name}" for name in members_of(run.spec)}
-    return {name: Reference(run, name, split, logits[out], probes, probe_logits[out], data) for name, out in outputs.items()}
+    return {
+        name: Reference(run, name, split, logits[out], probes, probe_logits[out], data)
+        for name, out in outputs.items()
+    }
 
 
 def module(run: Run, target: str) -> Session:
@@ -143,11 +167,17 @@ def module(run: Run, target: str) -> Session:
 
 
 def validation(run: Run, target: str, data: Data) -> tuple[Split, Floats]:
-    """The validation pictures that neither train nor test holds too, pixel for pixel, and the module's logits for them."""
+    """The validation pictures that neither train nor test holds too,
+    pixel for pixel, and the module's logits for them.
+    """
     known = set(data.test.digests.tolist()) | set(data.train.digests.tolist())
-    free = np.array([i for i, digest in enumerate(data.val.digests.tolist()) if digest not in known], np.int64)
+    free = np.array(
+        [i for i, digest in enumerate(data.val.digests.tolist()) if digest not in known], np.int64
+    )
     images = data.val.images
-    chosen = Files([images.paths[i] for i in free], images.size) if isinstance(images, Files) else images[free]
+    chosen = (
+        Files([images.paths[i] for i in free], images.size) if isinstance(images, Files) else images[free]
+    )
     split = Split(chosen, data.val.labels[free], data.val.digest, data.val.digests[free])
     if not len(free):
         return split, np.zeros((0, len(data.classes)), np.float32)

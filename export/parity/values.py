@@ -43,8 +43,12 @@ def finite_checks(session: Session, artifact: Artifact, ref: Reference) -> Itera
         yield at_most("finite", name, reach, float(np.finfo(np.float16).max))
 
 
-def value_checks(session: Session, artifact: Artifact, parts: list[Part], tick: Tick, evidence: Evidence | None) -> Iterator[Check]:
-    """Stage values, of every output; ``evidence`` gives int8 its bounds, None where the file cannot be read."""
+def value_checks(
+    session: Session, artifact: Artifact, parts: list[Part], tick: Tick, evidence: Evidence | None
+) -> Iterator[Check]:
+    """Stage values, of every output; ``evidence`` gives int8 its bounds,
+    None where the file cannot be read.
+    """
     answers = answers_of(session, parts[0].ref.images, int(artifact.manifest["batch"]["max"]), tick)
     for part in parts:
         part.answers.append(answers[part.output])
@@ -69,15 +73,19 @@ def _bounds(precision: str, part: Part, evidence: Evidence | None) -> Bounds:
 
 
 def _furthest(part: Part, evidence: Evidence) -> tuple[float, float]:
-    """The largest difference / scale and the largest KL that the file's own ranges explain, where it is furthest off.
+    """The largest difference / scale and the largest KL that the file's own ranges explain, where it is
+    furthest off.
 
     Some picture of many goes beyond every range; that the ranges are right is a check of its own.
+
     """
     reference, subject = part.ref.logits, part.answers[0]
     known = log_softmax(reference)
     divergence = (np.exp(known) * (known - log_softmax(subject))).sum(1)
     apart = np.abs(subject - reference).max(1)
-    rows = np.unique(np.concatenate([np.argsort(-apart)[:FURTHEST_OFF], np.argsort(-divergence)[:FURTHEST_OFF]]))
+    rows = np.unique(
+        np.concatenate([np.argsort(-apart)[:FURTHEST_OFF], np.argsort(-divergence)[:FURTHEST_OFF]])
+    )
     before, after = evidence.within_ranges(np.ascontiguousarray(part.ref.images.images[rows]))
     found = compare(before[part.output], after[part.output], part.ref.images.labels[rows])
     return found.max_difference * found.scale / (float(np.abs(reference).max()) or 1.0), found.kl_max
@@ -113,17 +121,23 @@ def _values(session: Session, artifact: Artifact, part: Part, evidence: Evidence
 
 
 def _twin(session: Session, manifest: dict[str, Any], part: Part, evidence: Evidence) -> Check:
-    """Half precision on a CPU: within a rounding or two of the file's graph with the run's numbers rounded by ourselves."""
+    """Half precision on a CPU: within a rounding or two of the file's
+    graph with the run's numbers rounded by ourselves.
+    """
     pictures = evidence.truth.pictures
     twin = run(evidence.halved, np.concatenate([pictures, part.ref.probes]))[part.output]
     probes = in_chunks(session, part.ref.probes, int(manifest["batch"]["max"]))[0]
     subject = np.concatenate([part.answers[0][: len(pictures)], probes])
     apart = float((np.abs(twin - subject) / part.ref.scale_of(len(pictures))).max())
-    return at_most("values", f"difference / scale from the run's {manifest['precision']} weights in fp32", apart, TWIN)
+    return at_most(
+        "values", f"difference / scale from the run's {manifest['precision']} weights in fp32", apart, TWIN
+    )
 
 
 def _probes(session: Session, manifest: dict[str, Any], ref: Reference, bounds: Bounds) -> Iterator[Check]:
-    """Probe pictures, every batch size, equal rows, permuted rows, and that probabilities are the logits' softmax."""
+    """Probe pictures, every batch size, equal rows, permuted rows,
+    and that probabilities are the logits' softmax.
+    """
     most = int(manifest["batch"]["max"])
     alone = named_in_chunks(session, ref.probes, most)
     logits = alone["logits"]
@@ -131,7 +145,9 @@ def _probes(session: Session, manifest: dict[str, Any], ref: Reference, bounds: 
     apart = np.abs(logits - ref.probe_logits).max() / max(found.scale, float(np.abs(ref.logits).max()))
     if manifest["precision"] != "int8":  # int8's ranges are those of pictures; probes go beyond them
         yield at_most("values", "probes: largest difference / scale", apart, bounds.difference)
-        yield at_most("values", "probes: margin of flipped labels / scale", found.flip_margin, bounds.flip_margin)
+        yield at_most(
+            "values", "probes: margin of flipped labels / scale", found.flip_margin, bounds.flip_margin
+        )
     if not isinstance(session, Member):  # a member has logits alone
         yield _softmax("probes: probabilities", manifest, alone)
         yield from output_checks(session, manifest, ref)
@@ -147,7 +163,12 @@ def _probes(session: Session, manifest: dict[str, Any], ref: Reference, bounds: 
 
 
 def _batches(
-    session: Session, manifest: dict[str, Any], ref: Reference, alone: dict[str, Floats], scale: float, bounds: Bounds
+    session: Session,
+    manifest: dict[str, Any],
+    ref: Reference,
+    alone: dict[str, Floats],
+    scale: float,
+    bounds: Bounds,
 ) -> Iterator[Check]:
     """A picture's answer does not depend on how many are asked for with it: of all batch sizes the worst."""
     sizes = batch_sizes(int(manifest["batch"]["opt"]), int(manifest["batch"]["max"]))
@@ -163,4 +184,6 @@ def _batches(
             by_size[-1] += heat_alike(answers[HEATMAP], alone[HEATMAP][rows], manifest)
     for checks in zip(*by_size, strict=True):
         worst = int(np.argmax([check.value for check in checks]))
-        yield replace(checks[worst], name=f"{len(checks)} batch sizes, worst {sizes[worst]}: {checks[worst].name}")
+        yield replace(
+            checks[worst], name=f"{len(checks)} batch sizes, worst {sizes[worst]}: {checks[worst].name}"
+        )

@@ -1,7 +1,8 @@
 """The parity gate: shipped bytes against the run's fp32 module, in a fresh process, stage by stage.
 
-A stage is the name of what broke. All checks of a stage are made; after a stage with a failed check, later stages are not
-tried. A stage that examines nothing says so. NaN passes nothing: every comparison is written so that it is false for NaN.
+A stage is the name of what broke. All checks of a stage are made; after a stage with a failed check, later
+stages are not tried. A stage that examines nothing says so. NaN passes nothing: every comparison is written
+so that it is false for NaN.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from lfdeploy.run import Run
 
 @dataclass(frozen=True)
 class Report:
-    """A verdict with its checks. ``reason`` is one sentence for anything but a pass; ``logits`` the subject's on the test pictures.
+    """A verdict with its checks.
 
-    ``members``: statistics of further outputs, by target. ``chain``: the steps of `export.parity.chain`, where the file could be run.
-    ``not_examined``: what no check was made of, and why.
+    ``reason`` is one sentence for anything but a pass; ``logits`` the subject's on the test pictures.
+
+    ``members``: statistics of further outputs, by target. ``chain``: the steps of `export.parity.chain`,
+    where the file could be run. ``not_examined``: what no check was made of, and why.
     """
 
     verdict: str
@@ -51,9 +54,16 @@ class Report:
 
 
 def judge(
-    artifact: Artifact, run: Run, ref: Reference, device: str = "auto", tick: Tick = lambda count: None, asked: str = "auto"
+    artifact: Artifact,
+    run: Run,
+    ref: Reference,
+    device: str = "auto",
+    tick: Tick = lambda count: None,
+    asked: str = "auto",
 ) -> Report:
-    """Every stage for one artifact on this machine; an engine that cannot run here is judged by its source ONNX."""
+    """Every stage for one artifact on this machine;
+    an engine that cannot run here is judged by its source ONNX.
+    """
     with tempfile.TemporaryDirectory() as folder:
         return _judged(Gate(artifact, run, ref, device, chosen(artifact.manifest, asked), tick, Path(folder)))
 
@@ -67,7 +77,9 @@ def _judged(gate: Gate) -> Report:
         try:
             for one in make():
                 checks.append(one) if isinstance(one, Check) else unexamined.append(one)
-        except Exception as error:  # whatever a broken file provokes in a parser or a runtime is a finding about it
+        except (
+            Exception
+        ) as error:  # whatever a broken file provokes in a parser or a runtime is a finding about it
             text = (str(error).splitlines() or [type(error).__name__])[0][:300]
             checks.append(Check(stage, "can be examined", text, "no error", False))
         if len(checks) + len(unexamined) == count:
@@ -84,7 +96,9 @@ def _judged(gate: Gate) -> Report:
     return _report(gate, verdict, reason, checks, unexamined)
 
 
-def _report(gate: Gate, verdict: str, reason: str, checks: list[Check], unexamined: list[Unexamined]) -> Report:
+def _report(
+    gate: Gate, verdict: str, reason: str, checks: list[Check], unexamined: list[Unexamined]
+) -> Report:
     """What was found, with the chain of custody where the file could be run."""
     main, parts = gate.parts[0], documents(gate.parts)
     examined = tuple(checks), main.comparison[0].document() if main.comparison else None
@@ -99,4 +113,6 @@ def _report(gate: Gate, verdict: str, reason: str, checks: list[Check], unexamin
         if verdict != "fail":
             raise
         links = []  # what broke a stage breaks the chain too
-    return Report(verdict, reason, gate.said, *examined, main.answers[0], parts, tuple(links), tuple(unexamined))
+    return Report(
+        verdict, reason, gate.said, *examined, main.answers[0], parts, tuple(links), tuple(unexamined)
+    )

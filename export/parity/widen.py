@@ -9,7 +9,9 @@ import numpy as np
 
 
 def widen(source: Path, out: Path) -> Path:
-    """A copy of a bf16 ONNX file with its bf16 tensors and casts turned to fp32: exact, and runs where bf16 does not."""
+    """A copy of a bf16 ONNX file with its bf16 tensors and casts turned to fp32:
+    exact, and runs where bf16 does not.
+    """
     import onnx
     from onnx import TensorProto, numpy_helper
 
@@ -18,7 +20,9 @@ def widen(source: Path, out: Path) -> Path:
 
     def fp32(tensor: Any) -> None:
         if tensor.data_type == TensorProto.BFLOAT16:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
+            )
 
     for tensor in graph.initializer:
         fp32(tensor)

@@ -8,87 +8,153 @@ from export.parity.members import table
 from export.report.reliability import card_section
 from lfdeploy.chance import SENTENCE
 from lfdeploy.models.explain import HEATMAP
-from lfdeploy.models.together import ALL
+from lfdeploy.models.multi_output import ALL
 
 RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 def model_card(manifest: dict[str, Any]) -> str:
     """Markdown from a manifest; nothing in it that is not in the manifest."""
-    run, size, accuracy, parity = manifest["run"], manifest["input"]["height"], manifest["accuracy"], manifest["parity"]
-    archs = " + ".join(run["archs"])
-    target, networks = str(manifest["target"]), run["networks"]
-    if target == ALL:
-        what = f"every output of {archs}, each backbone computed once; `logits` and `probabilities` are those of `{manifest['main']}`"
-    elif target == "fused":
-        what = f"the fused classifier of {archs}: all peers and their end fusion"
-    elif len(networks) == 1:
-        what = f"{target}, one {networks[0]}"
-    else:
-        what = f"the mean of the logits of {' + '.join(networks)}"
-    labels = manifest["labels"]
-    some = ", ".join(labels[:12]) + (f", ... ({len(labels)} in all)" if len(labels) > 12 else "")
-    files = {manifest["file"]: manifest["sha256"]} | {name: told["sha256"] for name, told in manifest.get("files", {}).items()}
-    hashes = " + ".join(f"`{value[:16]}`" for value in files.values())
-    heat = [one for one in manifest["outputs"] if one["name"] == HEATMAP]
-    outputs = ", ".join(f"`{one['name']}`" for one in manifest["outputs"] if one not in heat)
+    run, parity = manifest["run"], manifest["parity"]
     lines = [
         f"# {manifest['target']}, {manifest['format']} {manifest['precision']}",
         "",
-        f"An image classifier: {what}. Trained with lfdeploy ({run['method']}, {run['epochs']} epochs on {run['data']}).",
+        f"An image classifier: {_networks(manifest)}. Trained with lfdeploy ({run['method']}, "
+        f"{run['epochs']} epochs on {run['data']}).",
         "",
         "| | |",
         "| --- | --- |",
+        *_file_rows(manifest),
+        *_accuracy_rows(manifest["accuracy"]),
+        *_int8_rows(manifest),
+        *_speed_rows(manifest),
+        *_chance_rows(manifest["accuracy"]),
+        f"| parity | **{parity['verdict']}**{': ' + parity['reason'] if parity['reason'] else ''} |",
+        "",
+        *_engine_lines(manifest),
+        "## Load it",
+        "",
+        "```python",
+        *_five_lines(manifest),
+        "```",
+        "",
+        "Pictures are turned upright (EXIF), converted to RGB, cropped to the largest centred "
+        "square and resized with antialiasing (Pillow, bilinear), as in training. `lfdeploy predict` "
+        "does just that, and lays transparent ones on white.",
+        "",
+        *card_section(manifest),
+        *_parity_lines(parity),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _networks(manifest: dict[str, Any]) -> str:
+    """Which networks the artifact computes, and how their outputs are put together."""
+    target, networks = str(manifest["target"]), manifest["run"]["networks"]
+    archs = " + ".join(manifest["run"]["archs"])
+    if target == ALL:
+        return (
+            f"every output of {archs}, each backbone computed once; `logits` and `probabilities` are "
+            f"those of `{manifest['main']}`"
+        )
+    if target == "fused":
+        return f"the fused classifier of {archs}: all peers and their end fusion"
+    if len(networks) == 1:
+        return f"{target}, one {networks[0]}"
+    return f"the mean of the logits of {' + '.join(networks)}"
+
+
+def _file_rows(manifest: dict[str, Any]) -> list[str]:
+    """Classes, input, outputs, batches and bytes."""
+    labels, size, batch = manifest["labels"], manifest["input"]["height"], manifest["batch"]
+    some = ", ".join(labels[:12]) + (f", ... ({len(labels)} in all)" if len(labels) > 12 else "")
+    heat = [one for one in manifest["outputs"] if one["name"] == HEATMAP]
+    outputs = ", ".join(f"`{one['name']}`" for one in manifest["outputs"] if one not in heat)
+    files = {manifest["file"]: manifest["sha256"]} | {
+        name: told["sha256"] for name, told in manifest.get("files", {}).items()
+    }
+    hashes = " + ".join(f"`{value[:16]}`" for value in files.values())
+    return [
         f"| classes | {some} |",
         f"| input | `images`: uint8, NHWC, {size}x{size} RGB; normalisation is inside |",
         f"| outputs | {outputs}: float32, (batch, {len(labels)}) |",
-        *[f"| heat map | `{HEATMAP}`: float32, (batch, {o['shape'][1]}, {o['shape'][2]}); its mean is the top logit |" for o in heat],
-        f"| batch | {manifest['batch']['min']} to {manifest['batch']['max']} |",
+        *[
+            f"| heat map | `{HEATMAP}`: float32, (batch, {o['shape'][1]}, {o['shape'][2]}); its "
+            "mean is the top logit |"
+            for o in heat
+        ],
+        f"| batch | {batch['min']} to {batch['max']} |",
         f"| file | {' + '.join(f'`{n}`' for n in files)}, {manifest['bytes']:,} bytes, sha256 {hashes} |",
     ]
-    if accuracy:
-        whose = "test pictures"
-        if "data" in accuracy:
-            whose = f"pictures of {accuracy['data']}, {accuracy['trained_on'] or 'none'} of them trained on"
-            whose = whose if accuracy["trained_on"] is not None else f"pictures of {accuracy['data']}"
-        lines.append(
-            f"| top-1 | {accuracy['top1']:.2f} % on {accuracy['images']:,} {whose} "
-            f"(PyTorch: {accuracy['top1_reference']:.2f} %), measured with {accuracy['measured_on']} |"
-        )
-        for output, top1, module in table(accuracy):
-            lines.append(f"| top-1 of `{output}` | {top1:.2f} % (PyTorch: {module:.2f} %) |")
-    if "calibration" in manifest:
-        told = manifest["calibration"]
-        lines.append(
-            f"| int8 | {told['scheme'].upper()}, calibrated on {told['pictures']} training pictures, none of them in the test split; "
-            f"{told['calibrator']}, the best of {len(told['tries'])} calibrators on held-out pictures |"
-        )
-    if "speedup_over_fp32" in manifest:
-        runtime = RUNTIMES[manifest["format"]]
-        times = [
-            f"{one['ratio']:.2f} ({one['low']:.2f} to {one['high']:.2f}) at batch {b}" for b, one in manifest["speedup_over_fp32"].items()
-        ]
-        cpu = "the CPU that exported it" + (f" ({manifest['cpu']})" if "cpu" in manifest else "")
-        slower = max(one["ratio"] for one in manifest["speedup_over_fp32"].values()) < 1
-        remark = "; **slower than fp32 there**: int8 sums in hardware need VNNI or AMX" if slower else ""
-        how = f"{runtime}, one thread of {cpu}, 95 % intervals{remark}"
-        lines.append(f"| speed against its fp32 sibling | {', '.join(times)}; {how} |")
-    if accuracy and not accuracy.get("chance", {}).get("above", True):
-        lines.append(f"| **warning** | this network is {SENTENCE} ({accuracy['chance']['majority']:.2f} %) |")
-    lines += [f"| parity | **{parity['verdict']}**{': ' + parity['reason'] if parity['reason'] else ''} |", ""]
-    if "engine" in manifest:
-        engine = manifest["engine"]
-        lines += [
-            f"Built by {engine['package']} {engine['version']} for compute capability {', '.join(engine['compute_capabilities'])}; "
-            f"a plain engine file, batch profile {manifest['batch']['min']}:{manifest['batch']['opt']}:{manifest['batch']['max']}.",
-            "",
-        ]
-    lines += ["## Load it", "", "```python", *_five_lines(manifest), "```", ""]
-    lines += [
-        "Pictures are turned upright (EXIF), converted to RGB, cropped to the largest centred square and resized with "
-        "antialiasing (Pillow, bilinear), as in training. `lfdeploy predict` does just that, and lays transparent ones on white.",
+
+
+def _accuracy_rows(accuracy: dict[str, Any] | None) -> list[str]:
+    """Top-1 beside that of the module, of the main output and of every member."""
+    if not accuracy:
+        return []
+    whose = "test pictures"
+    if "data" in accuracy:
+        whose = f"pictures of {accuracy['data']}"
+        if accuracy["trained_on"] is not None:
+            whose += f", {accuracy['trained_on'] or 'none'} of them trained on"
+    return [
+        f"| top-1 | {accuracy['top1']:.2f} % on {accuracy['images']:,} {whose} "
+        f"(PyTorch: {accuracy['top1_reference']:.2f} %), measured with {accuracy['measured_on']} |",
+        *[
+            f"| top-1 of `{output}` | {top1:.2f} % (PyTorch: {module:.2f} %) |"
+            for output, top1, module in table(accuracy)
+        ],
+    ]
+
+
+def _int8_rows(manifest: dict[str, Any]) -> list[str]:
+    if "calibration" not in manifest:
+        return []
+    told = manifest["calibration"]
+    return [
+        f"| int8 | {told['scheme'].upper()}, calibrated on {told['pictures']} training "
+        "pictures, none of them in the test split; "
+        f"{told['calibrator']}, the best of {len(told['tries'])} calibrators on held-out pictures |"
+    ]
+
+
+def _speed_rows(manifest: dict[str, Any]) -> list[str]:
+    if "speedup_over_fp32" not in manifest:
+        return []
+    speedup = manifest["speedup_over_fp32"]
+    times = [
+        f"{one['ratio']:.2f} ({one['low']:.2f} to {one['high']:.2f}) at batch {batch}"
+        for batch, one in speedup.items()
+    ]
+    cpu = "the CPU that exported it" + (f" ({manifest['cpu']})" if "cpu" in manifest else "")
+    slower = max(one["ratio"] for one in speedup.values()) < 1
+    remark = "; **slower than fp32 there**: int8 sums in hardware need VNNI or AMX" if slower else ""
+    how = f"{RUNTIMES[manifest['format']]}, one thread of {cpu}, 95 % intervals{remark}"
+    return [f"| speed against its fp32 sibling | {', '.join(times)}; {how} |"]
+
+
+def _chance_rows(accuracy: dict[str, Any] | None) -> list[str]:
+    """A warning where the accuracy is not above chance."""
+    if not accuracy or accuracy.get("chance", {}).get("above", True):
+        return []
+    return [f"| **warning** | this network is {SENTENCE} ({accuracy['chance']['majority']:.2f} %) |"]
+
+
+def _engine_lines(manifest: dict[str, Any]) -> list[str]:
+    if "engine" not in manifest:
+        return []
+    engine, batch = manifest["engine"], manifest["batch"]
+    return [
+        f"Built by {engine['package']} {engine['version']} for compute capability "
+        f"{', '.join(engine['compute_capabilities'])}; a plain engine file, batch profile "
+        f"{batch['min']}:{batch['opt']}:{batch['max']}.",
         "",
-        *card_section(manifest),
+    ]
+
+
+def _parity_lines(parity: dict[str, Any]) -> list[str]:
+    """The section with a row per check."""
+    lines = [
         "## Parity",
         "",
         f"Against the run's fp32 PyTorch module; subject: {parity['subject']}.",
@@ -97,11 +163,12 @@ def model_card(manifest: dict[str, Any]) -> str:
         "| --- | --- | ---: | ---: | --- |",
     ]
     for check in parity["checks"]:
-        cells = [check["stage"], check["name"], _cell(check["value"]), _cell(check["bound"]), "ok" if check["passed"] else "FAILED"]
-        lines.append(f"| {' | '.join(cells)} |")
+        value, bound = _cell(check["value"]), _cell(check["bound"])
+        passed = "ok" if check["passed"] else "FAILED"
+        lines.append(f"| {check['stage']} | {check['name']} | {value} | {bound} | {passed} |")
     for one in parity.get("not_examined", ()):
         lines.append(f"| {one['stage']} | not examined: {one['reason']} | | | |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _cell(value: float | str) -> str:
@@ -115,13 +182,15 @@ def _five_lines(manifest: dict[str, Any]) -> list[str]:
     upright = 'ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")'
     picture = f"ImageOps.fit({upright}, ({size}, {size}), Image.Resampling.BILINEAR)"
     settings = '"INFERENCE_PRECISION_HINT": "f32"' + (', "LP_TRANSFORMS_MODE": "NO"' if int8 else "")
-    exact = 'options.add_session_config_entry("session.x64quantprecision", "1")  # CPUs without VNNI add int8 up in 16 bits'
+    entry = 'options.add_session_config_entry("session.x64quantprecision", "1")'
+    exact = f"{entry}  # CPUs without VNNI add int8 up in 16 bits"
     if manifest["format"] == "onnx":
         return [
             "import json, numpy as np, onnxruntime",
             "from PIL import Image, ImageOps",
             *(["options = onnxruntime.SessionOptions()", exact] if int8 else []),
-            f'session = onnxruntime.InferenceSession("model.onnx"{", options" * int8}, providers=["CPUExecutionProvider"])',
+            f'session = onnxruntime.InferenceSession("model.onnx"{", options" * int8}, '
+            'providers=["CPUExecutionProvider"])',
             'labels = json.loads(session.get_modelmeta().custom_metadata_map["lfdeploy"])["labels"]',
             f"pixels = np.asarray({picture})[None]",
             'print(labels[session.run(["probabilities"], {"images": pixels})[0].argmax()])',
@@ -133,7 +202,8 @@ def _five_lines(manifest: dict[str, Any]) -> list[str]:
             'model = openvino.Core().read_model("model.xml")',
             'labels = json.loads(model.get_rt_info(["framework", "lfdeploy"]).value)["labels"]',
             f"pixels = np.asarray({picture})[None]",
-            f"settings = {{{settings}}}" + ("  # the second: CPUs without VNNI add int8 up in 16 bits" if int8 else ""),
+            f"settings = {{{settings}}}"
+            + ("  # the second: CPUs without VNNI add int8 up in 16 bits" if int8 else ""),
             'print(labels[openvino.compile_model(model, "CPU", settings)(pixels)["probabilities"].argmax()])',
         ]
     if manifest["format"] == "torch":

@@ -1,4 +1,6 @@
-"""report.html: the proof of an artifact as a page that needs nothing else: verdict, plots, worst pictures, every check."""
+"""report.html: the proof of an artifact as a page that needs nothing else:
+verdict, plots, worst pictures, every check.
+"""
 
 from __future__ import annotations
 
@@ -18,39 +20,57 @@ from lfdeploy.images import Pixels
 
 SHOWN = 8  # worst pictures, and classes of lowest agreement
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c2733; --soft: #5c6b7a; --line: #d9e0e7; --page: #fff; --card: #f5f7f9; --bar: #3d7ea6;
+:root { color-scheme: light dark; --ink: #1c2733; --soft: #5c6b7a; --line: #d9e0e7; --page: #fff;
+  --card: #f5f7f9; --bar: #3d7ea6;
   --good: #1a7f4b; --bad: #b3261e; --wait: #8a5a00 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6ebf0; --soft: #9aa8b5; --line: #35414d; --page: #14191f; --card: #1d242c;
+@media (prefers-color-scheme: dark) { :root { --ink: #e6ebf0; --soft: #9aa8b5; --line: #35414d;
+  --page: #14191f; --card: #1d242c;
   --bar: #6fb1d8; --good: #5cc98d; --bad: #ff8a80; --wait: #f0b95a } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
   max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 p { margin: .4rem 0 } .soft { color: var(--soft) }
-.verdict { border-left: .4rem solid var(--tone); background: var(--card); padding: .8rem 1rem; border-radius: .3rem }
-.verdict b { color: var(--tone) } .pass { --tone: var(--good) } .fail { --tone: var(--bad) } .unverified { --tone: var(--wait) }
-table { border-collapse: collapse; width: 100%; font-size: .9rem } td, th { text-align: left; padding: .25rem .6rem .25rem 0;
+.verdict { border-left: .4rem solid var(--tone); background: var(--card); padding: .8rem 1rem;
+  border-radius: .3rem }
+.verdict b { color: var(--tone) } .pass { --tone: var(--good) } .fail { --tone: var(--bad) }
+.unverified { --tone: var(--wait) }
+table { border-collapse: collapse; width: 100%; font-size: .9rem } td, th { text-align: left;
+  padding: .25rem .6rem .25rem 0;
   border-bottom: 1px solid var(--line) } th { color: var(--soft); font-weight: 500 }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap } .no { color: var(--bad); font-weight: 600 }
-.scroll { overflow-x: auto } .worst { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .8rem }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.no { color: var(--bad); font-weight: 600 }
+.scroll { overflow-x: auto } .worst { display: grid;
+  grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .8rem }
 .worst figure { margin: 0; background: var(--card); border-radius: .3rem; padding: .6rem; font-size: .85rem }
-.worst img { width: 100%; max-height: 9rem; object-fit: contain; image-rendering: pixelated } svg { width: 100%; height: auto }
+.worst img { width: 100%; max-height: 9rem; object-fit: contain; image-rendering: pixelated }
+svg { width: 100%; height: auto }
 svg text { fill: var(--soft); font-size: 12px } svg rect { fill: var(--bar) } svg line { stroke: var(--soft) }
 """
 
 
-def page(manifest: dict[str, Any], report: dict[str, Any], split: Split, reference: Floats, logits: Floats | None) -> str:
-    """The page for a manifest, its parity document, and the logits (N, K) of both sides on the split; None where none were computed."""
+def page(
+    manifest: dict[str, Any], report: dict[str, Any], split: Split, reference: Floats, logits: Floats | None
+) -> str:
+    """The page for a manifest, its parity document, and the logits (N,
+    K) of both sides on the split; None where none were computed.
+    """
     name = f"{manifest['target']}, {manifest['format']} {manifest['precision']}"
     run = manifest["run"]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>Parity of {_text(name)}</title><style>{STYLE}</style>",
         f"<h1>{_text(name)}</h1>",
-        f"<p class=soft>{_text(run['method'])}, {_text(' + '.join(run['archs']))}, trained on {_text(run['data'])}</p>",
+        (
+            f"<p class=soft>{_text(run['method'])}, {_text(' + '.join(run['archs']))}, trained on "
+            f"{_text(run['data'])}</p>"
+        ),
         f"<div class='verdict {report['verdict']}'>{verdict(report)}</div>",
     ]
     if logits is not None and np.isfinite(logits).all():
-        parts += [_histogram(reference, logits, report), _classes(manifest["labels"], reference, logits, split.labels)]
+        parts += [
+            _histogram(reference, logits, report),
+            _classes(manifest["labels"], reference, logits, split.labels),
+        ]
         parts += [diagram(manifest, logits, split.labels)]
         parts += [_worst(manifest["labels"], split, reference, logits, temperature(manifest) or 1.0)]
     parts += [_chain(report), _checks(report)]
@@ -69,19 +89,29 @@ def verdict(report: dict[str, Any]) -> str:
     if found:
         same = found["images"] - found["flips"]
         lines.append(
-            f"<p>On {found['images']:,} test pictures it gave the same label for {same:,} ({found['agreement']:.2f} %). It got "
+            f"<p>On {found['images']:,} test pictures it gave the same label for {same:,} "
+            f"({found['agreement']:.2f} %). It got "
             f"{found['top1']:.2f} % right, the trained network {found['top1_reference']:.2f} %: a change of "
-            f"{found['top1'] - found['top1_reference']:+.2f} points, between {found['ci_low']:+.2f} and {found['ci_high']:+.2f} with 95 % "
+            f"{found['top1'] - found['top1_reference']:+.2f} points, between {found['ci_low']:+.2f} "
+            f"and {found['ci_high']:+.2f} with 95 % "
             f"confidence.</p>"
         )
     if report.get("members"):
-        cells = [(name, found["top1"], found["top1_reference"], found["flips"]) for name, found in report["members"].items()]
-        rows = "".join(f"<tr><td>{name}<td class=n>{a:.2f} %<td class=n>{b:.2f} %<td class=n>{flips:,}" for name, a, b, flips in cells)
+        cells = [
+            (name, found["top1"], found["top1_reference"], found["flips"])
+            for name, found in report["members"].items()
+        ]
+        rows = "".join(
+            f"<tr><td>{name}<td class=n>{a:.2f} %<td class=n>{b:.2f} %<td class=n>{flips:,}"
+            for name, a, b, flips in cells
+        )
         head = "<tr><th>output<th class=n>right<th class=n>its network<th class=n>other labels"
         lines.append(f"<div class=scroll><table>{head}{rows}</table></div>")
     if report["reason"]:
         lines.append(f"<p>{_text(report['reason'][:1].upper() + report['reason'][1:])}.</p>")
-    return "".join([*lines, f"<p class=soft>Examined: {_text(report['subject'])}, against the fp32 PyTorch module.</p>"])
+    return "".join(
+        [*lines, f"<p class=soft>Examined: {_text(report['subject'])}, against the fp32 PyTorch module.</p>"]
+    )
 
 
 def _histogram(reference: Floats, logits: Floats, report: dict[str, Any]) -> str:
@@ -102,14 +132,23 @@ def _histogram(reference: Floats, logits: Floats, report: dict[str, Any]) -> str
     ticks = []
     for t in np.arange(low, high + 1):
         anchor = "start" if t == low else "end" if t == high else "middle"
-        ticks.append(f"<text x='{(t - low) / (high - low) * width:.0f}' y='190' text-anchor='{anchor}'>1e{int(t)}</text>")
+        ticks.append(
+            f"<text x='{(t - low) / (high - low) * width:.0f}' y='190' "
+            f"text-anchor='{anchor}'>1e{int(t)}</text>"
+        )
     at = (edge - low) / (high - low) * width
     side = "end" if at > width / 2 else "start"
     mark = f"<line x1='{at:.0f}' x2='{at:.0f}' y1='8' y2='{floor}' stroke-dasharray='4 3'/>" if bounds else ""
-    word = f"<text x='{at + (-5 if side == 'end' else 5):.0f}' y='18' text-anchor='{side}'>bound</text>" if bounds else ""
+    word = (
+        f"<text x='{at + (-5 if side == 'end' else 5):.0f}' y='18' text-anchor='{side}'>bound</text>"
+        if bounds
+        else ""
+    )
     return (
-        "<h2>How far each picture's answer is from the network's</h2><p class=soft>Largest difference of a picture's logits, divided by "
-        f"the largest logit of all. {len(apart):,} pictures.</p><svg viewBox='0 0 {width} {height}' role=img>{''.join(bars)}"
+        "<h2>How far each picture's answer is from the network's</h2><p class=soft>Largest difference "
+        "of a picture's logits, divided by "
+        f"the largest logit of all. {len(apart):,} pictures.</p><svg viewBox='0 0 {width} {height}' "
+        f"role=img>{''.join(bars)}"
         f"<line x1=0 x2={width} y1={floor} y2={floor} />{mark}{word}{''.join(ticks)}</svg>"
     )
 
@@ -124,22 +163,31 @@ def _classes(names: list[str], reference: Floats, logits: Floats, labels: NDArra
         rows.append((100 * float((top_s[mine] == k).mean()), int(mine.sum()), names[k], change))
     rows.sort()
     if rows[0][0] == 100:
-        return f"<h2>Classes</h2><p>In all {len(rows)} classes that the network names, the file gives the same label every time.</p>"
+        return (
+            f"<h2>Classes</h2><p>In all {len(rows)} classes that the network names, the file gives the "
+            "same label every time.</p>"
+        )
     cells = [
-        f"<tr><td>{_text(n)}<td class=n>{count:,}<td class=n>{a:.2f} %<td class=n>{change:+.2f}" for a, count, n, change in rows[:SHOWN]
+        f"<tr><td>{_text(n)}<td class=n>{count:,}<td class=n>{a:.2f} %<td class=n>{change:+.2f}"
+        for a, count, n, change in rows[:SHOWN]
     ]
     return (
-        "<h2>Classes that agree least</h2><div class=scroll><table><tr><th>the network says<th class=n>pictures<th class=n>the file agrees"
+        "<h2>Classes that agree least</h2><div class=scroll><table><tr><th>the network says<th "
+        "class=n>pictures<th class=n>the file agrees"
         f"<th class=n>change of the class's accuracy, points</tr>{''.join(cells)}</table></div>"
     )
 
 
 def _worst(names: list[str], split: Split, reference: Floats, logits: Floats, t: float) -> str:
-    """Pictures whose label changed, those of the largest margin first; then those with the largest difference."""
+    """Pictures whose label changed, those of the largest margin first;
+    then those with the largest difference.
+    """
     top_r, top_s = reference.argmax(1), logits.argmax(1)
     two = np.partition(reference, -2, axis=1)[:, -2:]
     flipped = top_r != top_s
-    order = np.lexsort((-np.abs(logits - reference).max(1), -(two[:, 1] - two[:, 0]) * flipped, ~flipped))[:SHOWN]
+    order = np.lexsort((-np.abs(logits - reference).max(1), -(two[:, 1] - two[:, 0]) * flipped, ~flipped))[
+        :SHOWN
+    ]
     p_r, p_s = (np.exp(log_softmax(side[order] / t)) for side in (reference, logits))
     pictures = split.images[order]
     figures = []
@@ -176,8 +224,10 @@ def _chain(report: dict[str, Any]) -> str:
     if not rows:
         return ""
     return (
-        "<h2>Where the answers moved</h2><p class=soft>Each step against the one before it, on a few test pictures.</p><div class=scroll>"
-        f"<table><tr><th>step<th>what<th class=n>largest difference / scale<th class=n>labels changed</tr>{''.join(rows)}</table></div>"
+        "<h2>Where the answers moved</h2><p class=soft>Each step against the one before it, on a few "
+        "test pictures.</p><div class=scroll>"
+        "<table><tr><th>step<th>what<th class=n>largest difference / scale<th class=n>labels "
+        f"changed</tr>{''.join(rows)}</table></div>"
     )
 
 
@@ -189,9 +239,12 @@ def _checks(report: dict[str, Any]) -> str:
         numbers = f"<td class=n>{_short(value)}<td class=n>{_short(bound)}"
         rows.append(f"<tr><td>{_text(check['stage'])}<td>{_text(check['name'])}{numbers}<td>{word}")
     for one in report.get("not_examined", ()):
-        rows.append(f"<tr><td>{_text(one['stage'])}<td colspan=3 class=soft>not examined: {_text(one['reason'])}<td>")
+        rows.append(
+            f"<tr><td>{_text(one['stage'])}<td colspan=3 class=soft>not examined: {_text(one['reason'])}<td>"
+        )
     return (
-        "<h2>Every check</h2><div class=scroll><table><tr><th>stage<th>check<th class=n>value<th class=n>bound<th></tr>"
+        "<h2>Every check</h2><div class=scroll><table><tr><th>stage<th>check<th class=n>value<th "
+        "class=n>bound<th></tr>"
         f"{''.join(rows)}</table></div>"
     )
 

@@ -1,4 +1,6 @@
-"""How calibrated an artifact is, for people: the reliability diagram of report.html, and the model card's section."""
+"""How calibrated an artifact is, for people:
+the reliability diagram of report.html, and the model card's section.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,19 @@ STYLE = """
 
 
 def diagram(manifest: dict[str, Any], logits: Floats, labels: NDArray[np.int64]) -> str:
-    """The section of report.html on the artifact's test logits (N, K); empty for one without a temperature."""
+    """The section of report.html on the artifact's test logits (N,
+    K); empty for one without a temperature.
+    """
     t = temperature(manifest)
     if t is None:
         return ""
     before, after = reliability(logits, labels, 1.0), reliability(logits, labels, t)
     return (
         "<h2>Whether its probabilities mean what they say</h2><p class=soft>Each point is one of "
-        f"{len(after.count)} groups of equally many test pictures, by rising probability of the answer: how sure the answers are, and how "
-        f"many are right. On the diagonal, answers given with 90 % are right 90 % of the time.</p><style>{STYLE}</style>"
+        f"{len(after.count)} groups of equally many test pictures, by rising probability of the "
+        "answer: how sure the answers are, and how "
+        "many are right. On the diagonal, answers given with 90 % are right 90 % of the "
+        f"time.</p><style>{STYLE}</style>"
         f"{_plot(before, after, t, threshold(manifest))}"
     )
 
@@ -49,7 +55,10 @@ def _plot(before: Bins, after: Bins, t: float, least: float | None) -> str:
             f"<text x='{LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{word}</text>",
             f"<text x='{x:.1f}' y='{TOP + SIDE + 18}' text-anchor='middle'>{word}</text>",
         ]
-    parts.append(f"<line x1='{_x(low, low)}' y1='{_y(low, low)}' x2='{_x(1, low)}' y2='{_y(1, low)}' stroke-dasharray='4 3'/>")
+    parts.append(
+        f"<line x1='{_x(low, low)}' y1='{_y(low, low)}' x2='{_x(1, low)}' y2='{_y(1, low)}' "
+        "stroke-dasharray='4 3'/>"
+    )
     if least is not None and least > low:
         x = _x(min(least, 1.0), low)
         parts.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{TOP}' y2='{TOP + SIDE}'/>")
@@ -60,7 +69,10 @@ def _plot(before: Bins, after: Bins, t: float, least: float | None) -> str:
         f"<circle class=before cx='{_x(x, low):.1f}' cy='{_y(y, low):.1f}' r='5'/>"
         for x, y in zip(before.confidence, before.accuracy, strict=True)
     ]
-    parts += [f"<circle cx='{_x(x, low):.1f}' cy='{_y(y, low):.1f}' r='4'/>" for x, y in zip(after.confidence, after.accuracy, strict=True)]
+    parts += [
+        f"<circle cx='{_x(x, low):.1f}' cy='{_y(y, low):.1f}' r='4'/>"
+        for x, y in zip(after.confidence, after.accuracy, strict=True)
+    ]
     inner = "".join([*parts, *_legend(before, after, t, least)])
     return f"<div class=scroll><svg class=reliability viewBox='0 0 620 320' role=img>{inner}</svg></div>"
 
@@ -68,18 +80,45 @@ def _plot(before: Bins, after: Bins, t: float, least: float | None) -> str:
 def _legend(before: Bins, after: Bins, t: float, least: float | None) -> list[str]:
     x = LEFT + SIDE + 40
     rows = [
-        (f"<circle cx='{x}' cy='{{y}}' r='4'/>", f"T = {t:g}: calibration error {after.error:.2f} %", "bars: each group's 95 % interval"),
-        (f"<circle class=before cx='{x}' cy='{{y}}' r='5'/>", f"without T: calibration error {before.error:.2f} %", ""),
-        (f"<line x1='{x - 8}' x2='{x + 8}' y1='{{y}}' y2='{{y}}' stroke-dasharray='4 3'/>", "right as often as it says", ""),
-    ]  # fmt: skip
+        (
+            f"<circle cx='{x}' cy='{{y}}' r='4'/>",
+            f"T = {t:g}: calibration error {after.error:.2f} %",
+            "bars: each group's 95 % interval",
+        ),
+        (
+            f"<circle class=before cx='{x}' cy='{{y}}' r='5'/>",
+            f"without T: calibration error {before.error:.2f} %",
+            "",
+        ),
+        (
+            f"<line x1='{x - 8}' x2='{x + 8}' y1='{{y}}' y2='{{y}}' stroke-dasharray='4 3'/>",
+            "right as often as it says",
+            "",
+        ),
+    ]
     if least is not None:
-        rows.append((f"<line x1='{x}' x2='{x}' y1='{{y0}}' y2='{{y1}}'/>", f"sure from {100 * least:.2f} % on", "left of it: not sure"))
-    made = [f"<text x='{LEFT + SIDE / 2}' y='{TOP + SIDE + 38}' text-anchor='middle'>probability of the answers</text>"]
+        rows.append(
+            (
+                f"<line x1='{x}' x2='{x}' y1='{{y0}}' y2='{{y1}}'/>",
+                f"sure from {100 * least:.2f} % on",
+                "left of it: not sure",
+            )
+        )
+    made = [
+        f"<text x='{LEFT + SIDE / 2}' y='{TOP + SIDE + 38}' text-anchor='middle'>probability of the "
+        "answers</text>"
+    ]
     middle = TOP + SIDE / 2
-    made.append(f"<text x='12' y='{middle}' text-anchor='middle' transform='rotate(-90 12 {middle})'>answers that are right</text>")
+    made.append(
+        f"<text x='12' y='{middle}' text-anchor='middle' transform='rotate(-90 12 {middle})'>answers "
+        "that are right</text>"
+    )
     y = TOP + 24
     for mark, name, more in rows:
-        made += [mark.format(y=y, y0=y - 9, y1=y + 9), f"<text class=name x='{x + 18}' y='{y + 4}'>{name}</text>"]
+        made += [
+            mark.format(y=y, y0=y - 9, y1=y + 9),
+            f"<text class=name x='{x + 18}' y='{y + 4}'>{name}</text>",
+        ]
         if more:
             made.append(f"<text x='{x + 18}' y='{y + 22}'>{more}</text>")
         y += 56 if more else 34
@@ -112,22 +151,28 @@ def card_section(manifest: dict[str, Any]) -> list[str]:
         return [*lines, f"Not calibrated: {told['reason']}. `probabilities` are softmax(`logits`).", ""]
     tested = manifest["parity"].get("probabilities")
     text = (
-        f"`probabilities` = softmax(`logits` / {told['temperature']:g}), computed in the file; `logits` are the network's own. This "
-        f"temperature makes the labels of {told['images']:,} validation pictures most likely: the aim is that answers given with 90 % are "
+        f"`probabilities` = softmax(`logits` / {told['temperature']:g}), computed in the file; "
+        "`logits` are the network's own. This "
+        f"temperature makes the labels of {told['images']:,} validation pictures most likely: the aim "
+        "is that answers given with 90 % are "
         "right 90 % of the time."
     )
     if tested:
         text += (
-            f" On the {tested['images']:,} test pictures, which had no part in it, the expected calibration error ({BINS} bins of equal "
-            f"mass) is {tested['ece_before']:.2f} % without the temperature and {tested['ece_after']:.2f} % with it, the negative "
+            f" On the {tested['images']:,} test pictures, which had no part in it, the expected "
+            f"calibration error ({BINS} bins of equal "
+            f"mass) is {tested['ece_before']:.2f} % without the temperature and "
+            f"{tested['ece_after']:.2f} % with it, the negative "
             f"log-likelihood {tested['nll_before']:.4f} and {tested['nll_after']:.4f}."
         )
     lines += [text, ""]
     if told["threshold"] is None:
         return [*lines, f'There is no threshold for "not sure": {told["threshold_reason"]}.', ""]
     text = (
-        f'**Not sure:** take an answer whose highest probability is below **{told["threshold"]:.6g}** as "not sure". It was chosen so that '
-        f"answers from there on are right {told['target_accuracy']:g} % of the time: on the validation pictures {_counts(told)}, which is "
+        f"**Not sure:** take an answer whose highest probability is below **{told['threshold']:.6g}** as "
+        '"not sure". It was chosen so that '
+        f"answers from there on are right {told['target_accuracy']:g} % of the time: on the validation "
+        f"pictures {_counts(told)}, which is "
         f"{told['accuracy_lower_bound']:.2f} % or more with 95 % confidence (Clopper-Pearson, one-sided)."
     )
     if tested:
@@ -139,7 +184,8 @@ def card_section(manifest: dict[str, Any]) -> list[str]:
         text += f" Measured afterwards on the test pictures: {_counts(tested)}{held}."
     return [
         *lines, text, "",
-        "Both are in `manifest.json` and in the file's metadata, under `probability_calibration`. For pictures unlike those it was "
+        "Both are in `manifest.json` and in the file's metadata, under `probability_calibration`. For "
+        "pictures unlike those it was "
         "trained on, neither holds: a network can be sure of nonsense.", "",
         "```python", f"sure = probabilities.max(1) >= {told['threshold']!r}", "```", "",
     ]  # fmt: skip

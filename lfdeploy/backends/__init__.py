@@ -26,47 +26,76 @@ def executes(manifest: dict[str, object]) -> str:
     if isinstance(engine, dict) and engine.get("package") in built:
         return str(engine["package"])
     if not built:
-        raise ParityError(f"stage file: no backend executes the format '{manifest['format']}'. Export it again.")
+        raise ParityError(
+            f"stage file: no backend executes the format '{manifest['format']}'. Export it again."
+        )
     return built[0]
 
 
 def chosen(manifest: dict[str, object], asked: str) -> str:
-    """`executes` for ``auto``, else the backend asked for: an error unless it opens the format and works here."""
+    """`executes` for ``auto``, else the backend asked for:
+    an error unless it opens the format and works here.
+    """
     if asked == "auto":
         return executes(manifest)
     row = BACKENDS[choose("backend", asked, list(BACKENDS))]
     if row.format != manifest["format"]:
         able = [name for name, other in BACKENDS.items() if other.format == manifest["format"]]
-        raise UsageError(f"--backend {asked} does not open {manifest['format']}; {', '.join(able)} {'do' if len(able) > 1 else 'does'}.")
+        raise UsageError(
+            f"--backend {asked} does not open {manifest['format']}; {', '.join(able)} "
+            f"{'do' if len(able) > 1 else 'does'}."
+        )
     if row.cannot_run():
         raise LfdeployError(f"--backend {asked}: {row.cannot_run()}.")
     return asked
 
 
 def builder(format: str, engine: str, precision: str, portable: bool = False) -> str:
-    """The backend that builds a format; for trt, ``auto`` means tensorrt where it can build, else tensorrt-rtx."""
+    """The backend that builds a format; for trt,
+    ``auto`` means tensorrt where it can build, else tensorrt-rtx.
+    """
     if format != "trt":
         if engine != "auto":
             raise LfdeployError(f"--engine {engine} has a meaning only with --format trt.")
         name = next(name for name, backend in BACKENDS.items() if backend.format == format)
     else:
-        name = engine if engine != "auto" else "tensorrt" if not BACKENDS["tensorrt"].missing() else "tensorrt-rtx"
+        name = (
+            engine
+            if engine != "auto"
+            else "tensorrt"
+            if not BACKENDS["tensorrt"].missing()
+            else "tensorrt-rtx"
+        )
     row = BACKENDS[name]
     if portable and name != "tensorrt":
-        why = "its engines run on every GPU from Ampere on as they are" if format == "trt" else "it is for --format trt"
+        why = (
+            "its engines run on every GPU from Ampere on as they are"
+            if format == "trt"
+            else "it is for --format trt"
+        )
         raise UsageError(f"--portable has no meaning for {name}: {why}. Drop --portable.")
     if row.missing():
         raise LfdeployError(row.missing())
     if precision not in row.precisions:
-        able = [other for other in dict.fromkeys(b.format for b in BACKENDS.values() if b.build) if precision in _precisions(other)]
+        able = [
+            other
+            for other in dict.fromkeys(b.format for b in BACKENDS.values() if b.build)
+            if precision in _precisions(other)
+        ]
         raise UsageError(
-            f"--format {format} has no {precision}; it takes {', '.join(row.precisions)}. For {precision}: --format {' or '.join(able)}."
+            f"--format {format} has no {precision}; it takes {', '.join(row.precisions)}. For "
+            f"{precision}: --format {' or '.join(able)}."
         )
     return name
 
 
 def _precisions(format: str) -> set[str]:
-    return {precision for backend in BACKENDS.values() if backend.format == format for precision in backend.precisions}
+    return {
+        precision
+        for backend in BACKENDS.values()
+        if backend.format == format
+        for precision in backend.precisions
+    }
 
 
 __all__ = ["BACKENDS", "Backend", "Material", "Session", "Source", "builder", "chosen", "executes"]

@@ -1,7 +1,8 @@
-"""Is a model file the one that belongs? ONNX models, OpenVINO IRs and exported programs, compared part by part.
+"""Is a model file the one that belongs? ONNX models, OpenVINO IRs and exported programs, compared part by
+part.
 
-Graphs must be equal; numbers may differ by what another processor's rounding does. Each function gives the first thing that
-differs, in words, or `SAME`.
+Graphs must be equal; numbers may differ by what another processor's rounding does. Each function gives the
+first thing that differs, in words, or `SAME`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 
 SAME = "the same"
-# How far a number may be from the one that belongs, as a part of it: a rounding or two; for int8 that of a range.
+# How far a number may be from the one that belongs, as a part of it: a rounding or two; for int8 that of a
+# range.
 ROOM = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2, "int8": 1e-3}
 OF_LARGEST = 1e-6  # and as a part of its tensor's largest
 WEIGHTS = 1e-3  # of a tensor's int8 weights, the part that may be rounded to the other side
@@ -26,7 +28,12 @@ def onnx_difference(found: Any, wanted: Any, precision: str) -> str:
     if len(graphs[0].node) != len(graphs[1].node):
         return f"{len(graphs[0].node)} nodes where {len(graphs[1].node)} belong"
     for a, b in zip(graphs[0].node, graphs[1].node, strict=True):
-        if (a.domain, a.op_type, list(a.input), list(a.output)) != (b.domain, b.op_type, list(b.input), list(b.output)):
+        if (a.domain, a.op_type, list(a.input), list(a.output)) != (
+            b.domain,
+            b.op_type,
+            list(b.input),
+            list(b.output),
+        ):
             return f"node {a.name or a.op_type} where {b.name or b.op_type} belongs"
         if a.SerializeToString(deterministic=True) != b.SerializeToString(deterministic=True):
             return f"attributes of {a.name}"
@@ -53,7 +60,10 @@ def _fields(found: Any, wanted: Any, but: tuple[str, ...]) -> str:
 
 
 def _tensors(found: dict[str, Any], wanted: dict[str, Any], precision: str) -> str:
-    """The first named tensor that differs; empty where none does. One zero point of all may be rounded to the other side."""
+    """The first named tensor that differs; empty where none does.
+
+    One zero point of all may be rounded to the other side.
+    """
     if found.keys() != wanted.keys():
         return f"tensor {min(found.keys() ^ wanted.keys())}"
     moved = 0
@@ -62,7 +72,11 @@ def _tensors(found: dict[str, Any], wanted: dict[str, Any], precision: str) -> s
             return f"shape or type of {name}"
         if not close(found[name], belongs, precision):
             return f"values of {name}"
-        moved += belongs.size == 1 and belongs.dtype in (np.int8, np.uint8) and bool((found[name] != belongs).any())
+        moved += (
+            belongs.size == 1
+            and belongs.dtype in (np.int8, np.uint8)
+            and bool((found[name] != belongs).any())
+        )
         if moved > 1:
             return f"values of {name}"
     return ""
@@ -92,7 +106,9 @@ def ir_difference(found: Any, wanted: Any, precision: str) -> str:
         kinds = [(op.get_type_info().version_id, op.get_type_name()) for op in ops]
         if kinds[0] != kinds[1]:
             return f"operation {ops[0].get_friendly_name()} where {name} belongs"
-        inputs = [[_origin(value, place) for value in op.inputs()] for place, op in zip(places, ops, strict=True)]
+        inputs = [
+            [_origin(value, place) for value in op.inputs()] for place, op in zip(places, ops, strict=True)
+        ]
         if inputs[0] != inputs[1]:
             return f"inputs of {name}"
         if ops[0].get_type_name() == "Constant":
@@ -114,14 +130,20 @@ def program_difference(found: Any, wanted: Any, precision: str) -> str:
     from torch.fx import GraphModule
 
     sides = found, wanted
-    codes = [{name: m.code for name, m in side.graph_module.named_modules() if isinstance(m, GraphModule)} for side in sides]
+    codes = [
+        {name: m.code for name, m in side.graph_module.named_modules() if isinstance(m, GraphModule)}
+        for side in sides
+    ]
     if codes[0] != codes[1]:
         return "the program's code"
     if str(found.graph_signature) != str(wanted.graph_signature):
         return "inputs, outputs or weights of the program"
     if str(found.range_constraints) != str(wanted.range_constraints):
         return "the sizes that the program takes"
-    tensors = [{name: t.detach().cpu().numpy() for name, t in {**side.state_dict, **side.constants}.items()} for side in sides]
+    tensors = [
+        {name: t.detach().cpu().numpy() for name, t in {**side.state_dict, **side.constants}.items()}
+        for side in sides
+    ]
     return _tensors(tensors[0], tensors[1], precision) or SAME
 
 

@@ -1,4 +1,6 @@
-"""What a backend is: it builds its file from a traced classifier, opens it, and answers uint8 pixels with probabilities."""
+"""What a backend is: it builds its file from a traced classifier,
+opens it, and answers uint8 pixels with probabilities.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ class Session(Protocol):
     device: str
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
-        """uint8 (B, H, W, 3) to logits and probabilities, both float32 (B, K). Raises ValueError for other input."""
+        """uint8 (B, H, W, 3) to logits and probabilities, both float32 (B, K).
+
+        Raises ValueError for other input.
+        """
         ...
 
     def named(self, images: Pixels) -> dict[str, Floats]:
@@ -50,8 +55,9 @@ class Source:
 class Material:
     """What there is to build from: the canonical ONNX file, and the batch profile (min, opt, max).
 
-    ``program()`` traces the same classifier anew as a `torch.export.ExportedProgram`; ``facts`` is what a lone file
-    must know of itself (the ONNX file has it in metadata_props). ``portable``: the engine must run on other GPUs too.
+    ``program()`` traces the same classifier anew as a `torch.export.ExportedProgram`; ``facts`` is what a
+    lone file must know of itself (the ONNX file has it in metadata_props). ``portable``: the engine must run
+    on other GPUs too.
     """
 
     onnx: Path
@@ -65,13 +71,14 @@ class Material:
 class Backend:
     """A row of the table.
 
-    ``facts(path)`` reads what a file says of itself without executing it, ``difference(path, other, precision)`` how two
-    files differ (`alike.SAME` where they do not); a row that cannot do one of them says in ``opaque`` why, and what
-    nobody can read is never called verified.
+    ``facts(path)`` reads what a file says of itself without executing it, ``difference(path, other,
+    precision)`` how two files differ (`alike.SAME` where they do not); a row that cannot do one of them says
+    in ``opaque`` why, and what nobody can read is never called verified.
 
-    ``format`` and ``file`` say what it executes; ``build(material, out)`` makes that file, and the ``extra`` ones beside
-    it, and returns what the manifest should say of an engine. ``missing()`` gives the reason why it cannot be used here,
-    or an empty string; ``cannot_run()`` why a built file could not be executed here. Only ``precisions`` can be built.
+    ``format`` and ``file`` say what it executes; ``build(material, out)`` makes that file, and the ``extra``
+    ones beside it, and returns what the manifest should say of an engine. ``missing()`` gives the reason why
+    it cannot be used here, or an empty string; ``cannot_run()`` why a built file could not be executed here.
+    Only ``precisions`` can be built.
     """
 
     about: str
@@ -102,7 +109,9 @@ def checked(images: Pixels, manifest: Mapping[str, Any]) -> Pixels:
 
 def output_names(manifest: Mapping[str, Any]) -> list[str]:
     """Names of a model's outputs, in order; the first two are logits and probabilities."""
-    return [str(o["name"]) for o in manifest.get("outputs", ({"name": n} for n in ("logits", "probabilities")))]
+    return [
+        str(o["name"]) for o in manifest.get("outputs", ({"name": n} for n in ("logits", "probabilities")))
+    ]
 
 
 def in_chunks(session: Session, images: Pixels, most: int) -> tuple[Floats, Floats]:

@@ -1,4 +1,6 @@
-"""Batch sizes for which a recorded program exists: any other batch is filled up to the next one and cut again."""
+"""Batch sizes for which a recorded program exists:
+any other batch is filled up to the next one and cut again.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,15 @@ def bucket(size: int, most: int) -> int:
 
 
 def fill(buffer: Pixels, images: Pixels) -> None:
-    """Put images (B, H, W, 3) into the first rows of a buffer (bucket, H, W, 3); the rest becomes black, nothing old stays."""
+    """Put images (B, H, W, 3) into the first rows of a buffer (bucket,
+    H, W, 3); the rest becomes black, nothing old stays.
+    """
     buffer[: len(images)] = images
     buffer[len(images) :] = 0
 
 
-def cut(answers: np.ndarray[tuple[int, ...], np.dtype[np.float32]], size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def cut(
+    answers: np.ndarray[tuple[int, ...], np.dtype[np.float32]], size: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """The first ``size`` rows, in memory of their own: the buffer is overwritten by the next call."""
     return answers[:size].copy()

@@ -1,4 +1,6 @@
-"""What a model file says of itself, read without executing it: inputs, outputs, and the facts that were put into it."""
+"""What a model file says of itself, read without executing it:
+inputs, outputs, and the facts that were put into it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Value:
-    """An input or output: its name, whether the batch is free, the other sizes (0 where not fixed), a numpy-like type."""
+    """An input or output: its name, whether the batch is free,
+    the other sizes (0 where not fixed), a numpy-like type.
+    """
 
     name: str
     free_batch: bool
@@ -41,11 +45,18 @@ def of_onnx(path: Path) -> Facts:
         kind = of.type.tensor_type
         name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
         dims = kind.shape.dim
-        return Value(of.name, bool(dims and dims[0].dim_param), tuple(d.dim_value for d in dims[1:]), {"float": "float32"}.get(name, name))
+        return Value(
+            of.name,
+            bool(dims and dims[0].dim_param),
+            tuple(d.dim_value for d in dims[1:]),
+            {"float": "float32"}.get(name, name),
+        )
 
     found = [json.loads(entry.value) for entry in model.metadata_props if entry.key == "lfdeploy"]
     told = found[0] if found and isinstance(found[0], dict) else {}
-    return Facts("ONNX file", tuple(map(value, model.graph.input)), tuple(map(value, model.graph.output)), told)
+    return Facts(
+        "ONNX file", tuple(map(value, model.graph.input)), tuple(map(value, model.graph.output)), told
+    )
 
 
 def of_ir(path: Path) -> Facts:
@@ -61,7 +72,9 @@ def of_ir(path: Path) -> Facts:
         rest = tuple(0 if d.is_dynamic else d.get_length() for d in list(dims)[1:])
         return Value("/".join(names), free, rest, of.get_element_type().to_dtype().name)
 
-    return Facts("IR", tuple(map(value, model.inputs)), tuple(map(value, model.outputs)), openvino.told(model))
+    return Facts(
+        "IR", tuple(map(value, model.inputs)), tuple(map(value, model.outputs)), openvino.told(model)
+    )
 
 
 def of_program(path: Path) -> Facts:
@@ -80,7 +93,9 @@ def of_program(path: Path) -> Facts:
         return Value(name, free, rest, str(tensor.dtype).removeprefix("torch."))
 
     outputs = [str(name) for name in signature.user_outputs]
-    names = [o["name"] for o in told.get("outputs", [])]  # a program's outputs are a tuple; what they are is told beside it
+    names = [
+        o["name"] for o in told.get("outputs", [])
+    ]  # a program's outputs are a tuple; what they are is told beside it
     if len(names) != len(outputs):
         names = outputs
     return Facts(

@@ -12,8 +12,8 @@ from lfdeploy.devices import int8_saturates, pick
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
 
-#: fp32 means fp32. ONNX Runtime plans every convolution anew whenever the batch's size changes: searching for the best plan
-#: ("EXHAUSTIVE", its default) makes that take as long as hundreds of calls.
+#: fp32 means fp32. ONNX Runtime plans every convolution anew whenever the batch's size changes: searching for
+#: the best plan ("EXHAUSTIVE", its default) makes that take as long as hundreds of calls.
 CUDA = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 PROVIDERS: dict[str, Any] = {
     "cpu": "CPUExecutionProvider",
@@ -41,7 +41,9 @@ def session_options(threads: int = 0) -> Any:
 
 
 class OnnxSession:
-    """One InferenceSession with exactly one provider; a provider that is not the one asked for is an error."""
+    """One InferenceSession with exactly one provider;
+    a provider that is not the one asked for is an error.
+    """
 
     backend = "onnxruntime"
 
@@ -51,7 +53,10 @@ class OnnxSession:
         self.manifest = source.manifest
         where = pick(device, "onnxruntime")
         if where == "cpu" and source.manifest.get("precision") == "bf16":
-            raise LfdeployError(f"{source.file.name} is bf16, which onnxruntime's CPU provider has not. Use --device cuda, or export fp16.")
+            raise LfdeployError(
+                f"{source.file.name} is bf16, which onnxruntime's CPU provider has not. Use --device "
+                "cuda, or export fp16."
+            )
         if where == "cuda":
             import torch  # noqa: F401  (brings the CUDA libraries that the provider links)
 
@@ -61,11 +66,16 @@ class OnnxSession:
         try:
             self.session = ort.InferenceSession(str(source.file), options, providers=[wanted])
         except Exception as error:  # onnxruntime raises many kinds, all of them about this file
-            raise LfdeployError(f"{source.file.name} cannot be loaded by onnxruntime: {_first_line(error)}") from None
+            raise LfdeployError(
+                f"{source.file.name} cannot be loaded by onnxruntime: {_first_line(error)}"
+            ) from None
         name = wanted if isinstance(wanted, str) else wanted[0]
         got = self.session.get_providers()[0]
         if got != name:
-            raise LfdeployError(f"onnxruntime gave {got} where {name} was asked for. Check 'lfdeploy doctor', or use --device cpu.")
+            raise LfdeployError(
+                f"onnxruntime gave {got} where {name} was asked for. Check 'lfdeploy doctor', or use "
+                "--device cpu."
+            )
         self.device = where
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
@@ -75,7 +85,10 @@ class OnnxSession:
 
     def named(self, images: Pixels) -> dict[str, Floats]:
         """Every output."""
-        names, feed = output_names(self.manifest), {self.manifest["input"]["name"]: checked(images, self.manifest)}
+        names, feed = (
+            output_names(self.manifest),
+            {self.manifest["input"]["name"]: checked(images, self.manifest)},
+        )
         return dict(zip(names, self.session.run(names, feed), strict=True))
 
 
@@ -91,7 +104,9 @@ def _build(material: Material, out: Path) -> dict[str, Any]:
 def _missing() -> str:
     from importlib.util import find_spec
 
-    return "" if find_spec("onnxruntime") else "onnxruntime is not installed. Run: pip install onnxruntime-gpu"
+    return (
+        "" if find_spec("onnxruntime") else "onnxruntime is not installed. Run: pip install onnxruntime-gpu"
+    )
 
 
 def _open(source: Source, device: str) -> Session:

@@ -1,9 +1,9 @@
 """OpenVINO IR: model.xml and model.bin, on the CPU.
 
-OpenVINO may compute in bf16 by itself where the processor has it, which costs fp32 four digits. Here it is told f32
-and accuracy, and what it took is read back; so is whether an int8 file is multiplied in int8. On an x86
-CPU without VNNI its int8 sums overflow (OpenVINO's "saturation issue"), so there the file's int8 numbers are
-multiplied in fp32: the same answers, but no faster than fp32.
+OpenVINO may compute in bf16 by itself where the processor has it, which costs fp32 four digits. Here it is
+told f32 and accuracy, and what it took is read back; so is whether an int8 file is multiplied in int8. On an
+x86 CPU without VNNI its int8 sums overflow (OpenVINO's "saturation issue"), so there the file's int8 numbers
+are multiplied in fp32: the same answers, but no faster than fp32.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def load() -> Any:
     try:
         import openvino
     except ImportError:
-        raise LfdeployError(_missing() or "openvino is installed but cannot be imported; reinstall it.") from None
+        raise LfdeployError(
+            _missing() or "openvino is installed but cannot be imported; reinstall it."
+        ) from None
     finally:
         if hidden:
             del sys.modules[TELEMETRY]
@@ -49,8 +51,9 @@ def load() -> Any:
 def core() -> Any:
     """The one `openvino.Core` of the process, never given back.
 
-    Its CPU plugin gives the thread that loads it a signal stack and takes it back when it ends. Of two that do not
-    end in reverse order the freed stack stays behind, and the next Ctrl-C or SIGTERM is a segmentation fault.
+    Its CPU plugin gives the thread that loads it a signal stack and takes it back when it ends. Of two that
+    do not end in reverse order the freed stack stays behind, and the next Ctrl-C or SIGTERM is a segmentation
+    fault.
     """
     return _core(load())
 
@@ -87,7 +90,9 @@ def _build(material: Material, out: Path) -> dict[str, Any]:
     model = read_ir(material.onnx)
     for number, op in enumerate(model.get_ordered_ops()):
         name, kind = op.get_friendly_name(), op.get_type_name()
-        if name.startswith(f"{kind}_") and name.removeprefix(f"{kind}_").isdigit():  # counted over the life of the process
+        if (
+            name.startswith(f"{kind}_") and name.removeprefix(f"{kind}_").isdigit()
+        ):  # counted over the life of the process
             op.set_friendly_name(f"{kind}_{number}")
     model.set_rt_info(json.dumps(material.facts, sort_keys=True, ensure_ascii=False), list(METADATA))
     load().save_model(model, out, compress_to_fp16=False)  # the precision is the graph's
@@ -102,7 +107,10 @@ class OpenVinoSession:
 
     def __init__(self, source: Source, device: str) -> None:
         if device == "cuda":
-            raise LfdeployError("openvino runs on the CPU; --device cuda has no meaning here. For the GPU export --format onnx or trt.")
+            raise LfdeployError(
+                "openvino runs on the CPU; --device cuda has no meaning here. For the GPU export "
+                "--format onnx or trt."
+            )
         self.manifest, self.lock = source.manifest, Lock()
         model = read_ir(source.file)
         int8 = source.manifest.get("precision") == "int8"
@@ -115,7 +123,9 @@ class OpenVinoSession:
         try:
             self.compiled = core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
-            raise LfdeployError(f"{source.file.name} cannot be compiled by openvino: {_reason(error)}") from None
+            raise LfdeployError(
+                f"{source.file.name} cannot be compiled by openvino: {_reason(error)}"
+            ) from None
         arithmetic = self.compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if arithmetic != "f32":
             raise LfdeployError(f"openvino gave {arithmetic} arithmetic where f32 was asked for.")
@@ -141,11 +151,12 @@ class OpenVinoSession:
 
 
 def _keep_apart(model: Any) -> None:
-    """Keep openvino from folding a sum or product by channel into the FakeQuantize behind it, by naming it an output.
+    """Keep openvino from folding a sum or product by channel into the FakeQuantize behind it, by naming it an
+    output.
 
-    Where int8 is computed in float, openvino 2026.4 folds the two, also through an activation between them, and its kernel
-    for ranges by channel takes another channel's for most numbers, from two channels on. A layer's bias is folded into the layer,
-    rightly.
+    Where int8 is computed in float, openvino 2026.4 folds the two, also through an activation between them,
+    and its kernel for ranges by channel takes another channel's for most numbers, from two channels on. A
+    layer's bias is folded into the layer, rightly.
     """
     varying: set[str] = set()  # names of nodes that depend on the pictures
     apart = []
@@ -160,7 +171,11 @@ def _keep_apart(model: Any) -> None:
             folded = folded.input_value(0).get_node()
         sides = [value.get_node() for value in folded.input_values()]
         product = any(side.get_type_name().removeprefix("Group") in LAYERS for side in sides)
-        if folded.get_type_name() in FOLDED and not product and not all(side.get_name() in varying for side in sides):
+        if (
+            folded.get_type_name() in FOLDED
+            and not product
+            and not all(side.get_name() in varying for side in sides)
+        ):
             apart.append(sources[0].output(0))
     model.add_outputs(apart)
 
@@ -184,7 +199,9 @@ def layers_of(runtime: Any) -> dict[str, int]:
 def products_in_int8(model: Any) -> int:
     """How many tensors of int8 weights an IR or ONNX model multiplies with."""
     return sum(
-        op.get_type_name() == "Constant" and op.get_element_type().to_string() == "i8" and len(op.get_output_shape(0)) > 1
+        op.get_type_name() == "Constant"
+        and op.get_element_type().to_string() == "i8"
+        and len(op.get_output_shape(0)) > 1
         for op in model.get_ops()
     )
 

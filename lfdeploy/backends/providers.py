@@ -1,8 +1,9 @@
-"""ONNX Runtime's execution providers for NVIDIA GPUs, each a backend of its own that opens the same model.onnx.
+"""ONNX Runtime's execution providers for NVIDIA GPUs, each a backend of its own that opens the same
+model.onnx.
 
-ONNX Runtime falls back to the CPU without a word: a provider whose library does not load, or that does not take a node, is
-passed over. Here the first provider must be the one asked for, and one profiled call must show every convolution and
-matrix product on it.
+ONNX Runtime falls back to the CPU without a word: a provider whose library does not load, or that does not
+take a node, is passed over. Here the first provider must be the one asked for, and one profiled call must
+show every convolution and matrix product on it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider: ONNX Runtime's name for it, the package that brings it, and its options for a manifest."""
+    """An execution provider:
+
+    ONNX Runtime's name for it, the package that brings it, and its options for a manifest.
+    """
 
     name: str
     package: str
@@ -53,10 +57,13 @@ def _rtx(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _profile(manifest: Mapping[str, Any], prefix: str) -> dict[str, str]:
-    """The batch profile in the words of TensorRT's two providers, so that no engine is built anew for a batch size."""
+    """The batch profile in the words of TensorRT's two providers,
+    so that no engine is built anew for a batch size.
+    """
     put = manifest["input"]
+    picture = f"{put['height']}x{put['width']}x3"
     return {
-        f"{prefix}_profile_{end}_shapes": f"{put['name']}:{manifest['batch'][end]}x{put['height']}x{put['width']}x3"
+        f"{prefix}_profile_{end}_shapes": f"{put['name']}:{manifest['batch'][end]}x{picture}"
         for end in ("min", "opt", "max")
     }
 
@@ -64,7 +71,9 @@ def _profile(manifest: Mapping[str, Any], prefix: str) -> dict[str, str]:
 PROVIDERS = {
     "onnxruntime-cuda": Provider("CUDAExecutionProvider", "onnxruntime-gpu[cuda,cudnn]", _cuda),
     "onnxruntime-tensorrt": Provider("TensorrtExecutionProvider", "onnxruntime-gpu", _tensorrt),
-    "onnxruntime-tensorrt-rtx": Provider("NvTensorRTRTXExecutionProvider", "onnxruntime-ep-nv-tensorrt-rtx", _rtx),
+    "onnxruntime-tensorrt-rtx": Provider(
+        "NvTensorRTRTXExecutionProvider", "onnxruntime-ep-nv-tensorrt-rtx", _rtx
+    ),
 }
 
 
@@ -79,14 +88,25 @@ def placed(events: Iterable[Any]) -> dict[str, Counter[str]]:
 
 
 def require(found: Mapping[str, Mapping[str, int]], provider: str) -> None:
-    """Raise `LfdeployError` unless the provider ran something, and no other ran a convolution or a matrix product."""
+    """Raise `LfdeployError` unless the provider ran something,
+    and no other ran a convolution or a matrix product.
+    """
     if not found.get(provider):
         told = ", ".join(found) or "none"
-        raise LfdeployError(f"onnxruntime ran no node on {provider}, which was asked for; providers that ran: {told}.")
-    strays = [f"{sum(counts.values())} on {name}" for name, ops in found.items() if name != provider for counts in [_heavy(ops)] if counts]
+        raise LfdeployError(
+            f"onnxruntime ran no node on {provider}, which was asked for; providers that ran: {told}."
+        )
+    strays = [
+        f"{sum(counts.values())} on {name}"
+        for name, ops in found.items()
+        if name != provider
+        for counts in [_heavy(ops)]
+        if counts
+    ]
     if strays:
         raise LfdeployError(
-            f"{provider} was asked for, and onnxruntime ran convolutions or matrix products elsewhere: {', '.join(strays)}."
+            f"{provider} was asked for, and onnxruntime ran convolutions or matrix products elsewhere: "
+            f"{', '.join(strays)}."
         )
 
 
@@ -95,9 +115,11 @@ def _heavy(operators: Mapping[str, int]) -> dict[str, int]:
 
 
 def session_on(file: Path, provider: str, options: Mapping[str, str], pixels: Pixels) -> Any:
-    """An InferenceSession that is proven to execute on a provider, by one profiled call on uint8 pixels (B, H, W, 3).
+    """An InferenceSession that is proven to execute on a provider, by one profiled call on uint8 pixels (B,
+    H, W, 3).
 
     Raises `LfdeployError` where the file does not load, or something else executes it.
+
     """
     import onnxruntime as ort
 
@@ -108,15 +130,24 @@ def session_on(file: Path, provider: str, options: Mapping[str, str], pixels: Pi
         settings.profile_file_prefix = str(Path(folder) / "profile")
         try:
             if provider in ort.get_available_providers():
-                session = ort.InferenceSession(str(file), settings, providers=[(provider, dict(options))], enable_fallback=0)
+                session = ort.InferenceSession(
+                    str(file), settings, providers=[(provider, dict(options))], enable_fallback=0
+                )
             else:
-                settings.add_provider_for_devices([d for d in ort.get_ep_devices() if d.ep_name == provider], dict(options))
+                settings.add_provider_for_devices(
+                    [d for d in ort.get_ep_devices() if d.ep_name == provider], dict(options)
+                )
                 session = ort.InferenceSession(str(file), settings, enable_fallback=0)
         except Exception as error:  # onnxruntime raises many kinds
-            raise LfdeployError(f"{file.name} cannot be opened with {provider}: {str(error).strip().splitlines()[0][:200]}") from None
+            raise LfdeployError(
+                f"{file.name} cannot be opened with {provider}: {str(error).strip().splitlines()[0][:200]}"
+            ) from None
         got = session.get_providers()[0]
         if got != provider:
-            raise LfdeployError(f"onnxruntime gave {got} where {provider} was asked for: its libraries do not load. See: lfdeploy doctor")
+            raise LfdeployError(
+                f"onnxruntime gave {got} where {provider} was asked for: its libraries do not load. "
+                "See: lfdeploy doctor"
+            )
         session.run(None, {session.get_inputs()[0].name: pixels})
         require(placed(json.loads(Path(session.end_profiling()).read_text())), provider)
     return session
@@ -129,7 +160,10 @@ class ProviderSession:
         row = PROVIDERS[backend]
         reason = cannot_run(backend)
         if reason or device == "cpu":
-            raise LfdeployError(reason or f"{backend} runs on a GPU; --device cpu has no meaning here. Use --backend onnxruntime.")
+            raise LfdeployError(
+                reason
+                or f"{backend} runs on a GPU; --device cpu has no meaning here. Use --backend onnxruntime."
+            )
         import onnxruntime as ort
         import torch  # noqa: F401  (brings the CUDA libraries that the providers link)
 
@@ -149,7 +183,10 @@ class ProviderSession:
 
     def named(self, images: Pixels) -> dict[str, Floats]:
         """Every output."""
-        names, feed = output_names(self.manifest), {self.manifest["input"]["name"]: checked(images, self.manifest)}
+        names, feed = (
+            output_names(self.manifest),
+            {self.manifest["input"]["name"]: checked(images, self.manifest)},
+        )
         return dict(zip(names, self.session.run(names, feed), strict=True))
 
 
@@ -165,7 +202,10 @@ def _register() -> None:
 
 
 def missing(backend: str) -> str:
-    """Why this onnxruntime has not the provider, or an empty string. That it has it does not say that it works."""
+    """Why this onnxruntime has not the provider, or an empty string.
+
+    That it has it does not say that it works.
+    """
     from importlib.util import find_spec
 
     row = PROVIDERS[backend]
@@ -173,7 +213,9 @@ def missing(backend: str) -> str:
         return f"onnxruntime is not installed. Run: pip install '{row.package}'"
     import onnxruntime as ort
 
-    if row.name in ort.get_available_providers() or (row.package == "onnxruntime-ep-nv-tensorrt-rtx" and find_spec(PLUGIN)):
+    if row.name in ort.get_available_providers() or (
+        row.package == "onnxruntime-ep-nv-tensorrt-rtx" and find_spec(PLUGIN)
+    ):
         return ""
     return f"onnxruntime {ort.__version__} has no {row.name}. Run: pip install '{row.package}'"
 
@@ -182,7 +224,9 @@ def cannot_run(backend: str) -> str:
     """Why nothing runs on the provider here, or an empty string."""
     if not gpus():
         return f"this machine has no NVIDIA GPU, and {PROVIDERS[backend].name} runs on nothing else"
-    library = {"onnxruntime-tensorrt": "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx": "torch"}.get(backend, "onnxruntime")
+    library = {"onnxruntime-tensorrt": "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx": "torch"}.get(
+        backend, "onnxruntime"
+    )
     return missing(backend) or unusable(library)
 
 

@@ -20,7 +20,9 @@ class TorchSession:
         from lfdeploy.models.explain import explained, explains
 
         if source.run is None:
-            raise LfdeployError("The PyTorch backend needs the run that the artifact came from; name it with --run.")
+            raise LfdeployError(
+                "The PyTorch backend needs the run that the artifact came from; name it with --run."
+            )
         self.manifest, self.device = source.manifest, pick(device)
         torch.backends.cudnn.allow_tf32 = False  # the reference is fp32
         module = source.run.classifier(str(source.manifest["target"]))

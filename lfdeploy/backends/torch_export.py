@@ -1,4 +1,6 @@
-"""torch.export's .pt2: the traced classifier with its weights, opened by torch alone on the CPU or a CUDA GPU."""
+"""torch.export's .pt2: the traced classifier with its weights,
+opened by torch alone on the CPU or a CUDA GPU.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,14 @@ def read_program(file: Path) -> tuple[Any, dict[str, Any]]:
     extra = {METADATA: ""}
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.11's own, about its reading of the file
+            warnings.filterwarnings(
+                "ignore", "The given buffer is not writable"
+            )  # torch 2.11's own, about its reading of the file
             program = torch.export.load(file, extra_files=extra)
     except Exception as error:  # zip, json, schema and pickle errors are of many kinds
         raise LfdeployError(
-            f"{file.name} cannot be read by torch.export: {(str(error).splitlines() or ['no reason given'])[0][:200]}"
+            f"{file.name} cannot be read by torch.export: "
+            f"{(str(error).splitlines() or ['no reason given'])[0][:200]}"
         ) from None
     told = json.loads(extra[METADATA] or "{}")
     return program, told if isinstance(told, dict) else {}
@@ -45,7 +50,11 @@ def _build(material: Material, out: Path) -> dict[str, Any]:
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # it holds paths of this machine
     buffer = io.BytesIO()  # a file's own name would become part of the bytes
-    torch.export.save(program, buffer, extra_files={METADATA: json.dumps(material.facts, sort_keys=True, ensure_ascii=False)})
+    torch.export.save(
+        program,
+        buffer,
+        extra_files={METADATA: json.dumps(material.facts, sort_keys=True, ensure_ascii=False)},
+    )
     out.write_bytes(buffer.getvalue())
     return {}
 
@@ -79,7 +88,9 @@ class ProgramSession:
                 found = self.module(x)
         except AssertionError as error:  # the program's own guards
             raise ValueError(f"the program refuses the shape {tuple(x.shape)}: {error}") from None
-        return {name: value.cpu().numpy() for name, value in zip(output_names(self.manifest), found, strict=True)}
+        return {
+            name: value.cpu().numpy() for name, value in zip(output_names(self.manifest), found, strict=True)
+        }
 
 
 def _open(source: Source, device: str) -> Session:

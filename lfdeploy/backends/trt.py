@@ -61,9 +61,11 @@ INVALID = {
 
 
 def invalid(trt: Any, blob: bytes) -> tuple[str, ...]:
-    """Why the package will not run these bytes here (keys of `INVALID`), from their header alone; empty where it would, or cannot say.
+    """Why the package will not run these bytes here (keys of `INVALID`), from their header alone; empty where
+    it would, or cannot say.
 
     Only TensorRT-RTX offers this. Without a GPU it still tells what is no engine at all, and nothing else.
+
     """
     runtime = trt.Runtime(log_to(trt, []))
     if not hasattr(runtime, "get_engine_validity"):
@@ -121,7 +123,9 @@ def no_kernels(package: str, name: str, capability: str) -> str:
 def _build(package: str, material: Material, out: Path) -> dict[str, Any]:
     from lfdeploy.backends.trt_build import build
 
-    return build(package, material.onnx, out, material.profile, str(material.facts["precision"]), material.portable)
+    return build(
+        package, material.onnx, out, material.profile, str(material.facts["precision"]), material.portable
+    )
 
 
 def _open(package: str, source: Source, device: str) -> Session:
@@ -134,7 +138,9 @@ def _open(package: str, source: Source, device: str) -> Session:
 
 
 def engine_facts(package: str, file: Path) -> Facts:
-    """What an engine says of its inputs and outputs, on a machine with the GPU; of labels or a target it knows nothing."""
+    """What an engine says of its inputs and outputs, on a machine with the GPU;
+    of labels or a target it knows nothing.
+    """
     trt = load(package)
     engine = trt.Runtime(log_to(trt, [])).deserialize_cuda_engine(file.read_bytes())
     if engine is None:
@@ -153,7 +159,9 @@ def engine_facts(package: str, file: Path) -> Facts:
 def backend(package: str) -> Backend:
     """The table's row for one package."""
     return Backend(
-        about="TensorRT, built on the GPU it will run on" if package == "tensorrt" else "TensorRT-RTX, builds without a GPU",
+        about="TensorRT, built on the GPU it will run on"
+        if package == "tensorrt"
+        else "TensorRT-RTX, builds without a GPU",
         format="trt",
         file="model.engine",
         missing=lambda: missing(package),
@@ -161,5 +169,6 @@ def backend(package: str) -> Backend:
         build=lambda material, out: _build(package, material, out),
         open=lambda source, device: _open(package, source, device),
         facts=lambda path: engine_facts(package, path),
-        opaque="an engine is a compiled program, whose numbers nobody can read; the ONNX file it is built from is examined at export",
+        opaque="an engine is a compiled program, whose numbers nobody can read; the ONNX file it is built "
+        "from is examined at export",
     )

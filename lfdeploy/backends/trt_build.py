@@ -1,7 +1,9 @@
-"""Parses an ONNX file and builds an engine, in a process of its own: a second build in one process gives other bytes.
+"""Parses an ONNX file and builds an engine, in a process of its own: a second build in one process gives
+other bytes.
 
-TensorRT-RTX numbers tensors in the order of its threads and of their addresses. So its process has one core, addresses that
-are not randomised, file names without a folder and next to no environment: the same installation then builds the same bytes.
+TensorRT-RTX numbers tensors in the order of its threads and of their addresses. So its process has one core,
+addresses that are not randomised, file names without a folder and next to no environment: the same
+installation then builds the same bytes.
 
 The engine is kept only when its convolutions and matrix products compute in the precision that was asked for.
 """
@@ -25,7 +27,12 @@ from lfdeploy.errors import LfdeployError
 
 NO_RANDOM_ADDRESSES = 0x0040000  # ADDR_NO_RANDOMIZE of personality(2)
 KEPT = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")  # of the environment
-RTX_DEFAULT = ("8.0", "8.6", "8.9", "12.0")  # and later: NVIDIA's promise for an engine without named capabilities
+RTX_DEFAULT = (
+    "8.0",
+    "8.6",
+    "8.9",
+    "12.0",
+)  # and later: NVIDIA's promise for an engine without named capabilities
 
 
 def build_here(
@@ -33,8 +40,8 @@ def build_here(
 ) -> dict[str, Any]:
     """Parse, build, prove and write an engine in this process; what was set is read back for the manifest.
 
-    Raises `LfdeployError` for a file that does not parse or build, for a precision that was not achieved, and for
-    ``portable`` where the package cannot.
+    Raises `LfdeployError` for a file that does not parse or build, for a precision that was not achieved, and
+    for ``portable`` where the package cannot.
     """
     trt = load(package)
     messages: list[str] = []
@@ -42,32 +49,18 @@ def build_here(
     builder = trt.Builder(logger)
     if package == "tensorrt-rtx":
         builder.max_threads = 1
-    flags = trt.NetworkDefinitionCreationFlag
-    network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(onnx)):
-        faults = [parser.get_error(i).desc() for i in range(parser.num_errors)] or messages
-        raise LfdeployError(f"{package} cannot parse the ONNX file: {faults[0] if faults else 'no reason given'}")
+    network = parsed(trt, builder, logger, package, onnx, messages)
     layers, proof = trt_layers.of_network(network), "network"
     trt_layers.require(layers, precision, proof)
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 1 << 30)
-    if hasattr(trt.BuilderFlag, "TF32"):
-        config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
-    shapes = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        shapes.set_shape(tensor.name, *[(n, *list(tensor.shape)[1:]) for n in profile])
-    if config.add_optimization_profile(shapes) < 0:
-        raise LfdeployError(f"{package} rejects the batch profile {profile}: {messages[-1:] or 'no reason given'}")
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config = configured(trt, builder, network, package, profile, messages)
     if portable:
         make_portable(trt, config, package)
-    timings = timing_file(trt.__version__, gpus()[0].name, portable) if package == "tensorrt" and gpus() else None
+    measured = package == "tensorrt" and gpus()
+    timings = timing_file(trt.__version__, gpus()[0].name, portable) if measured else None
     known = remember(config, timings) if timings else None
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise LfdeployError(f"{package} cannot build the engine: {messages[-1] if messages else 'no reason given'}")
+        raise LfdeployError(f"{package} cannot build the engine: {_last(messages)}")
     blob = bytes(plan)
     if timings:
         keep(config, timings)
@@ -79,10 +72,11 @@ def build_here(
             layers, proof = found, "inspector"
             trt_layers.require(layers, precision, proof)
     out.write_bytes(blob)
+    own = [gpu.capability for gpu in gpus()[:1]]
     return {
         "package": package,
         "version": trt.__version__,
-        "compute_capabilities": [gpu.capability for gpu in gpus()[:1]] if package == "tensorrt" else list(RTX_DEFAULT),
+        "compute_capabilities": own if package == "tensorrt" else list(RTX_DEFAULT),
         "strongly_typed": True,
         "tf32": hasattr(trt.BuilderFlag, "TF32") and bool(config.get_flag(trt.BuilderFlag.TF32)),
         "portable": portable,
@@ -92,20 +86,64 @@ def build_here(
     }
 
 
+def _last(messages: list[str]) -> str:
+    return messages[-1] if messages else "no reason given"
+
+
+def parsed(trt: Any, builder: Any, logger: Any, package: str, onnx: Path, messages: list[str]) -> Any:
+    """The network of an ONNX file, strongly typed; `LfdeployError` with the parser's reason."""
+    flags = trt.NetworkDefinitionCreationFlag
+    typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+    network = builder.create_network(typed)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(onnx)):
+        faults = [parser.get_error(i).desc() for i in range(parser.num_errors)] or messages
+        why = faults[0] if faults else "no reason given"
+        raise LfdeployError(f"{package} cannot parse the ONNX file: {why}")
+    return network
+
+
+def configured(
+    trt: Any, builder: Any, network: Any, package: str, profile: tuple[int, int, int], messages: list[str]
+) -> Any:
+    """The builder's settings: 1 GiB to work in, no TF32, one batch profile, layers that can be inspected."""
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 1 << 30)
+    if hasattr(trt.BuilderFlag, "TF32"):
+        config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
+    shapes = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shapes.set_shape(tensor.name, *[(n, *list(tensor.shape)[1:]) for n in profile])
+    if config.add_optimization_profile(shapes) < 0:
+        raise LfdeployError(f"{package} rejects the batch profile {profile}: {_last(messages)}")
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    return config
+
+
 def make_portable(trt: Any, config: Any, package: str) -> None:
-    """Ask for an engine that runs on every GPU from Ampere on and under later versions; `LfdeployError` if it is not granted."""
+    """Ask for an engine that runs on every GPU from Ampere on and under later versions;
+    `LfdeployError` if it is not granted.
+    """
     for owner, name in ((trt, "HardwareCompatibilityLevel"), (trt.BuilderFlag, "VERSION_COMPATIBLE")):
         if not hasattr(owner, name):
             raise LfdeployError(f"--portable: {package} {trt.__version__} has no {name}; drop --portable.")
     config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     got = config.hardware_compatibility_level
-    if got != trt.HardwareCompatibilityLevel.AMPERE_PLUS or not config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE):
-        raise LfdeployError(f"--portable: {package} {trt.__version__} gives hardware compatibility {got.name} only; drop --portable.")
+    if got != trt.HardwareCompatibilityLevel.AMPERE_PLUS or not config.get_flag(
+        trt.BuilderFlag.VERSION_COMPATIBLE
+    ):
+        raise LfdeployError(
+            f"--portable: {package} {trt.__version__} gives hardware compatibility {got.name} only; "
+            "drop --portable."
+        )
 
 
 def timing_file(version: str, gpu: str, portable: bool) -> Path:
-    """Where tactic timings of one TensorRT version on one kind of GPU are kept: a file in the user's cache directory."""
+    """Where tactic timings of one TensorRT version on one kind of GPU are kept:
+    a file in the user's cache directory.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = re.sub("[^a-z0-9.]+", "-", f"{version} {gpu}{' portable' if portable else ''}".lower())
     return home / "lfdeploy" / f"tensorrt-{name}.timing"
@@ -130,31 +168,45 @@ def keep(config: Any, file: Path) -> None:
     os.replace(part, file)
 
 
-def build(package: str, onnx: Path, out: Path, profile: tuple[int, int, int], precision: str, portable: bool = False) -> dict[str, Any]:
+def build(
+    package: str, onnx: Path, out: Path, profile: tuple[int, int, int], precision: str, portable: bool = False
+) -> dict[str, Any]:
     """`build_here` in a process of its own."""
     load(package)
     folder = out.resolve().parent
-    order = json.dumps([package, os.path.relpath(onnx.resolve(), folder), out.name, profile, precision, portable])
+    order = json.dumps(
+        [package, os.path.relpath(onnx.resolve(), folder), out.name, profile, precision, portable]
+    )
     command = [sys.executable, "-P", "-m", "lfdeploy.backends.trt_build", order]
     env = {key: value for key, value in os.environ.items() if package != "tensorrt-rtx" or key in KEPT}
     if "PYTHONPATH" in env:  # the process starts in another folder
         env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, env["PYTHONPATH"].split(os.pathsep)))
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=env)
     if done.returncode != 0:
-        raise LfdeployError((done.stderr.strip().splitlines() or ["the engine builder died without a word"])[-1])
+        raise LfdeployError(
+            (done.stderr.strip().splitlines() or ["the engine builder died without a word"])[-1]
+        )
     told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return told
 
 
 def settle() -> None:
-    """Begin this program anew with one core and fixed addresses; its last argument then says whether both were granted."""
+    """Begin this program anew with one core and fixed addresses;
+    its last argument then says whether both were granted.
+    """
     fixed = ctypes.CDLL(None).personality(NO_RANDOM_ADDRESSES) != -1  # containers may forbid it
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:], str(int(fixed))], os.environ | {"PYTHONHASHSEED": "0"})
+    os.execve(
+        sys.executable,
+        [sys.executable, *sys.orig_argv[1:], str(int(fixed))],
+        os.environ | {"PYTHONHASHSEED": "0"},
+    )
 
 
 def main() -> None:
-    """The process: arguments of `build_here` as JSON on the command line; its answer, or one line on standard error."""
+    """The process: arguments of `build_here` as JSON on the command line;
+    its answer, or one line on standard error.
+    """
     package, onnx, out, profile, precision, portable = json.loads(sys.argv[1])
     if package == "tensorrt-rtx" and len(sys.argv) == 2:
         settle()

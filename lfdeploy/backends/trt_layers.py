@@ -1,7 +1,8 @@
-"""In which precision an engine's convolutions and matrix products compute: read, and held against what was asked.
+"""In which precision an engine's convolutions and matrix products compute: read, and held against what was
+asked.
 
-Two witnesses. The parsed network is strongly typed, so its tensors' types are the engine's; it can be read anywhere.
-The engine's own inspector is better, and needs a GPU.
+Two witnesses. The parsed network is strongly typed, so its tensors' types are the engine's; it can be read
+anywhere. The engine's own inspector is better, and needs a GPU.
 """
 
 from __future__ import annotations
@@ -16,9 +17,18 @@ from lfdeploy.errors import LfdeployError
 Layers = dict[str, dict[str, int]]  # kind of layer, precision, how many
 KINDS = {"convolution": "convolutions", "matrix_multiply": "matrix products"}
 TYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8"}
-CARRIES = ("SHUFFLE", "SQUEEZE", "UNSQUEEZE", "IDENTITY", "SLICE", "CONCATENATION", "GATHER")  # moves numbers, changes none
+CARRIES = (
+    "SHUFFLE",
+    "SQUEEZE",
+    "UNSQUEEZE",
+    "IDENTITY",
+    "SLICE",
+    "CONCATENATION",
+    "GATHER",
+)  # moves numbers, changes none
 
-#: how TensorRT's inspector names layers: its own kernels (CaskConvolution, CaskGemmMatrixMultiply), Myelin's (conv, gemm)
+#: how TensorRT's inspector names layers: its own kernels (CaskConvolution, CaskGemmMatrixMultiply), Myelin's
+#: (conv, gemm)
 _CONVOLUTION = re.compile(r"conv", re.IGNORECASE)
 _PRODUCT = re.compile(r"gemm|matrix_?mul|matmul|fully_?connected", re.IGNORECASE)
 _PRECISIONS = (
@@ -30,10 +40,11 @@ _PRECISIONS = (
 
 
 def of_network(network: Any) -> Layers:
-    """Convolutions and matrix products of a parsed `INetworkDefinition` by precision, and its Q and DQ layers.
+    """Convolutions and matrix products of a parsed `INetworkDefinition` by precision, and its Q and DQ
+    layers.
 
-    ``int8`` is a layer all of whose inputs come out of int8 through a DequantizeLinear; a layer whose tensors are of
-    several types is ``mixed``.
+    ``int8`` is a layer all of whose inputs come out of int8 through a DequantizeLinear; a layer whose tensors
+    are of several types is ``mixed``.
     """
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     made = {layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)}
@@ -49,10 +60,12 @@ def of_network(network: Any) -> Layers:
 
 
 def of_inspector(document: str) -> Layers:
-    """Convolutions and matrix products of what `EngineInspector.get_engine_information` says in JSON, by precision.
+    """Convolutions and matrix products of what `EngineInspector.get_engine_information` says in JSON, by
+    precision.
 
-    The precision is that of the layer's first input. Layers whose type is not told (names only, dynamic shapes without a
-    context, fused ones of another kind) are left out. Raises `LfdeployError` for what is no such document.
+    The precision is that of the layer's first input. Layers whose type is not told (names only, dynamic
+    shapes without a context, fused ones of another kind) are left out. Raises `LfdeployError` for what is no
+    such document.
     """
     try:
         layers = json.loads(document)["Layers"]
@@ -64,7 +77,12 @@ def of_inspector(document: str) -> Layers:
             continue
         kinds = [str(entry.get(key, "")) for key in ("LayerType", "ParameterType")]
         kind = next(
-            (k for pattern, k in ((_CONVOLUTION, "convolution"), (_PRODUCT, "matrix_multiply")) if any(map(pattern.search, kinds))), ""
+            (
+                k
+                for pattern, k in ((_CONVOLUTION, "convolution"), (_PRODUCT, "matrix_multiply"))
+                if any(map(pattern.search, kinds))
+            ),
+            "",
         )
         precision = next(_told(entry.get("Inputs", [])), "")
         if kind and precision:
@@ -73,9 +91,13 @@ def of_inspector(document: str) -> Layers:
 
 
 def require(layers: Layers, asked: str, witness: str) -> None:
-    """Raise `LfdeployError` unless there are convolutions or matrix products and all compute in the precision asked for."""
+    """Raise `LfdeployError` unless there are convolutions or matrix
+    products and all compute in the precision asked for.
+    """
     if not any(kind in layers for kind in KINDS):
-        raise LfdeployError(f"{asked} was asked for, and the engine's {witness} shows no convolution and no matrix product.")
+        raise LfdeployError(
+            f"{asked} was asked for, and the engine's {witness} shows no convolution and no matrix product."
+        )
     other = [
         f"{count} of {sum(layers[kind].values())} {KINDS[kind]} in {precision}"
         for kind in KINDS
@@ -83,7 +105,9 @@ def require(layers: Layers, asked: str, witness: str) -> None:
         if precision != asked
     ]
     if other:
-        raise LfdeployError(f"{asked} was asked for, and the engine's {witness} shows {', '.join(other)}: it is not kept.")
+        raise LfdeployError(
+            f"{asked} was asked for, and the engine's {witness} shows {', '.join(other)}: it is not kept."
+        )
 
 
 def _count(found: Layers, kind: str, precision: str) -> None:
@@ -97,7 +121,9 @@ def _named(tensor: Any) -> str:
 
 
 def _typed(layer: Any, made: Mapping[str, Any]) -> str:
-    inputs = [tensor for tensor in (layer.get_input(i) for i in range(layer.num_inputs)) if tensor is not None]
+    inputs = [
+        tensor for tensor in (layer.get_input(i) for i in range(layer.num_inputs)) if tensor is not None
+    ]
     weighed = inputs[:2] if len(inputs) > 1 else inputs  # the bias stays in fp32 around int8
     if all(_quantized(tensor, made) for tensor in weighed):
         return "int8"
@@ -116,12 +142,18 @@ def _quantized(tensor: Any, made: Mapping[str, Any]) -> bool:
 def _told(tensors: list[Any]) -> Iterator[str]:
     """Precisions of an inspector's tensors; ``N/A due to dynamic shapes`` is none."""
     for entry in tensors:
-        told = " ".join(str(entry.get(key, "")) for key in ("Format/Datatype", "Datatype", "DataType")) if isinstance(entry, dict) else ""
+        told = (
+            " ".join(str(entry.get(key, "")) for key in ("Format/Datatype", "Datatype", "DataType"))
+            if isinstance(entry, dict)
+            else ""
+        )
         yield from (name for name, pattern in _PRECISIONS if pattern.search(told))
 
 
 def inspected(trt: Any, runtime: Any, plan: bytes, shape: tuple[int, ...], name: str) -> Layers:
-    """`of_inspector` for a plan that this machine's GPU can open, at one shape of its input; empty where it cannot."""
+    """`of_inspector` for a plan that this machine's GPU can open,
+    at one shape of its input; empty where it cannot.
+    """
     engine = runtime.deserialize_cuda_engine(plan)
     context = engine and engine.create_execution_context()
     if not context or not context.set_input_shape(name, shape):

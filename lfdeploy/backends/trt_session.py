@@ -1,4 +1,6 @@
-"""Runs an engine: pinned host buffers, one stream, and a CUDA graph for each batch bucket, recorded when it is first needed."""
+"""Runs an engine: pinned host buffers, one stream,
+and a CUDA graph for each batch bucket, recorded when it is first needed.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class TrtSession:
         faults = invalid(self.trt, blob)
         self.runtime = self.trt.Runtime(log_to(self.trt, self.messages))
         told = source.manifest["engine"]
-        self.runtime.engine_host_code_allowed = bool(told.get("portable"))  # our own file: its hash was checked
+        self.runtime.engine_host_code_allowed = bool(
+            told.get("portable")
+        )  # our own file: its hash was checked
         self.engine = None if faults else self.runtime.deserialize_cuda_engine(blob)
         if self.engine is None:
             why = [INVALID.get(fault, fault) for fault in faults] or [*self.messages, "no reason given"][:1]
@@ -59,7 +63,9 @@ class _Bucket:
         torch, self.session = session.torch, session
         self.context = _context(session.trt, session.engine)
         if self.context is None or not self.context.set_input_shape("images", shape):
-            raise LfdeployError(f"the engine refuses the shape {shape}: {(session.messages or ['no reason given'])[-1]}")
+            raise LfdeployError(
+                f"the engine refuses the shape {shape}: {(session.messages or ['no reason given'])[-1]}"
+            )
         self.host = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         self.pixels = torch.empty(shape, dtype=torch.uint8, device="cuda")
         self.names = output_names(session.manifest)
@@ -82,7 +88,9 @@ class _Bucket:
         """The graph and an empty string, or none and why not, which is also said on standard error."""
         torch, stream = self.session.torch, self.session.stream
         why = "the engine is not capturable"
-        if not hasattr(self.context, "is_stream_capturable") or self.context.is_stream_capturable(stream.cuda_stream):
+        if not hasattr(self.context, "is_stream_capturable") or self.context.is_stream_capturable(
+            stream.cuda_stream
+        ):
             graph = torch.cuda.CUDAGraph()
             try:
                 with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
@@ -103,23 +111,35 @@ class _Bucket:
         for host, answer in zip(self.answers_host, self.answers, strict=True):
             host.copy_(answer, non_blocking=True)
         self.session.stream.synchronize()
-        return {name: cut(host.numpy(), len(images)) for name, host in zip(self.names, self.answers_host, strict=True)}
+        return {
+            name: cut(host.numpy(), len(images))
+            for name, host in zip(self.names, self.answers_host, strict=True)
+        }
 
 
 def _context(trt: Any, engine: Any) -> Any:
-    """An execution context; RTX compiles its kernels for a shape at once, not behind the first calls, or a graph holds slow ones."""
+    """An execution context; RTX compiles its kernels for a shape at once,
+    not behind the first calls, or a graph holds slow ones.
+    """
     if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
         return engine.create_execution_context()
     settings = engine.create_runtime_config()
-    settings.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    settings.dynamic_shapes_kernel_specialization_strategy = (
+        trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    )
     return engine.create_execution_context(settings)
 
 
 def _refusal(package: str, version: str, built: dict[str, Any], faults: tuple[str, ...], why: str) -> str:
     gpu = gpus()[0]
     engine = "tensorrt" if "UNSUPPORTED_CC" in faults else package
-    again = "Export it again" if "MALFORMED_ENGINE" in faults else f"Rebuild it here with 'lfdeploy export' and --engine {engine}"
+    again = (
+        "Export it again"
+        if "MALFORMED_ENGINE" in faults
+        else f"Rebuild it here with 'lfdeploy export' and --engine {engine}"
+    )
     return (
-        f"{package} {version} refuses the engine on {gpu.name} (compute capability {gpu.capability}); it was built by {built['version']} "
+        f"{package} {version} refuses the engine on {gpu.name} (compute capability {gpu.capability}); "
+        f"it was built by {built['version']} "
         f"for {', '.join(built['compute_capabilities'])}: {why}. {again}."
     )

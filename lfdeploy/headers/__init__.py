@@ -20,8 +20,8 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_header(blob: bytes) -> Header:
-    """The header of a file of an accepted format. Raises `PictureError` with a sentence that lacks its
-    subject.
+    """The header of a file of an accepted format.
+    Raises `PictureError` with a sentence that lacks its subject.
     """
     if blob.startswith(b"\xff\xd8"):
         return jpeg.read(blob)

@@ -25,7 +25,9 @@ def read(blob: bytes) -> Header:
     boxes = {kind: (start, end) for kind, start, end in _boxes(blob, 0, len(blob))}
     if b"meta" not in boxes:
         raise truncated()
-    inner = {kind: (start, end) for kind, start, end in _boxes(blob, boxes[b"meta"][0] + 4, boxes[b"meta"][1])}
+    inner = {
+        kind: (start, end) for kind, start, end in _boxes(blob, boxes[b"meta"][0] + 4, boxes[b"meta"][1])
+    }
     told = _told(blob, *inner.get(b"iprp", (0, 0)))
     if b"iloc" not in inner or not told:
         raise damaged("it does not say where its picture is")
@@ -34,15 +36,18 @@ def read(blob: bytes) -> Header:
     area = sum(w * h for w, h in coded)
     if not coded:
         raise unsupported("is an AVIF of a kind that is not accepted")
-    if any(size not in told for size in coded) or not width * height <= area <= 3 * width * height + MOST_MARGIN:
+    if (
+        any(size not in told for size in coded)
+        or not width * height <= area <= 3 * width * height + MOST_MARGIN
+    ):
         largest = max(coded, key=lambda size: size[0] * size[1])
         raise damaged(f"it says {width}x{height} pixels, and holds {largest[0]}x{largest[1]}")
     return Header("AVIF", width, height, blob, "RGBA")
 
 
 def _boxes(blob: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, and begin and end of the content, of the boxes between two places. Raises `PictureError` when one
-    is cut.
+    """Kind, and begin and end of the content, of the boxes between two places.
+    Raises `PictureError` when one is cut.
     """
     for _ in range(MOST_BOXES):
         if start + 8 > end:

@@ -54,27 +54,36 @@ def read(blob: bytes) -> Header:
             kept.append(blob[match.start() : position])
     else:
         raise damaged(f"it has more than {MOST_SEGMENTS:,} segments")
-    if not frame or not first_scan:
+    if not first_scan:
         raise truncated()
-    if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
-        raise damaged("its frame header is too short")
-    if frame[0] != 8 or frame_kind in LOSSLESS:
-        raise unsupported("is a lossless JPEG" if frame_kind in LOSSLESS else f"is a {frame[0]}-bit JPEG")
+    _check_frame(frame, frame_kind)
     height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
     kept.append(blob[first_scan:end])
     several = frame_kind not in SEQUENTIAL or parts_of_scan != frame[5]
+    mode = {1: "L", 4: "CMYK"}.get(frame[5], "RGB")
     return Header(
-        "JPEG", width, height, b"".join(kept), mode={1: "L", 4: "CMYK"}.get(frame[5], "RGB"),
-        orientation=orientation(exif, xmp), scans=scans, coefficients=_coefficients(frame, width, height) if several else 0,
+        "JPEG", width, height, b"".join(kept), mode=mode, orientation=orientation(exif, xmp), scans=scans,
+        coefficients=_coefficients(frame, width, height) if several else 0,
     )  # fmt: skip
 
 
+def _check_frame(frame: bytes, kind: int) -> None:
+    if not frame:
+        raise truncated()
+    if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
+        raise damaged("its frame header is too short")
+    if frame[0] != 8 or kind in LOSSLESS:
+        raise unsupported("is a lossless JPEG" if kind in LOSSLESS else f"is a {frame[0]}-bit JPEG")
+
+
 def _needed(kind: int, body: bytes) -> bool:
-    """Whether the decoder needs the segment: tables and frames; of applications only what tells colours
-    apart.
+    """Whether the decoder needs the segment: tables and frames;
+    of applications only what tells colours apart.
     """
     if kind in (APP0, ADOBE):
-        return (body.startswith(b"JFIF\0") and len(body) >= 14) or (body.startswith(b"Adobe") and len(body) >= 12)
+        return (body.startswith(b"JFIF\0") and len(body) >= 14) or (
+            body.startswith(b"Adobe") and len(body) >= 12
+        )
     return not (APP1 <= kind <= 0xEF or kind == COMMENT)
 
 

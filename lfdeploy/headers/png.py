@@ -47,7 +47,13 @@ def read(blob: bytes) -> Header:
     width, height, depth, colour = struct.unpack_from(">IIBB", first)
     if colour not in MODES:
         raise unsupported(f"has colour type {colour}, which PNG does not know")
-    mode = "I;16" if (colour, depth) == (0, 16) else "RGBA" if transparent and colour in (2, 3) else MODES[colour]
+    mode = (
+        "I;16"
+        if (colour, depth) == (0, 16)
+        else "RGBA"
+        if transparent and colour in (2, 3)
+        else MODES[colour]
+    )
     exif = exif or _raw_profile(texts)
     turned = orientation(exif, _xmp(texts))
     frames = min(max(1, frames), MOST_FRAMES + 1)

@@ -56,7 +56,9 @@ def bmp(blob: bytes) -> Header:
         raise truncated()
     if compression in (1, 2) and len(blob) > MOST_RUNS:
         raise unsupported(f"is a run-length encoded BMP of more than {MOST_RUNS // 1_000_000} MB")
-    return Header("BMP", abs(width), abs(height), blob, "P" if depth <= 8 else "RGBA" if depth == 32 else "RGB")
+    return Header(
+        "BMP", abs(width), abs(height), blob, "P" if depth <= 8 else "RGBA" if depth == 32 else "RGB"
+    )
 
 
 def webp(blob: bytes) -> Header:

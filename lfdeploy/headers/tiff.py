@@ -1,5 +1,5 @@
-"""TIFF: the first directory, written anew with only the tags that make pixels; odd tags and further pages
-stay out.
+"""TIFF: the first directory, written anew with only the tags that make pixels;
+odd tags and further pages stay out.
 """
 
 from __future__ import annotations
@@ -41,8 +41,35 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, FORMAT = 256, 257, 258, 
 EXTRA, STRIPS, TILES = 338, 273, 324
 LARGEST, LARGEST_OF_FORMAT = 281, 341
 #: What a decoder reads of a directory: size, bits, colours, where the pixels are, JPEG's tables.
-PIXELS = {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, 266, STRIPS, SAMPLES, 278, 279, 284, 292, 293, 317, 320,
-          322, 323, TILES, 325, 332, EXTRA, FORMAT, 347, *range(512, 522), 529, 530, 532}  # fmt: skip
+PIXELS = {
+    WIDTH,
+    HEIGHT,
+    BITS,
+    COMPRESSION,
+    PHOTOMETRIC,
+    266,
+    STRIPS,
+    SAMPLES,
+    278,
+    279,
+    284,
+    292,
+    293,
+    317,
+    320,
+    322,
+    323,
+    TILES,
+    325,
+    332,
+    EXTRA,
+    FORMAT,
+    347,
+    *range(512, 522),
+    529,
+    530,
+    532,
+}
 WHITE_IS_ZERO, CIELAB = 0, (8, 9, 10)
 JPEG, OLD_JPEG = 7, 6
 MOST_ENTRIES, MOST_STRIPS, MOST_SCANS = 4096, 200_000, 20
@@ -87,13 +114,19 @@ class _File:
 
 
 def read(blob: bytes) -> Header:
-    """Size, mode, orientation, what is white. Raises `PictureError`, by name for what cannot be read rightly."""
+    """Size, mode, orientation, what is white. Raises `PictureError`,
+    by name for what cannot be read rightly.
+    """
     order, big = ("<" if blob[:2] == b"II" else ">"), blob[2:4] in (b"+\0", b"\0+")
     file = _File(blob, order, big)
     (start,) = file.unpack("Q" if big else "I", 8 if big else 4)
     entries, after = file.directory(start)
     tags = {struct.unpack_from(order + "H", entry)[0]: entry for entry in entries}
-    facts = {tag: file.numbers(entry) for tag, entry in tags.items() if tag in PIXELS | {ORIENTATION, LARGEST, LARGEST_OF_FORMAT}}
+    facts = {
+        tag: file.numbers(entry)
+        for tag, entry in tags.items()
+        if tag in PIXELS | {ORIENTATION, LARGEST, LARGEST_OF_FORMAT}
+    }
     if not facts.get(WIDTH) or not facts.get(HEIGHT):
         raise damaged("it does not say how wide and high it is")
     width, height = facts[WIDTH][0], facts[HEIGHT][0]
@@ -106,15 +139,22 @@ def read(blob: bytes) -> Header:
     mode = "I;16" if grey else {1: "P" if photometric == 3 else "L", 3: "RGB"}.get(samples, "RGBA")
     turned = (facts.get(ORIENTATION) or [1])[0]
     return Header(
-        "TIFF", width, height, _rewritten(file, [tags[tag] for tag in sorted(tags) if tag in PIXELS]), mode,
-        turned if 1 <= turned <= 8 else 1, _pages(file, start, after),
-        depth=bits, largest=_largest(facts, bits) if grey else 0, inverted=grey and photometric == WHITE_IS_ZERO,
-    )  # fmt: skip
+        "TIFF",
+        width,
+        height,
+        _rewritten(file, [tags[tag] for tag in sorted(tags) if tag in PIXELS]),
+        mode,
+        turned if 1 <= turned <= 8 else 1,
+        _pages(file, start, after),
+        depth=bits,
+        largest=_largest(facts, bits) if grey else 0,
+        inverted=grey and photometric == WHITE_IS_ZERO,
+    )
 
 
 def _largest(facts: dict[int, list[int]], bits: int) -> int:
-    """White as the file tells it: all bits of a depth below 16, or of a tag; another number there is a
-    statistic.
+    """White as the file tells it: all bits of a depth below 16,
+    or of a tag; another number there is a statistic.
     """
     for tag in (LARGEST_OF_FORMAT, LARGEST):
         value = (facts.get(tag) or [0])[0]
@@ -149,7 +189,9 @@ def _check_pieces(file: _File, tags: dict[int, bytes], compression: int) -> None
 
 
 def _pages(file: _File, first: int, after: int) -> int:
-    """How many directories follow each other, up to `MOST_FRAMES` + 1; a broken or circular chain just ends."""
+    """How many directories follow each other, up to `MOST_FRAMES` + 1;
+    a broken or circular chain just ends.
+    """
     starts = {first}
     while after and after not in starts and len(starts) <= MOST_FRAMES:
         starts.add(after)

@@ -1,7 +1,7 @@
 """Wide ResNets, DenseNets and VGGs for small pictures, as the papers on distillation use them.
 
-Wide ResNets and DenseNets normalise before they convolve, so the maps between their stages are sums that no ReLU
-has cut; the last stage ends with the network's own last norm and ReLU.
+Wide ResNets and DenseNets normalise before they convolve, so the maps between their stages are sums that no
+ReLU has cut; the last stage ends with the network's own last norm and ReLU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from lfdeploy.models.cifar_resnet import initialise
 
 
 class PreBlock(nn.Module):
-    """Norm, ReLU and convolution, twice, with a shortcut: (B, C_in, H, W) to (B, C_out, H/stride, W/stride)."""
+    """Norm, ReLU and convolution, twice, with a shortcut: (B,
+    C_in, H, W) to (B, C_out, H/stride, W/stride).
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -36,7 +38,9 @@ class PreBlock(nn.Module):
 
 
 def wide_resnet(depth: int, factor: int) -> Callable[[int], Backbone]:
-    """Zagoruyko and Komodakis 2016, WRN-depth-factor, without dropout: depth 6n + 4, stages of 16, 32 and 64 times the factor."""
+    """Zagoruyko and Komodakis 2016, WRN-depth-factor, without dropout:
+    depth 6n + 4, stages of 16, 32 and 64 times the factor.
+    """
     blocks = (depth - 4) // 6
 
     def build(classes: int) -> Backbone:
@@ -63,7 +67,9 @@ class DenseLayer(nn.Module):
         if bottleneck:
             layers = [nn.BatchNorm2d(inputs), nn.ReLU(), nn.Conv2d(inputs, 4 * growth, 1, bias=False)]
             inputs = 4 * growth
-        self.layers = nn.Sequential(*layers, nn.BatchNorm2d(inputs), nn.ReLU(), nn.Conv2d(inputs, growth, 3, 1, 1, bias=False))
+        self.layers = nn.Sequential(
+            *layers, nn.BatchNorm2d(inputs), nn.ReLU(), nn.Conv2d(inputs, growth, 3, 1, 1, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """All maps."""
@@ -71,7 +77,10 @@ class DenseLayer(nn.Module):
 
 
 def cifar_densenet(depth: int, growth: int, bottleneck: bool) -> Callable[[int], Backbone]:
-    """Huang et al. 2017: three dense blocks. With bottlenecks (BC) the stem is twice the growth and transitions halve the maps."""
+    """Huang et al. 2017: three dense blocks.
+
+    With bottlenecks (BC) the stem is twice the growth and transitions halve the maps.
+    """
     count = (depth - 4) // (6 if bottleneck else 3)
 
     def build(classes: int) -> Backbone:
@@ -101,15 +110,22 @@ VGG = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 
 
 
 def cifar_vgg(depth: int, norm: bool) -> Callable[[int], Backbone]:
-    """Simonyan and Zisserman 2015 with one linear layer for three, as Tian et al. 2020 use it. Every block but the first
-    begins with the pooling that halves the map; the last is not pooled again (32 px: 32, 16, 8, 4, 2)."""
+    """Simonyan and Zisserman 2015 with one linear layer for three, as Tian et al. 2020 use it.
+
+    Every block but the first begins with the pooling that halves the map; the last is not pooled again (32
+    px: 32, 16, 8, 4, 2).
+    """
 
     def build(classes: int) -> Backbone:
         blocks, channels = [], 3
         for number, (width, count) in enumerate(zip((64, 128, 256, 512, 512), VGG[depth], strict=True)):
             layers: list[nn.Module] = [nn.MaxPool2d(2)] if number else []
             for _ in range(count):
-                layers += [nn.Conv2d(channels, width, 3, 1, 1), *([nn.BatchNorm2d(width)] if norm else []), nn.ReLU()]
+                layers += [
+                    nn.Conv2d(channels, width, 3, 1, 1),
+                    *([nn.BatchNorm2d(width)] if norm else []),
+                    nn.ReLU(),
+                ]
                 channels = width
             blocks.append(nn.Sequential(*layers))
         network = Backbone(blocks[0], blocks[1:], pool_linear(512, classes))

@@ -26,7 +26,9 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output after its last ReLU."""
@@ -45,7 +47,9 @@ class Bottleneck(nn.Module):
         self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output after its last ReLU."""
@@ -70,7 +74,9 @@ def initialise(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def cifar_resnet(depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64)) -> Callable[[int], Backbone]:
+def cifar_resnet(
+    depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64)
+) -> Callable[[int], Backbone]:
     """A builder ``classes -> Backbone`` for depth 6n + 2; ``widths`` of the stem and of the three stages."""
     blocks = (depth - 2) // 6
 
@@ -82,7 +88,9 @@ def cifar_resnet(depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64
 
 
 def cifar_bottleneck(depth: int) -> Callable[[int], Backbone]:
-    """A builder ``classes -> Backbone`` for depth 9n + 2: the "ResNet-110" of ONE, OKDDip and PCL, whose last map has 256 channels."""
+    """A builder ``classes -> Backbone`` for depth 9n + 2: the "ResNet-110" of ONE,
+    OKDDip and PCL, whose last map has 256 channels.
+    """
     blocks = (depth - 2) // 9
 
     def build(classes: int) -> Backbone:

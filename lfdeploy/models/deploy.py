@@ -18,8 +18,9 @@ class Classifier(nn.Module):
     """uint8 pixels (B, H, W, 3) to fp32 logits (B, K) and probabilities (B, K).
 
     Scaling and normalisation are inside and always fp32: ``x * scale + shift`` with scale = 1 / (255 std) and
-    shift = -mean / std per channel. ``dtype`` is that of the network in between. Probabilities are softmax(logits / T) where
-    ``temperature`` is a T, softmax(logits) where it is None; the logits are the network's own either way.
+    shift = -mean / std per channel. ``dtype`` is that of the network in between. Probabilities are
+    softmax(logits / T) where ``temperature`` is a T, softmax(logits) where it is None; the logits are the
+    network's own either way.
     """
 
     outputs: tuple[str, ...] = ("logits", "probabilities")
@@ -41,7 +42,10 @@ class Classifier(nn.Module):
         return logits, self.softmax(logits)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """What the network reads. The cast comes before the permutation: TensorRT accepts uint8 only into a cast."""
+        """What the network reads.
+
+        The cast comes before the permutation: TensorRT accepts uint8 only into a cast.
+        """
         x = images.float().permute(0, 3, 1, 2) * self.scale + self.shift
         return x.to(self.dtype)
 

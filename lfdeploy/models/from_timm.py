@@ -1,4 +1,5 @@
-"""Networks of timm, by its names, untrained: its feature interface gives the layers, a linear layer is put on the last map.
+"""Networks of timm, by its names, untrained: its feature interface gives the layers, a linear layer is put on
+the last map.
 
 Only networks that are a sequence of layers giving maps (B, C, H, W) can be cut; others are refused by name.
 """
@@ -27,7 +28,9 @@ def known(name: str) -> str:
 
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), 1)
-        raise UsageError(f"timm has no network '{name}'." + (f" Did you mean 'timm:{near[0]}'?" if near else ""))
+        raise UsageError(
+            f"timm has no network '{name}'." + (f" Did you mean 'timm:{near[0]}'?" if near else "")
+        )
     return name
 
 
@@ -55,7 +58,10 @@ def network_of(name: str) -> Callable[[int], Backbone]:
 
 
 def _refusal(name: str, why: str) -> UsageError:
-    return UsageError(f"timm:{name} cannot be cut into stages that give maps ({why[:120]}). Choose another: lfdeploy list archs")
+    return UsageError(
+        f"timm:{name} cannot be cut into stages that give maps ({why[:120]}). Choose another: lfdeploy "
+        "list archs"
+    )
 
 
 def _layers(net: Any) -> list[nn.Module]:
@@ -67,7 +73,9 @@ def _layers(net: Any) -> list[nn.Module]:
 
 
 def _by_side(layers: list[nn.Module], device: torch.device) -> list[list[nn.Module]]:
-    """The layers in groups, each of which begins with what shrinks the map; raises where one gives no square map."""
+    """The layers in groups, each of which begins with what shrinks the map;
+    raises where one gives no square map.
+    """
     x = torch.zeros(1, 3, 128, 128, device=device)
     groups: list[list[nn.Module]] = [[]]
     with torch.no_grad():

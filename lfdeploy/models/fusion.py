@@ -1,4 +1,5 @@
-"""Layer fusion: maps of several peers become one (the operator of FFL; Kim et al. 2020, and its official code).
+"""Layer fusion: maps of several peers become one (the operator of FFL; Kim et al. 2020, and its official
+code).
 
 Lives here, not in training, since the end fusion is part of the *fused* classifier that gets exported.
 """
@@ -33,18 +34,32 @@ def align(maps: Sequence[Tensor]) -> list[Tensor]:
 class Fusion(nn.Module):
     """One map from the peers' maps: list of (B, C_m, H, W) to (B, C_out, H, W).
 
-    ``dwpw``: concat, 3x3 depthwise, BN, ReLU, 1x1, BN, ReLU (FFL). ``pw``: concat, 1x1, BN, ReLU.
-    ``sum``: mean of the maps (DualNet; Hou et al. 2017), which needs equal channels. ``concat``: all channels side by side (PCL).
+    ``dwpw``: concat, 3x3 depthwise, BN, ReLU, 1x1, BN, ReLU (FFL). ``pw``: concat, 1x1, BN, ReLU. ``sum``:
+    mean of the maps (DualNet; Hou et al. 2017), which needs equal channels. ``concat``: all channels side by
+    side (PCL).
     """
 
     def __init__(self, channels: Sequence[int], operator: str = "dwpw") -> None:
         super().__init__()
-        total, self.channels, self.out_channels, self.operator = sum(channels), list(channels), max(channels), operator
+        total, self.channels, self.out_channels, self.operator = (
+            sum(channels),
+            list(channels),
+            max(channels),
+            operator,
+        )
         layers: list[nn.Module] = []
         if operator == "dwpw":
-            layers += [nn.Conv2d(total, total, 3, 1, 1, groups=total, bias=False), nn.BatchNorm2d(total), nn.ReLU()]
+            layers += [
+                nn.Conv2d(total, total, 3, 1, 1, groups=total, bias=False),
+                nn.BatchNorm2d(total),
+                nn.ReLU(),
+            ]
         if operator in ("dwpw", "pw"):
-            layers += [nn.Conv2d(total, self.out_channels, 1, bias=False), nn.BatchNorm2d(self.out_channels), nn.ReLU()]
+            layers += [
+                nn.Conv2d(total, self.out_channels, 1, bias=False),
+                nn.BatchNorm2d(self.out_channels),
+                nn.ReLU(),
+            ]
         elif operator == "concat":
             self.out_channels = total
         elif len(set(channels)) > 1:
@@ -78,7 +93,9 @@ class FusedHead(nn.Module):
 
 
 class Fused(nn.Module):
-    """The fused classifier as deployed: images (B, 3, H, W) to logits (B, K) through all peers and the end fusion."""
+    """The fused classifier as deployed: images (B, 3, H,
+    W) to logits (B, K) through all peers and the end fusion.
+    """
 
     def __init__(self, peers: Sequence[Backbone], head: FusedHead) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""What of a run can be exported: the table ``targets`` of spec.json, written by training and read by everyone else.
+"""What of a run can be exported: the table ``targets`` of spec.json, written by training and read by everyone
+else.
 
-A network is a `Backbone` by its architecture and the prefix of its weights. A target is one network, the mean of the logits of
-several, or several whose last maps a fused head reads.
+A network is a `Backbone` by its architecture and the prefix of its weights. A target is one network, the mean
+of the logits of several, or several whose last maps a fused head reads.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ NETWORK, FUSED, MEAN = "network", "fused", "mean"
 
 @dataclass(frozen=True)
 class Network:
-    """One network of a run: its architecture, and what the names of its weights in model.safetensors begin with."""
+    """One network of a run: its architecture,
+    and what the names of its weights in model.safetensors begin with.
+    """
 
     arch: str
     weights: str
@@ -25,7 +28,9 @@ class Network:
 
 @dataclass(frozen=True)
 class Head:
-    """What a fused target has beside its networks: channels of their last maps, the operator, the prefix of its weights."""
+    """What a fused target has beside its networks: channels of their last maps,
+    the operator, the prefix of its weights.
+    """
 
     channels: tuple[int, ...]
     operator: str
@@ -43,7 +48,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Layout:
-    """All networks and targets of a run by name, targets in the order in which they are listed, shipped ones first named."""
+    """All networks and targets of a run by name,
+    targets in the order in which they are listed, shipped ones first named.
+    """
 
     networks: Mapping[str, Network]
     targets: Mapping[str, Target]
@@ -57,9 +64,14 @@ class Layout:
 
     @property
     def main(self) -> str:
-        """The target that a file with every output calls ``logits``: the fused classifier, or the mean of the networks."""
+        """The target that a file with every output calls ``logits``:
+        the fused classifier, or the mean of the networks.
+        """
         rows = self.targets.items()
-        return next((name for kind in (FUSED, MEAN) for name, row in rows if row.kind == kind), next(iter(self.targets)))
+        return next(
+            (name for kind in (FUSED, MEAN) for name, row in rows if row.kind == kind),
+            next(iter(self.targets)),
+        )
 
     def archs(self, name: str) -> tuple[str, ...]:
         """The architectures that a target runs."""
@@ -84,7 +96,9 @@ def layout_of(spec: Mapping[str, Any]) -> Layout:
 
 
 def _target(row: Mapping[str, Any]) -> Target:
-    head = row["head"] and Head(tuple(row["head"]["channels"]), row["head"]["operator"], row["head"]["weights"])
+    head = row["head"] and Head(
+        tuple(row["head"]["channels"]), row["head"]["operator"], row["head"]["weights"]
+    )
     return Target(row["kind"], tuple(row["networks"]), head or None)
 
 
@@ -94,13 +108,17 @@ def _before_the_table(spec: Mapping[str, Any]) -> Layout:
     targets = {name: Target(NETWORK, (name,)) for name in networks}
     fused = spec.get("fused")
     if fused is not None:
-        targets["fused"] = Target(FUSED, tuple(networks), Head(tuple(fused["channels"]), fused["operator"], "fused."))
+        targets["fused"] = Target(
+            FUSED, tuple(networks), Head(tuple(fused["channels"]), fused["operator"], "fused.")
+        )
     targets["ensemble"] = Target(MEAN, tuple(networks))
     return Layout(networks, targets, ("fused",) if fused is not None else ("peer0",))
 
 
 def top1_of(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Top-1 in % by target, from ``val`` or ``test`` of a run's summary.json, also of a run from before names were in it."""
+    """Top-1 in % by target, from ``val`` or ``test`` of a run's summary.json,
+    also of a run from before names were in it.
+    """
     if "top1" in scores:
         return dict(scores["top1"])
     named = {f"peer{i}": value for i, value in enumerate(scores["peers"])}

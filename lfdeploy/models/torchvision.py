@@ -47,11 +47,16 @@ def regnet(name: str) -> Callable[[int], Backbone]:
 
 
 def sliced(
-    name: str, cuts: tuple[int, ...], head: Callable[[Any], nn.Module], change: Callable[[Any], None] = lambda net: None
+    name: str,
+    cuts: tuple[int, ...],
+    head: Callable[[Any], nn.Module],
+    change: Callable[[Any], None] = lambda net: None,
 ) -> Callable[[int], Backbone]:
-    """A net whose ``features`` is a sequence: stage i is features[cuts[i] : cuts[i + 1]], the stem what precedes.
+    """A net whose ``features`` is a sequence: stage i is features[cuts[i] : cuts[i + 1]], the stem what
+    precedes.
 
     ``change`` alters the net before it is cut.
+
     """
 
     def build(classes: int) -> Backbone:
@@ -87,7 +92,9 @@ def mobilenet_v2(name: str) -> Callable[[int], Backbone]:
 
 
 def mobilenet_v2_cifar() -> Callable[[int], Backbone]:
-    """MobileNetV2 for small pictures: the stem and the first block that halved the map keep it, so 32 px end at 4."""
+    """MobileNetV2 for small pictures: the stem and the first block
+    that halved the map keep it, so 32 px end at 4.
+    """
 
     def change(net: Any) -> None:
         net.features[0][0].stride = net.features[2].conv[1][0].stride = (1, 1)
@@ -106,7 +113,9 @@ def efficientnet(name: str) -> Callable[[int], Backbone]:
 
 
 def efficientnet_lite0() -> Callable[[int], Backbone]:
-    """EfficientNet-B0 without squeeze and excitation and with ReLU6 for SiLU, which int8 and small devices bear better."""
+    """EfficientNet-B0 without squeeze and excitation and with ReLU6 for SiLU,
+    which int8 and small devices bear better.
+    """
 
     def change(net: Any) -> None:
         for module in list(net.modules()):
@@ -154,8 +163,10 @@ def shufflenet(name: str, small: bool = False) -> Callable[[int], Backbone]:
 
 
 def mnasnet(name: str) -> Callable[[int], Backbone]:
-    """MNASNets: stages begin where the map shrinks. torchvision's BatchNorm forgets at 3e-4 a step, meant for 100,000s of steps;
-    short trainings would end with statistics of the start and logits of 1e19, so it forgets at 0.1, as in the other rows."""
+    """MNASNets: stages begin where the map shrinks. torchvision's BatchNorm forgets at 3e-4 a step, meant for
+    100,000s of steps; short trainings would end with statistics of the start and logits of 1e19, so it
+    forgets at 0.1, as in the other rows.
+    """
 
     def build(classes: int) -> Backbone:
         net = _make(name, classes)
@@ -175,7 +186,13 @@ def densenet(name: str) -> Callable[[int], Backbone]:
     def build(classes: int) -> Backbone:
         net = _make(name, classes)
         f = net.features
-        stages = [f.denseblock1, *(nn.Sequential(getattr(f, f"transition{i}"), getattr(f, f"denseblock{i + 1}")) for i in (1, 2, 3))]
+        stages = [
+            f.denseblock1,
+            *(
+                nn.Sequential(getattr(f, f"transition{i}"), getattr(f, f"denseblock{i + 1}"))
+                for i in (1, 2, 3)
+            ),
+        ]
         head = nn.Sequential(f.norm5, nn.ReLU(), nn.AdaptiveAvgPool2d(1), Vector(), net.classifier)
         return Backbone(nn.Sequential(f.conv0, f.norm0, f.relu0, f.pool0), stages, head)
 

@@ -45,15 +45,27 @@ def elsewhere(tiny_run: Run) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def one_reference() -> Iterator[None]:
-    """The module's answers are computed once for all verdicts on the same run, target and pictures, as one proof of several files does.
+    """The module's answers are computed once for all verdicts on the same run, target and pictures, as one
+    proof of several files does.
 
     For modules whose tests change artifacts and runs, not the code that judges them.
+
     """
     known: dict[tuple[object, ...], Reference] = {}
 
-    def remembered(run: Run, target: str, split: Split, data: Data, tick: Tick = lambda count: None) -> Reference:
+    def remembered(
+        run: Run, target: str, split: Split, data: Data, tick: Tick = lambda count: None
+    ) -> Reference:
         documents = tuple((run.path / name).read_bytes() for name in ("spec.json", "summary.json"))
-        key = (run.path, sha256(run.weights), documents, target, split.digests.tobytes(), data.fingerprint, data.whose)
+        key = (
+            run.path,
+            sha256(run.weights),
+            documents,
+            target,
+            split.digests.tobytes(),
+            data.fingerprint,
+            data.whose,
+        )
         if key not in known:
             known[key] = reference(run, target, split, data, tick)
         return known[key]

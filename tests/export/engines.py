@@ -1,7 +1,8 @@
-"""How long does an engine take to build? resnet18 at 224 px in every precision, by each TensorRT that can build here.
+"""How long does an engine take to build? resnet18 at 224 px in every precision, by each TensorRT that can
+build here.
 
-`make engines` prints the table: whole process, as `lfdeploy export` runs it, five builds each. Weights are untrained:
-build time depends on the graph alone. int8 is calibrated on noise, for the same reason.
+`make engines` prints the table: whole process, as `lfdeploy export` runs it, five builds each. Weights are
+untrained: build time depends on the graph alone. int8 is calibrated on noise, for the same reason.
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ def main() -> None:
                     seconds.append(time.perf_counter() - start)
                 size = engine.stat().st_size / 1e6
                 print(
-                    f"{package} {precision}: median {statistics.median(seconds):.2f} s, most {max(seconds):.2f} s, {size:.1f} MB",
+                    (
+                        f"{package} {precision}: median {statistics.median(seconds):.2f} s, most "
+                        f"{max(seconds):.2f} s, {size:.1f} MB"
+                    ),
                     flush=True,
                 )
 

@@ -1,7 +1,8 @@
-"""Faults of the exporter itself, and of code that it shares with training: each replaces one of our own functions.
+"""Faults of the exporter itself, and of code that it shares with training: each replaces one of our own
+functions.
 
-The same broken functions make the file and judge it, as a real bug would. What is made again with them agrees with the file,
-so only evidence that does not come from the maker can see the fault.
+The same broken functions make the file and judge it, as a real bug would. What is made again with them agrees
+with the file, so only evidence that does not come from the maker can see the fault.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ Module = Callable[[Classifier], None]
 
 def everywhere(patch: Patch, name: str, replace: Callable[[Any], Any]) -> None:
     """Replace a function of the exporter under every module that imported it."""
-    for module in (export.build.graph, export.build.ranges, export.build.quantize, export.pipeline, export.parity.origin):
+    for module in (
+        export.build.graph,
+        export.build.ranges,
+        export.build.quantize,
+        export.pipeline,
+        export.parity.origin,
+    ):
         if hasattr(module, name):
             patch.setattr(module, name, replace(getattr(module, name)))
 
@@ -149,7 +156,9 @@ def truncated(layer: Any) -> None:
 def noisy(share: float) -> Callable[[Any], None]:
     def change(layer: Any) -> None:
         random = torch.Generator().manual_seed(1)
-        layer.weight.mul_(1 + share * torch.randn(layer.weight.shape, generator=random).to(layer.weight.dtype))
+        layer.weight.mul_(
+            1 + share * torch.randn(layer.weight.shape, generator=random).to(layer.weight.dtype)
+        )
 
     return change
 
@@ -227,13 +236,17 @@ def quantised(change: Callable[[onnx.ModelProto], None]) -> Plant:
     return plant
 
 
-def tensors(part: str, change: Callable[[Any], Any], first: bool = False) -> Callable[[onnx.ModelProto], None]:
+def tensors(
+    part: str, change: Callable[[Any], Any], first: bool = False
+) -> Callable[[onnx.ModelProto], None]:
     def edit(model: onnx.ModelProto) -> None:
         found = [t for t in model.graph.initializer if t.name.endswith(part)]
         assert found, part
         for tensor in found[:1] if first else found:
             array = numpy_helper.to_array(tensor)
-            tensor.CopyFrom(numpy_helper.from_array(np.asarray(change(array.copy()), array.dtype), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(np.asarray(change(array.copy()), array.dtype), tensor.name)
+            )
 
     return edit
 
@@ -250,7 +263,11 @@ def moved_zero_points(model: onnx.ModelProto) -> None:
     """Quantised with one zero point, dequantised with another."""
     values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] not in values and values[node.input[2]].dtype == np.uint8:
+        if (
+            node.op_type == "QuantizeLinear"
+            and node.input[0] not in values
+            and values[node.input[2]].dtype == np.uint8
+        ):
             name = f"{node.input[2]}/moved"
             if name not in {t.name for t in model.graph.initializer}:
                 array = np.asarray(values[node.input[2]].astype(int) + 2, np.uint8)
@@ -337,7 +354,9 @@ def another_peer(patch: Patch) -> None:
 
 def half_logits(patch: Patch) -> None:
     real = Classifier.forward
-    patch.setattr(Classifier, "forward", lambda self, images: (real(self, images)[0] * 0.5, real(self, images)[1]))
+    patch.setattr(
+        Classifier, "forward", lambda self, images: (real(self, images)[0] * 0.5, real(self, images)[1])
+    )
 
 
 def fitted(change: Callable[[Any], Any]) -> Plant:
@@ -379,7 +398,11 @@ def compressed_ir(patch: Patch) -> None:
     """OpenVINO's own default: fp32 weights stored in fp16."""
     package = openvino.load()
     real = package.save_model
-    patch.setattr(package, "save_model", lambda model, out, compress_to_fp16=False: real(model, out, compress_to_fp16=True))
+    patch.setattr(
+        package,
+        "save_model",
+        lambda model, out, compress_to_fp16=False: real(model, out, compress_to_fp16=True),
+    )
 
 
 def reversed_classes(patch: Patch) -> None:
@@ -429,7 +452,9 @@ FP32: dict[str, Plant] = MODULE | {
     "deviation x1.01": exported(lambda c: c.scale.div_(1.01)),
     "divided by 256": exported(lambda c: c.scale.mul_(255 / 256)),
     "kernels mirrored": exported(layers(nn.Conv2d, mirrored, first=True)),
-    "padded with the edge": exported(layers(nn.Conv2d, lambda layer: setattr(layer, "padding_mode", "replicate"), first=True)),
+    "padded with the edge": exported(
+        layers(nn.Conv2d, lambda layer: setattr(layer, "padding_mode", "replicate"), first=True)
+    ),
     "the peak of the map for its mean": exported(peak),
     "weights through fp16": exported(layers(nn.Conv2d, through(torch.float16))),
     "weights with a thousandth of noise": exported(layers(nn.Conv2d, noisy(1e-3))),
@@ -444,7 +469,11 @@ FP16: dict[str, Plant] = MODULE | {
 }
 INT8: dict[str, Plant] = MODULE | {
     "channel 0 of every layer x1.1, the head's bias dropped": quantised(
-        lambda m: (tensors("weight_scale", first_channel(1.1))(m), tensors("head.2.bias_quantized", np.zeros_like)(m), None)[-1]
+        lambda m: (
+            tensors("weight_scale", first_channel(1.1))(m),
+            tensors("head.2.bias_quantized", np.zeros_like)(m),
+            None,
+        )[-1]
     ),
     "one channel's scale x1.1": quantised(tensors("weight_scale", first_channel(1.1), first=True)),
     "one bias dropped": quantised(tensors("bias_quantized", np.zeros_like, first=True)),
@@ -485,7 +514,9 @@ DECODED: dict[str, Plant] = {  # of a run whose pictures are files
     "decoded: squashed, not cropped": squashed,
     "decoded: BGR": fitted(lambda pixels: pixels[..., ::-1].copy()),
     "decoded: mirrored": fitted(lambda pixels: pixels[:, ::-1].copy()),
-    "decoded: one level brighter": fitted(lambda pixels: np.minimum(pixels.astype(int) + 1, 255).astype(np.uint8)),
+    "decoded: one level brighter": fitted(
+        lambda pixels: np.minimum(pixels.astype(int) + 1, 255).astype(np.uint8)
+    ),
 }
 
 #: (format, precision, name of the fault): how to plant it
@@ -502,7 +533,16 @@ FAULTS: dict[tuple[str, str, str], Plant] = {
 }
 
 
-#: What OpenVINO's int8 must refuse in CI too; of everything else CI plants a fault in the first place that it stands at above.
-ALSO = ("channel 0 of every layer x1.1, the head's bias dropped", "one bias dropped", "all ranges x2", "calibrated on noise")
+#: What OpenVINO's int8 must refuse in CI too; of everything else CI plants a fault in the first place that it
+#: stands at above.
+ALSO = (
+    "channel 0 of every layer x1.1, the head's bias dropped",
+    "one bias dropped",
+    "all ranges x2",
+    "calibrated on noise",
+)
 FIRST = {fault[2]: fault for fault in reversed(FAULTS)}
-CI = {*FIRST.values(), *(fault for fault in FAULTS if fault[0] == "openvino" and (fault[1] == "fp32" or fault[2] in ALSO))}
+CI = {
+    *FIRST.values(),
+    *(fault for fault in FAULTS if fault[0] == "openvino" and (fault[1] == "fp32" or fault[2] in ALSO)),
+}

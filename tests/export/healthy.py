@@ -1,8 +1,9 @@
-"""Healthy exports of every architecture in the table: how many does the gate refuse? `make healthy` prints the table.
+"""Healthy exports of every architecture in the table: how many does the gate refuse? `make healthy` prints
+the table.
 
-Networks are trained for six short epochs, with which every one learns its four classes. Not a test: it takes hours on two
-cores. What is done stands in RESULTS, a line each; a second call goes on from there. Lines of another version of the code are not
-counted: begin with a new file.
+Networks are trained for six short epochs, with which every one learns its four classes. Not a test: it takes
+hours on two cores. What is done stands in RESULTS, a line each; a second call goes on from there. Lines of
+another version of the code are not counted: begin with a new file.
 
 Usage: healthy.py RESULTS [KINDS] [ARCH...], with kinds like onnx-fp16,openvino-int8
 """
@@ -30,7 +31,9 @@ from training import train
 
 
 def write_pictures(path: Path) -> None:
-    """Four classes that differ by colour and by the direction of a ramp, 48 px, 640 for training, 400 to test."""
+    """Four classes that differ by colour and by the direction of a ramp,
+    48 px, 640 for training, 400 to test.
+    """
     random = np.random.default_rng(0)
     colours, ramp = random.integers(60, 196, (4, 3)), np.linspace(-40, 40, 48)
     fields = [np.broadcast_to(r, (48, 48)) for r in (ramp[None], -ramp[None], ramp[:, None], -ramp[:, None])]

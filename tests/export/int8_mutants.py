@@ -1,4 +1,6 @@
-"""Planted faults of int8: calibration on the wrong pictures, ranges, weights, and what int8's looser bounds could let through."""
+"""Planted faults of int8: calibration on the wrong pictures, ranges,
+weights, and what int8's looser bounds could let through.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,12 @@ def calibrated(pictures: Callable[[Subject], Pixels], **told: object) -> Callabl
 
     def mutate(subject: Subject) -> None:
         blob = float_file(subject)
-        write(subject, blob, ranges(measured(blob, pictures(subject)), subject.manifest["calibration"]["calibrator"]), **told)
+        write(
+            subject,
+            blob,
+            ranges(measured(blob, pictures(subject)), subject.manifest["calibration"]["calibrator"]),
+            **told,
+        )
 
     return mutate
 
@@ -78,7 +85,11 @@ def told_few(subject: Subject) -> None:
 def told_test(subject: Subject) -> None:
     test = data(subject.run.path).test
     calibrated(lambda s: np.asarray(test.images[:256]))(subject)
-    manifest(lambda m: m["calibration"].update(digests=[d.decode() for d in test.digests[:256].tolist()], pictures=256))(subject)
+    manifest(
+        lambda m: m["calibration"].update(
+            digests=[d.decode() for d in test.digests[:256].tolist()], pictures=256
+        )
+    )(subject)
 
 
 def told_others(subject: Subject) -> None:
@@ -101,12 +112,18 @@ def module(change: Callable[[Classifier], None]) -> Callable[[Subject], None]:
 
     def mutate(subject: Subject) -> None:
         blob = float_file(subject, change)
-        write(subject, blob, ranges(measured(blob, train(subject)), subject.manifest["calibration"]["calibrator"]))
+        write(
+            subject,
+            blob,
+            ranges(measured(blob, train(subject)), subject.manifest["calibration"]["calibrator"]),
+        )
 
     return mutate
 
 
-def tensor(part: str, change: Callable[[np.ndarray], np.ndarray], number: int = 0) -> Callable[[Subject], None]:
+def tensor(
+    part: str, change: Callable[[np.ndarray], np.ndarray], number: int = 0
+) -> Callable[[Subject], None]:
     """One initializer by a part of its name."""
 
     def edit(model: onnx.ModelProto) -> None:
@@ -154,7 +171,9 @@ def lose_bias(subject: Subject) -> None:
 def flip_rounding(model: onnx.ModelProto) -> None:
     """A Q/DQ pair leaves out a layer: its input is no longer rounded."""
     pair = node(model, "QuantizeLinear", 3)
-    after = next(n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] == pair.output[0])
+    after = next(
+        n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] == pair.output[0]
+    )
     for other in model.graph.node:
         other.input[:] = [pair.input[0] if name == after.output[0] else name for name in other.input]
 
@@ -171,11 +190,23 @@ INT8_MUTANTS: dict[str, Fault] = {
     ),
     "int8: calibrated on pictures that nobody has": ("calibration", told_others),
     "int8: calibrated on noise": (SEEN, calibrated(noise)),
-    "int8: another calibrator than told": (SEEN_OR_MADE_AGAIN, ranged(lambda name, low, high: (low * 0.97, high * 0.97))),
-    "int8: an unknown calibrator": ("calibration", manifest(lambda m: m["calibration"].update(calibrator="magic"))),
-    "int8: says it calibrated on test": ("calibration", manifest(lambda m: m["calibration"].update(split="test"))),
+    "int8: another calibrator than told": (
+        SEEN_OR_MADE_AGAIN,
+        ranged(lambda name, low, high: (low * 0.97, high * 0.97)),
+    ),
+    "int8: an unknown calibrator": (
+        "calibration",
+        manifest(lambda m: m["calibration"].update(calibrator="magic")),
+    ),
+    "int8: says it calibrated on test": (
+        "calibration",
+        manifest(lambda m: m["calibration"].update(split="test")),
+    ),
     "int8: ranges halved": (SEEN, ranged(lambda name, low, high: (low / 2, high / 2))),
-    "int8: ranges four times too wide": (SEEN_OR_MADE_AGAIN, ranged(lambda name, low, high: (low * 4, high * 4))),
+    "int8: ranges four times too wide": (
+        SEEN_OR_MADE_AGAIN,
+        ranged(lambda name, low, high: (low * 4, high * 4)),
+    ),
     "int8: a scale is NaN": (SEEN, tensor("weight_scale", lambda a: np.full_like(a, np.nan), 3)),
     "int8: one channel's scale x1.05": (
         SEEN,
@@ -185,7 +216,10 @@ INT8_MUTANTS: dict[str, Fault] = {
     "int8: sign of one weight": (SEEN, tensor("head.2.weight_quantized", poke((0, 0), lambda v: -v))),
     "int8: bias dropped": (SEEN, lose_bias),
     "int8: two classes swapped": ("labels", swap_classes),
-    "int8: head x0.93, made by another onnxruntime": ("values", lambda s: (module(shrink)(s), manifest(other_maker)(s))),
+    "int8: head x0.93, made by another onnxruntime": (
+        "values",
+        lambda s: (module(shrink)(s), manifest(other_maker)(s)),
+    ),
     "int8: a temperature on the logits": ("values", lambda s: s.graph(after_logits("Mul", 0.9))),
     "int8: a Q/DQ pair left out": ("origin", lambda s: s.graph(flip_rounding)),
     "manifest: int8 calls itself fp16": ("file", manifest(lambda m: m.update(precision="fp16"))),

@@ -33,7 +33,9 @@ def swap(one: str, other: str) -> Callable[[Graph], None]:
 
 
 def behind(output: str, *steps: tuple[Any, ...]) -> Callable[[Graph], None]:
-    """Nodes (kind, constants, attributes) between an output and what gave it; other readers keep what they read."""
+    """Nodes (kind, constants, attributes) between an output and what gave it;
+    other readers keep what they read.
+    """
 
     def change(model: Graph) -> None:
         for node in model.graph.node:
@@ -43,7 +45,9 @@ def behind(output: str, *steps: tuple[Any, ...]) -> Callable[[Graph], None]:
         for number, (kind, constants, attributes) in enumerate(steps):
             made = output if number == len(steps) - 1 else f"step {number}"
             names = [f"constant {number} {i}" for i in range(len(constants))]
-            model.graph.initializer.extend(numpy_helper.from_array(np.asarray(c), n) for c, n in zip(constants, names, strict=True))
+            model.graph.initializer.extend(
+                numpy_helper.from_array(np.asarray(c), n) for c, n in zip(constants, names, strict=True)
+            )
             model.graph.node.append(helper.make_node(kind, [read, *names], [made], **attributes))
             read = made
 
@@ -52,19 +56,27 @@ def behind(output: str, *steps: tuple[Any, ...]) -> Callable[[Graph], None]:
 
 def as_half(model: Graph) -> None:
     behind("logits_peer1", ("Cast", [], {"to": TensorProto.FLOAT16}))(model)
-    next(o for o in model.graph.output if o.name == "logits_peer1").type.tensor_type.elem_type = TensorProto.FLOAT16
+    next(
+        o for o in model.graph.output if o.name == "logits_peer1"
+    ).type.tensor_type.elem_type = TensorProto.FLOAT16
 
 
 def nan_when_sure(model: Graph) -> None:
     """NaN in the rare pictures of which the peer is very sure, else exact: + 0 * sqrt(limit - logits)."""
     behind("logits_peer1", ("Identity", [], {}))(model)
     model.graph.node[-1].output[0] = "plain"
-    limit, nothing = (numpy_helper.from_array(np.float32(v), n) for v, n in ((LIMIT, "limit"), (0, "nothing")))
+    limit, nothing = (
+        numpy_helper.from_array(np.float32(v), n) for v, n in ((LIMIT, "limit"), (0, "nothing"))
+    )
     model.graph.initializer.extend([limit, nothing])
-    model.graph.node.extend([
-        helper.make_node("Sub", ["limit", "plain"], ["room"]), helper.make_node("Sqrt", ["room"], ["root"]),
-        helper.make_node("Mul", ["root", "nothing"], ["zero"]), helper.make_node("Add", ["plain", "zero"], ["logits_peer1"]),
-    ])  # fmt: skip
+    model.graph.node.extend(
+        [
+            helper.make_node("Sub", ["limit", "plain"], ["room"]),
+            helper.make_node("Sqrt", ["room"], ["root"]),
+            helper.make_node("Mul", ["root", "nothing"], ["zero"]),
+            helper.make_node("Add", ["plain", "zero"], ["logits_peer1"]),
+        ]
+    )
 
 
 LIMIT = 5.0  # the tiny run's logits reach beyond it on some pictures only; the test sees to that
@@ -74,11 +86,16 @@ def batch_mean(model: Graph) -> None:
     """A peer's logits centred a little over the batch."""
     behind("logits_peer1", ("Identity", [], {}))(model)
     model.graph.node[-1].output[0] = "plain"
-    model.graph.initializer.extend([numpy_helper.from_array(np.array([0]), "rows"), numpy_helper.from_array(np.float32(0.01), "small")])
-    model.graph.node.extend([
-        helper.make_node("ReduceMean", ["plain", "rows"], ["over rows"], keepdims=1),
-        helper.make_node("Mul", ["over rows", "small"], ["leak"]), helper.make_node("Sub", ["plain", "leak"], ["logits_peer1"]),
-    ])  # fmt: skip
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.array([0]), "rows"), numpy_helper.from_array(np.float32(0.01), "small")]
+    )
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["plain", "rows"], ["over rows"], keepdims=1),
+            helper.make_node("Mul", ["over rows", "small"], ["leak"]),
+            helper.make_node("Sub", ["plain", "leak"], ["logits_peer1"]),
+        ]
+    )
 
 
 def drop(output: str) -> Callable[[Graph], None]:
@@ -160,48 +177,96 @@ SWAPPED = (0, 2, 1, 3, 4, 5, 6, 7, 8, 9)
 
 #: name: (stage, what the line names, how to break it); None names the main output, whose checks bear no name
 MEMBER_MUTANTS: dict[str, tuple[str, str | None, Callable[[Any], None]]] = {
-    "members: two peers' outputs swapped": ("values", "peer0", lambda s: s.graph(swap("logits_peer0", "logits_peer1"))),
+    "members: two peers' outputs swapped": (
+        "values",
+        "peer0",
+        lambda s: s.graph(swap("logits_peer0", "logits_peer1")),
+    ),
     "members: a peer is the other one": ("values", None, lambda s: s.export(one_peer_twice)),
-    "members: one weight of a peer's head": ("values", "peer1", lambda s: s.export(head_of(1, lambda w: w[3, 5].mul_(1.05)))),
+    "members: one weight of a peer's head": (
+        "values",
+        "peer1",
+        lambda s: s.export(head_of(1, lambda w: w[3, 5].mul_(1.05))),
+    ),
     "members: a peer's backbone rounded to half": ("values", None, lambda s: s.export(half_backbone)),
-    "members: ensemble is the sum": ("values", "ensemble", lambda s: s.export(rewire(lambda f, a, b, e: (f, a, b, a + b)))),
-    "members: ensemble is the fused": ("values", "ensemble", lambda s: s.export(rewire(lambda f, a, b, e: (f, a, b, f + 0 * e)))),
+    "members: ensemble is the sum": (
+        "values",
+        "ensemble",
+        lambda s: s.export(rewire(lambda f, a, b, e: (f, a, b, a + b))),
+    ),
+    "members: ensemble is the fused": (
+        "values",
+        "ensemble",
+        lambda s: s.export(rewire(lambda f, a, b, e: (f, a, b, f + 0 * e))),
+    ),
     "members: a peer's output missing": ("names", "outputs", lambda s: s.graph(drop("logits_peer1"))),
-    "members: a peer's classes swapped": ("labels", "peer1", lambda s: s.graph(behind("logits_peer1", columns(*SWAPPED)))),
-    "members: the ensemble's classes swapped": ("labels", "ensemble", lambda s: s.graph(behind("logits_ensemble", columns(*SWAPPED)))),
+    "members: a peer's classes swapped": (
+        "labels",
+        "peer1",
+        lambda s: s.graph(behind("logits_peer1", columns(*SWAPPED))),
+    ),
+    "members: the ensemble's classes swapped": (
+        "labels",
+        "ensemble",
+        lambda s: s.graph(behind("logits_ensemble", columns(*SWAPPED))),
+    ),
     "members: a peer without its last class": ("shapes", "logits_peer1", lambda s: s.graph(short)),
     "members: fused from swapped maps": ("values", None, lambda s: s.export(swapped_maps)),
     "members: NaN in a peer on few pictures": ("finite", "peer1", lambda s: s.graph(nan_when_sure)),
     "members: a peer in fp16": ("dtypes", "logits_peer1", lambda s: s.graph(as_half)),
     "members: a peer's batch leaks": ("values", "peer1", lambda s: s.graph(batch_mean)),
-    "members: main and ensemble swapped": ("values", None, lambda s: s.export(rewire(lambda f, a, b, e: (e, a, b, f)))),
+    "members: main and ensemble swapped": (
+        "values",
+        None,
+        lambda s: s.export(rewire(lambda f, a, b, e: (e, a, b, f))),
+    ),
     "members: manifest says ensemble": ("file", "main", says_ensemble(False)),
     "members: manifest and file say ensemble": ("names", "main", says_ensemble(True)),
-}  # fmt: skip
+}
 
 
 def short(model: Graph) -> None:
     ends = [np.array([0]), np.array([9]), np.array([1])]
     behind("logits_peer1", ("Slice", ends, {}))(model)
-    next(o for o in model.graph.output if o.name == "logits_peer1").type.tensor_type.shape.dim[1].dim_value = 9
+    next(o for o in model.graph.output if o.name == "logits_peer1").type.tensor_type.shape.dim[
+        1
+    ].dim_value = 9
 
 
 #: The same where bounds are looser.
 MEMBER_MUTANTS_IN: dict[str, dict[str, tuple[str, str | None, Callable[[Any], None]]]] = {
     "fp16": {
-        "members, fp16: one weight of a peer's head": ("values", "peer1", lambda s: s.export(head_of(1, lambda w: w[3, 5].mul_(1.3)))),
+        "members, fp16: one weight of a peer's head": (
+            "values",
+            "peer1",
+            lambda s: s.export(head_of(1, lambda w: w[3, 5].mul_(1.3))),
+        ),
         "members, fp16: the ensemble's classes swapped": (
-            "labels", "ensemble", lambda s: s.graph(behind("logits_ensemble", columns(*SWAPPED))),
+            "labels",
+            "ensemble",
+            lambda s: s.graph(behind("logits_ensemble", columns(*SWAPPED))),
         ),
     },
     "int8": {
-        "members, int8: two peers' outputs swapped": ("values", "peer0", lambda s: s.graph(swap("logits_peer0", "logits_peer1"))),
+        "members, int8: two peers' outputs swapped": (
+            "values",
+            "peer0",
+            lambda s: s.graph(swap("logits_peer0", "logits_peer1")),
+        ),
         "members, int8: ensemble 5 % too large": (
-            "values or graph", "(logits_)?ensemble: ", lambda s: s.graph(behind("logits_ensemble", ("Mul", [np.float32(1.05)], {}))),
+            "values or graph",
+            "(logits_)?ensemble: ",
+            lambda s: s.graph(behind("logits_ensemble", ("Mul", [np.float32(1.05)], {}))),
         ),
         "members, int8: a peer's logits 1 % too large": (
-            "graph", "logits_peer1: without rounding", lambda s: s.graph(behind("logits_peer1", ("Mul", [np.float32(1.01)], {}))),
+            "graph",
+            "logits_peer1: without rounding",
+            lambda s: s.graph(behind("logits_peer1", ("Mul", [np.float32(1.01)], {}))),
         ),
-        "members, int8: a peer's classes swapped": ("labels", "peer1", lambda s: s.graph(behind("logits_peer1", columns(*SWAPPED)))),
+        "members, int8: a peer's classes swapped": (
+            "labels",
+            "peer1",
+            lambda s: s.graph(behind("logits_peer1", columns(*SWAPPED))),
+        ),
     },
-}  # fmt: skip
+}

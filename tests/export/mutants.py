@@ -1,7 +1,8 @@
-"""Planted faults: each takes a healthy published artifact and breaks it in one way that a real pipeline could.
+"""Planted faults: each takes a healthy published artifact and breaks it in one way that a real pipeline
+could.
 
-Unless a fault is about the bytes themselves, the manifest is sealed again over the broken file, so that the hash
-cannot help: the gate has to see the fault.
+Unless a fault is about the bytes themselves, the manifest is sealed again over the broken file, so that the
+hash cannot help: the gate has to see the fault.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Subject:
                     "conv": array.ndim == 4 and array.shape[1] == 16,
                 }
                 if found[which]:
-                    tensor.CopyFrom(numpy_helper.from_array(change(array.copy()).astype(array.dtype), tensor.name))
+                    tensor.CopyFrom(
+                        numpy_helper.from_array(change(array.copy()).astype(array.dtype), tensor.name)
+                    )
                     return
             raise AssertionError(f"no {which} initializer")
 
@@ -351,7 +354,11 @@ def becomes_identity(kind: str) -> Callable[[onnx.ModelProto], None]:
 
 def shifted_padding(model: onnx.ModelProto) -> None:
     """A convolution padded at the right and below instead of all around: the map moves by one pixel."""
-    found = next(n for n in model.graph.node if n.op_type == "Conv" and any(a.name == "pads" and sum(a.ints) == 4 for a in n.attribute))
+    found = next(
+        n
+        for n in model.graph.node
+        if n.op_type == "Conv" and any(a.name == "pads" and sum(a.ints) == 4 for a in n.attribute)
+    )
     next(a for a in found.attribute if a.name == "pads").ints[:] = [0, 0, 2, 2]
 
 
@@ -366,7 +373,9 @@ def after_logits(kind: str, *constants: float) -> Callable[[onnx.ModelProto], No
         rename("logits", "own_logits")(model)
         model.graph.output[0].name = "logits"
         names = [f"extra{i}" for i in range(len(constants))]
-        model.graph.initializer.extend(numpy_helper.from_array(np.array(v, np.float32), n) for v, n in zip(constants, names, strict=True))
+        model.graph.initializer.extend(
+            numpy_helper.from_array(np.array(v, np.float32), n) for v, n in zip(constants, names, strict=True)
+        )
         model.graph.node.append(helper.make_node(kind, ["own_logits", *names], ["logits"]))
 
     return change
@@ -378,7 +387,9 @@ def coarse(x: torch.Tensor) -> torch.Tensor:
 
 
 def zoomed(x: torch.Tensor) -> torch.Tensor:
-    return nn.functional.interpolate(x[:, :, 1:-1, 1:-1], size=x.shape[2:], mode="bilinear", align_corners=False)
+    return nn.functional.interpolate(
+        x[:, :, 1:-1, 1:-1], size=x.shape[2:], mode="bilinear", align_corners=False
+    )
 
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -394,8 +405,14 @@ MUTANTS: dict[str, tuple[str, Callable[[Subject], None]]] = {
     "weights: two classes swapped": ("labels", swap_classes),
     "weights: another peer, relabelled": ("values", other_artifact("peer1-onnx-fp32", True)),
     "weights: another peer": ("file", other_artifact("peer1-onnx-fp32", False)),
-    "weights: a convolution's kernels mirrored": ("values", lambda s: s.weight(lambda a: a[..., ::-1], "conv")),
-    "norm: running statistics lost": ("values", lambda s: s.export(norms(nn.BatchNorm2d.reset_running_stats))),
+    "weights: a convolution's kernels mirrored": (
+        "values",
+        lambda s: s.weight(lambda a: a[..., ::-1], "conv"),
+    ),
+    "norm: running statistics lost": (
+        "values",
+        lambda s: s.export(norms(nn.BatchNorm2d.reset_running_stats)),
+    ),
     "norm: other epsilon": ("values", lambda s: s.export(norms(lambda m: setattr(m, "eps", 1e-3)))),
     "graph: static batch": ("shapes", lambda s: s.graph(static_batch)),
     "graph: NCHW input": ("shapes", lambda s: s.graph(channels_first)),
@@ -421,14 +438,23 @@ MUTANTS: dict[str, tuple[str, Callable[[Subject], None]]] = {
     "manifest: two labels swapped": ("labels", manifest(swap_labels)),
     "manifest and file: two labels swapped": ("labels", swap_labels_everywhere),
     "manifest: one label short": ("shapes", manifest(lambda m: m["labels"].pop())),
-    "manifest: two labels the same": ("labels", manifest(lambda m: m["labels"].__setitem__(1, m["labels"][0]))),
+    "manifest: two labels the same": (
+        "labels",
+        manifest(lambda m: m["labels"].__setitem__(1, m["labels"][0])),
+    ),
     "manifest: other outputs": ("file", manifest(lambda m: m["outputs"].reverse())),
     "manifest: other target": ("file", manifest(lambda m: m.update(target="peer1"))),
     "manifest: calls itself fp16": ("file", manifest(lambda m: m.update(precision="fp16"))),
     "manifest: other weights": ("file", manifest(lambda m: m["run"].update(weights_sha256="0" * 64))),
-    "manifest: other resize rule": ("input", manifest(lambda m: m["input"]["resize"].update(interpolation="nearest"))),
+    "manifest: other resize rule": (
+        "input",
+        manifest(lambda m: m["input"]["resize"].update(interpolation="nearest")),
+    ),
     "manifest: other input size": ("input", manifest(_set("height", 24))),
-    "manifest: edited by hand": ("file", lambda s: write_json(s.path / "manifest.json", s.manifest | {"accuracy": None})),
+    "manifest: edited by hand": (
+        "file",
+        lambda s: write_json(s.path / "manifest.json", s.manifest | {"accuracy": None}),
+    ),
 }
 
 

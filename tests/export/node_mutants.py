@@ -1,4 +1,6 @@
-"""Single-node faults for bisection: for every Conv, Gemm, Relu and Add of a graph, one thing changed, each with its node."""
+"""Single-node faults for bisection: for every Conv, Gemm,
+Relu and Add of a graph, one thing changed, each with its node.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,22 @@ def node_of(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
     return next(n for n in model.graph.node if n.name == name)
 
 
-def edit(name: str, place: int, change: Callable[[np.ndarray], np.ndarray | None]) -> Callable[[onnx.ModelProto], None]:
-    """Change the initializer at one input of one node; a function that returns nothing changes it in place."""
+def edit(
+    name: str, place: int, change: Callable[[np.ndarray], np.ndarray | None]
+) -> Callable[[onnx.ModelProto], None]:
+    """Change the initializer at one input of one node;
+    a function that returns nothing changes it in place.
+    """
 
     def mutate(model: onnx.ModelProto) -> None:
         tensor = next(t for t in model.graph.initializer if t.name == node_of(model, name).input[place])
         array = numpy_helper.to_array(tensor).copy()
         made = change(array)
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array if made is None else made, array.dtype), tensor.name))
+        tensor.CopyFrom(
+            numpy_helper.from_array(
+                np.ascontiguousarray(array if made is None else made, array.dtype), tensor.name
+            )
+        )
 
     return mutate
 
@@ -77,7 +87,9 @@ def remove(name: str) -> Callable[[onnx.ModelProto], None]:
     return mutate
 
 
-def insert_after(name: str, kind: str, constant: float | None = None, **attributes: object) -> Callable[[onnx.ModelProto], None]:
+def insert_after(
+    name: str, kind: str, constant: float | None = None, **attributes: object
+) -> Callable[[onnx.ModelProto], None]:
     """One more node behind a node, read by all that read it."""
 
     def mutate(model: onnx.ModelProto) -> None:
@@ -87,9 +99,13 @@ def insert_after(name: str, kind: str, constant: float | None = None, **attribut
             node.input[:] = ["planted_out" if n == tensor else n for n in node.input]
         inputs = [tensor]
         if constant is not None:
-            model.graph.initializer.append(numpy_helper.from_array(np.array(constant, np.float32), "planted_constant"))
+            model.graph.initializer.append(
+                numpy_helper.from_array(np.array(constant, np.float32), "planted_constant")
+            )
             inputs.append("planted_constant")
-        model.graph.node.insert(number + 1, helper.make_node(kind, inputs, ["planted_out"], name=PLANTED, **attributes))
+        model.graph.node.insert(
+            number + 1, helper.make_node(kind, inputs, ["planted_out"], name=PLANTED, **attributes)
+        )
 
     return mutate
 
@@ -130,33 +146,47 @@ def family(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> Iterat
         if kind == "Conv":
             kernel = next(t.dims[2] for t in model.graph.initializer if t.name == node.input[1])
             changes = {
-                "a channel x1.02": edit(name, 1, _scale(1.02)), "one weight + 0.01": edit(name, 1, _add(0.01)),
-                "a bias + 0.01": edit(name, 2, _add(0.01)), "no bias": drop_input(name, 2),
+                "a channel x1.02": edit(name, 1, _scale(1.02)),
+                "one weight + 0.01": edit(name, 1, _add(0.01)),
+                "a bias + 0.01": edit(name, 2, _add(0.01)),
+                "no bias": drop_input(name, 2),
                 "two input channels swapped": edit(name, 1, lambda a: a[:, [1, 0, *range(2, a.shape[1])]]),
-                "channels rolled": edit(name, 1, lambda a: np.roll(a, 1, 0)), "NaN": edit(name, 1, _nan),
+                "channels rolled": edit(name, 1, lambda a: np.roll(a, 1, 0)),
+                "NaN": edit(name, 1, _nan),
                 "rounded to half": edit(name, 1, lambda a: a.astype(np.float16).astype(a.dtype)),
-            }  # fmt: skip
+            }
             if kernel == 3:
                 changes["padded on one side"] = attribute(name, "pads", [0, 0, 2, 2])
-                changes["dilated"] = both(attribute(name, "dilations", [2, 2]), attribute(name, "pads", [2] * 4))
+                changes["dilated"] = both(
+                    attribute(name, "dilations", [2, 2]), attribute(name, "pads", [2] * 4)
+                )
                 changes["kernels mirrored"] = edit(name, 1, lambda a: a[..., ::-1])
         elif kind == "Gemm":
             changes = {
-                "a row x1.02": edit(name, 1, _scale(1.02)), "a bias + 0.01": edit(name, 2, _add(0.01)), "no bias": drop_input(name, 2),
-                "alpha 0.99": attribute(name, "alpha", 0.99), "rows rolled": edit(name, 1, lambda a: np.roll(a, 1, 0)),
-            }  # fmt: skip
+                "a row x1.02": edit(name, 1, _scale(1.02)),
+                "a bias + 0.01": edit(name, 2, _add(0.01)),
+                "no bias": drop_input(name, 2),
+                "alpha 0.99": attribute(name, "alpha", 0.99),
+                "rows rolled": edit(name, 1, lambda a: np.roll(a, 1, 0)),
+            }
             planted = {"clipped": insert_after(name, "Selu"), "a temperature": insert_after(name, "Mul", 0.9)}
         elif kind == "Relu":
-            changes = {"lost": becomes(name, "Identity"), "leaky": becomes(name, "LeakyRelu", alpha=0.1), "removed": remove(name)}
+            changes = {
+                "lost": becomes(name, "Identity"),
+                "leaky": becomes(name, "LeakyRelu", alpha=0.1),
+                "removed": remove(name),
+            }
             planted = {"scaled": insert_after(name, "Mul", 0.99), "shifted": insert_after(name, "Add", 0.01)}
             planted["bent"] = insert_after(name, "Tanh")
         elif kind == "Add" and {tensors[n].op_type for n in node.input if n in tensors} & {"Conv", "Relu"}:
             made = list(tensors)[: list(tensors).index(node.output[0])]
             others = [t for t in made if shapes.get(t) == shapes[node.output[0]] and t not in node.input]
             changes = {
-                "becomes Sub": becomes(name, "Sub", 2), "becomes Max": becomes(name, "Max", 2),
-                "the shortcut lost": becomes(name, "Identity"), "only the shortcut": both(drop_input(name, 0), becomes(name, "Identity")),
-            }  # fmt: skip
+                "becomes Sub": becomes(name, "Sub", 2),
+                "becomes Max": becomes(name, "Max", 2),
+                "the shortcut lost": becomes(name, "Identity"),
+                "only the shortcut": both(drop_input(name, 0), becomes(name, "Identity")),
+            }
             if others:
                 changes["reads another tensor"] = rewire(name, 1, others[0])
             planted = {"scaled": insert_after(name, "Mul", 0.99)}
@@ -167,9 +197,15 @@ def family(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> Iterat
 
 
 def disguise(model: onnx.ModelProto) -> None:
-    """Every node, tensor and initializer under another name, the nodes in another order that still computes."""
+    """Every node, tensor and initializer under another name,
+    the nodes in another order that still computes.
+    """
     kept = {value.name for value in (*model.graph.input, *model.graph.output)} | {""}
-    names = {n: f"t{i}" for i, n in enumerate({t: 0 for node in model.graph.node for t in (*node.input, *node.output)}) if n not in kept}
+    names = {
+        n: f"t{i}"
+        for i, n in enumerate({t: 0 for node in model.graph.node for t in (*node.input, *node.output)})
+        if n not in kept
+    }
     for number, node in enumerate(model.graph.node):
         node.name = f"n{number}" if node.name != PLANTED else PLANTED
         node.input[:] = [names.get(n, n) for n in node.input]

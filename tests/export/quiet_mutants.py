@@ -1,5 +1,7 @@
-"""Planted faults that pictures alone do not show: keyed on a batch size, a row, a class or a brightness; in the file's words
-about itself; in a manifest that asks the wrong backend. As in `mutants`, each breaks one healthy artifact in one way."""
+"""Planted faults that pictures alone do not show: keyed on a batch size, a row, a class or a brightness; in
+the file's words about itself; in a manifest that asks the wrong backend. As in `mutants`, each breaks one
+healthy artifact in one way.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,13 @@ from export.build.graph import METADATA
 from lfdeploy.run import write_json
 
 Change = Callable[[onnx.ModelProto], None]
-CONDITIONS = {  # where a fault shows: ONNX nodes from ``images`` and ``own_logits`` to the boolean ``when``, broadcast over (B, K)
-    "batch": lambda size: [("Shape", ["images"], "sizes", {"end": 1}), ("Equal", ["sizes", constant(size)], "when", {})],
+# where a fault shows: ONNX nodes from ``images`` and ``own_logits`` to the boolean ``when``, broadcast over
+# (B, K)
+CONDITIONS = {
+    "batch": lambda size: [
+        ("Shape", ["images"], "sizes", {"end": 1}),
+        ("Equal", ["sizes", constant(size)], "when", {}),
+    ],
     "rows from": lambda first: [
         ("Shape", ["images"], "sizes", {"end": 1}),
         ("Squeeze", ["sizes"], "count", {}),
@@ -62,7 +69,9 @@ def constant(*values: Any) -> Constant:
     return Constant(np.array(numbers[0] if scalar else numbers, kind))
 
 
-def where(condition: str, value: int, outputs: tuple[str, ...] = ("logits", "probabilities"), wrong: str = "rolled") -> Change:
+def where(
+    condition: str, value: int, outputs: tuple[str, ...] = ("logits", "probabilities"), wrong: str = "rolled"
+) -> Change:
     """The outputs are wrong under the condition, and right everywhere else: rolled by one class, or NaN."""
 
     def change(model: onnx.ModelProto) -> None:
@@ -78,9 +87,20 @@ def where(condition: str, value: int, outputs: tuple[str, ...] = ("logits", "pro
                 add(model, ("Identity", [f"own_{name}"], name, {}))
                 continue
             if wrong == "NaN":
-                add(model, ("Mul", [f"own_{name}", Constant(np.array(np.nan, np.float32))], f"wrong_{name}", {}))
+                add(
+                    model,
+                    ("Mul", [f"own_{name}", Constant(np.array(np.nan, np.float32))], f"wrong_{name}", {}),
+                )
             else:
-                add(model, ("Gather", [f"own_{name}", Constant(np.roll(np.arange(classes), 1))], f"wrong_{name}", {"axis": 1}))
+                add(
+                    model,
+                    (
+                        "Gather",
+                        [f"own_{name}", Constant(np.roll(np.arange(classes), 1))],
+                        f"wrong_{name}",
+                        {"axis": 1},
+                    ),
+                )
             add(model, ("Where", ["when", f"wrong_{name}", f"own_{name}"], name, {}))
 
     return change
@@ -183,42 +203,95 @@ QUIET_MUTANTS: dict[str, tuple[str, str, Callable[[Subject], None]]] = {
     "batch of 1: NaN": ("peer0-onnx-fp32", "values", plain(where("batch", 1, wrong="NaN"))),
     "batch of 7: NaN": ("peer0-onnx-fp32", "values", plain(where("batch", 7, wrong="NaN"))),
     "batch of 1: NaN, fp16": ("fused-onnx-fp16", "values", plain(where("batch", 1, wrong="NaN"))),
-    "batch of 1: probabilities of other classes": ("peer0-onnx-fp32", "values", plain(where("batch", 1, ("probabilities",)))),
+    "batch of 1: probabilities of other classes": (
+        "peer0-onnx-fp32",
+        "values",
+        plain(where("batch", 1, ("probabilities",))),
+    ),
     "batch of 4: other classes": ("peer0-onnx-fp32", "values", plain(where("batch", 4))),
     "batch of 16: other classes": ("peer0-onnx-fp32", "values", plain(where("batch", 16))),
     "batch of 11: other classes": ("peer0-onnx-fp32", "origin", plain(where("batch", 11))),
     "batch of 11: other classes, fp16": ("fused-onnx-fp16", "origin", plain(where("batch", 11))),
-    "row 42 on: probabilities of other classes": ("peer0-onnx-fp32", "values", plain(where("rows from", 41, ("probabilities",)))),
-    "class 3: probabilities of other classes": ("peer0-onnx-fp32", "values", plain(where("class", 3, ("probabilities",)))),
-    "class 3: probabilities NaN": ("peer0-onnx-fp32", "values", plain(where("class", 3, ("probabilities",), "NaN"))),
-    "dark pictures: other classes": ("peer0-onnx-fp32", "origin or values or graph", plain(where("brightest below", 120))),
+    "row 42 on: probabilities of other classes": (
+        "peer0-onnx-fp32",
+        "values",
+        plain(where("rows from", 41, ("probabilities",))),
+    ),
+    "class 3: probabilities of other classes": (
+        "peer0-onnx-fp32",
+        "values",
+        plain(where("class", 3, ("probabilities",))),
+    ),
+    "class 3: probabilities NaN": (
+        "peer0-onnx-fp32",
+        "values",
+        plain(where("class", 3, ("probabilities",), "NaN")),
+    ),
+    "dark pictures: other classes": (
+        "peer0-onnx-fp32",
+        "origin or values or graph",
+        plain(where("brightest below", 120)),
+    ),
     "a mark in the corner: other classes": ("peer0-onnx-fp32", "origin", plain(where("corner", 77))),
     "fp16: weights are fp32": ("fused-onnx-fp16", "arithmetic", full_weights),
-    "metadata: labels as a text": ("peer0-onnx-fp32", "labels", plain(told(lambda f: f.update(labels=json.dumps(f["labels"]))))),
+    "metadata: labels as a text": (
+        "peer0-onnx-fp32",
+        "labels",
+        plain(told(lambda f: f.update(labels=json.dumps(f["labels"])))),
+    ),
     "metadata: schema as a text": ("peer0-onnx-fp32", "file", plain(told(lambda f: f.update(schema="1")))),
     "metadata: a temperature that nobody applies": (
-        "peer0-onnx-fp32", "file", plain(told(lambda f: f.update(probability_calibration={"temperature": 3.0, "threshold": 0.1}))),
+        "peer0-onnx-fp32",
+        "file",
+        plain(told(lambda f: f.update(probability_calibration={"temperature": 3.0, "threshold": 0.1}))),
     ),
-    "metadata: says that it is the ensemble's": ("peer0-onnx-fp32", "file", plain(told(lambda f: f.update(main="ensemble")))),
-    "metadata: a path": ("peer0-onnx-fp32", "origin", plain(lambda m: setattr(m, "doc_string", "made in /home/somebody"))),
-    "metadata: a newer format of files": ("peer0-onnx-fp32", "origin", plain(lambda m: setattr(m, "ir_version", 11))),
-    "manifest: PyTorch is to answer": ("peer0-onnx-fp32", "values", dead_behind(engine={"package": "pytorch"})),
+    "metadata: says that it is the ensemble's": (
+        "peer0-onnx-fp32",
+        "file",
+        plain(told(lambda f: f.update(main="ensemble"))),
+    ),
+    "metadata: a path": (
+        "peer0-onnx-fp32",
+        "origin",
+        plain(lambda m: setattr(m, "doc_string", "made in /home/somebody")),
+    ),
+    "metadata: a newer format of files": (
+        "peer0-onnx-fp32",
+        "origin",
+        plain(lambda m: setattr(m, "ir_version", 11)),
+    ),
+    "manifest: PyTorch is to answer": (
+        "peer0-onnx-fp32",
+        "values",
+        dead_behind(engine={"package": "pytorch"}),
+    ),
     "manifest: the run is to answer": ("peer0-onnx-fp32", "file", dead_behind(format="run")),
     "manifest: accuracy of 100 %": ("peer0-onnx-fp32", "accuracy", forged("top1", 100.0, "accuracy")),
-    "manifest: accuracy is NaN": ("peer0-onnx-fp32", "accuracy", forged("top1_reference", float("nan"), "accuracy")),
+    "manifest: accuracy is NaN": (
+        "peer0-onnx-fp32",
+        "accuracy",
+        forged("top1_reference", float("nan"), "accuracy"),
+    ),
     "manifest: other networks": ("peer0-onnx-fp32", "file", forged("archs", ["resnet110"], "run")),
     "manifest: other data": ("peer0-onnx-fp32", "file", forged("data_fingerprint", "0" * 64, "run")),
     "manifest: no seal": ("peer0-onnx-fp32", "file", unsealed),
     "manifest: a file outside": ("peer0-onnx-fp32", "file", moved_out),
-    "manifest: batches backwards": ("peer0-onnx-fp32", "file", forged("batch", {"min": 64, "opt": 8, "max": 3})),
+    "manifest: batches backwards": (
+        "peer0-onnx-fp32",
+        "file",
+        forged("batch", {"min": 64, "opt": 8, "max": 3}),
+    ),
     "manifest: labels are null": ("peer0-onnx-fp32", "file", forged("labels", None)),
     "manifest: outputs are 5": ("peer0-onnx-fp32", "file", forged("outputs", 5)),
-}  # fmt: skip
+}
 QUIET_MUTANTS_IN_INT8: dict[str, tuple[str, Callable[[Subject], None]]] = {
     "int8: batch of 1, NaN": ("values", plain(where("batch", 1, wrong="NaN"))),
     "int8: a Gemm of its own": ("values or graph or arithmetic or origin", plain(own_domain)),
     "int8: zero points moved by one": ("values or arithmetic or origin", plain(moved_zero_points)),
-    "int8: the head rounded towards a class": ("values or arithmetic", tensor("head.2.weight_quantized", rounded_otherwise)),
+    "int8: the head rounded towards a class": (
+        "values or arithmetic",
+        tensor("head.2.weight_quantized", rounded_otherwise),
+    ),
     "int8: TensorRT's scheme": ("calibration", forged("scheme", "s8s8", "calibration")),
     "int8: calibrated on the darkest pictures": ("calibration", darkest),
 }

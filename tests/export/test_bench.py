@@ -1,4 +1,6 @@
-"""`lfdeploy bench`: ratios against brute force, the load detector, foreign files, and everything it writes."""
+"""`lfdeploy bench`: ratios against brute force, the load detector,
+foreign files, and everything it writes.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def test_ratio_against_brute_force() -> None:
 
 
 def test_ratio_holds_where_most_calls_are_disturbed() -> None:
-    """A row that is truly twice as fast, on a machine whose speed drifts and where 60 % of the calls are hit by others."""
+    """A row that is truly twice as fast,
+    on a machine whose speed drifts and where 60 % of the calls are hit by others.
+    """
     random = np.random.default_rng(0)
     drift = np.exp(0.5 * np.sin(np.arange(30) / 5))[:, None]
     hit = [np.where(random.random((30, 20)) < 0.6, random.uniform(1, 50, (30, 20)), 0.0) for _ in range(2)]
@@ -95,8 +99,13 @@ AFTER = BEFORE.replace("cpu0 1000 25 100 22500 10 0 2 5 700", "cpu0 1080 25 110 
 
 
 def test_busy_time_of_recorded_counters() -> None:
-    """cpu0: 0.8 s user (as a guest), 0.1 s system, 0.1 s stolen; cpu1: 0.2 s nice, the rest idle or waiting for a disk."""
-    spent = [busy.busy_seconds(AFTER, cores, 100) - busy.busy_seconds(BEFORE, cores, 100) for cores in ([0], [1], [0, 1], [2, 3], range(4))]
+    """cpu0: 0.8 s user (as a guest), 0.1 s system, 0.1 s stolen; cpu1:
+    0.2 s nice, the rest idle or waiting for a disk.
+    """
+    spent = [
+        busy.busy_seconds(AFTER, cores, 100) - busy.busy_seconds(BEFORE, cores, 100)
+        for cores in ([0], [1], [0, 1], [2, 3], range(4))
+    ]
     assert spent == pytest.approx([1.0, 0.2, 1.2, 0.0, 1.2])
 
 
@@ -136,7 +145,17 @@ def test_a_busy_neighbour_is_named(tiny_run: Run, lf: Callable[..., Result]) -> 
     """One spinning process per core beside a real measurement."""
     spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
     try:
-        result = lf("bench", tiny_run.artifacts / "peer0-onnx-fp32", "--batch", "8", "--rounds", 4, "--seconds", 2, "--json")
+        result = lf(
+            "bench",
+            tiny_run.artifacts / "peer0-onnx-fp32",
+            "--batch",
+            "8",
+            "--rounds",
+            4,
+            "--seconds",
+            2,
+            "--json",
+        )
     finally:
         for spinner in spinners:
             spinner.kill()
@@ -148,8 +167,12 @@ def test_a_busy_neighbour_is_named(tiny_run: Run, lf: Callable[..., Result]) -> 
     assert any("in 4 of 4 rounds: trust the ratios" in note for note in document["notes"])
 
 
-def foreign_onnx(path: Path, dtype: int, shape: list[Any], channels_last: bool, outside: bool = False) -> Path:
-    """A pooled linear classifier as another exporter would write it; ``outside``: its weights in a file of their own."""
+def foreign_onnx(
+    path: Path, dtype: int, shape: list[Any], channels_last: bool, outside: bool = False
+) -> Path:
+    """A pooled linear classifier as another exporter would write it;
+    ``outside``: its weights in a file of their own.
+    """
     channels = shape[3] if channels_last else shape[1]
     weights = np.random.default_rng(0).standard_normal((channels, 512)).astype(np.float32)
     axes = helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2] if channels_last else [2, 3])
@@ -172,14 +195,24 @@ def foreign_onnx(path: Path, dtype: int, shape: list[Any], channels_last: bool, 
 
 
 def test_foreign_files_of_every_kind(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
-    """uint8 NHWC of any size, float NCHW with a fixed batch, weights outside the file, and our own model.onnx far from its manifest."""
+    """uint8 NHWC of any size, float NCHW with a fixed batch, weights outside the file,
+    and our own model.onnx far from its manifest.
+    """
     files = [
         foreign_onnx(tmp_path / "bytes.onnx", TensorProto.UINT8, ["n", "h", "w", 3], True),
         foreign_onnx(tmp_path / "floats.onnx", TensorProto.FLOAT, [8, 3, 20, 24], False),
         foreign_onnx(tmp_path / "outside.onnx", TensorProto.FLOAT, ["n", 3, 16, 16], False, outside=True),
         Path(shutil.copy(tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx", tmp_path / "ours.onnx")),
     ]
-    result = lf("bench", tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx", *files, "--batch", "1,8", *QUICK, "--json")
+    result = lf(
+        "bench",
+        tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx",
+        *files,
+        "--batch",
+        "1,8",
+        *QUICK,
+        "--json",
+    )
     document = json.loads(result.stdout)
     rows = {(row["artifact"], row["backend"], row["batch"]): row for row in document["rows"]}
     assert {(name, batch) for name, _, batch in rows if rows[name, _, batch]["foreign"]} == {
@@ -195,13 +228,22 @@ def test_foreign_files_of_every_kind(tiny_run: Run, tmp_path: Path, lf: Callable
         assert row["samples"] == 3 * row["calls"]
     outside = tmp_path / "outside.onnx"
     assert (tmp_path / "outside.onnx.data").stat().st_size >= 3 * 512 * 4
-    assert rows["outside.onnx", "onnxruntime", 1]["bytes"] == outside.stat().st_size + (tmp_path / "outside.onnx.data").stat().st_size
+    assert (
+        rows["outside.onnx", "onnxruntime", 1]["bytes"]
+        == outside.stat().st_size + (tmp_path / "outside.onnx.data").stat().st_size
+    )
 
 
 FOREIGN_MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no onnx": (lambda p: [p.write_bytes(b"nothing"), p][1], "cannot be loaded by onnxruntime"),
-    "open size alone": (lambda p: foreign_onnx(p, TensorProto.UINT8, ["n", "h", "w", 3], True), "leaves height and width open"),
-    "five channels": (lambda p: foreign_onnx(p, TensorProto.FLOAT, ["n", 5, 8, 8], False), "neither first nor last axis is 3 channels"),
+    "open size alone": (
+        lambda p: foreign_onnx(p, TensorProto.UINT8, ["n", "h", "w", 3], True),
+        "leaves height and width open",
+    ),
+    "five channels": (
+        lambda p: foreign_onnx(p, TensorProto.FLOAT, ["n", 5, 8, 8], False),
+        "neither first nor last axis is 3 channels",
+    ),
     "doubles": (lambda p: foreign_onnx(p, TensorProto.DOUBLE, ["n", 3, 8, 8], False), "uint8 or float"),
 }
 
@@ -230,7 +272,9 @@ def test_what_is_missing_or_broken_leaves_the_others(tmp_path: Path, lf: Callabl
     assert (alone.exit_code, len(alone.stderr.splitlines())) == (1, 1)
 
 
-def test_a_foreign_file_that_fails_at_one_batch_leaves_the_others(tmp_path: Path, lf: Callable[..., Result]) -> None:
+def test_a_foreign_file_that_fails_at_one_batch_leaves_the_others(
+    tmp_path: Path, lf: Callable[..., Result]
+) -> None:
     """It declares any batch, and computes only one."""
     path = foreign_onnx(tmp_path / "liar.onnx", TensorProto.FLOAT, ["n", 3, 8, 8], False)
     model = onnx.load(path)
@@ -252,13 +296,17 @@ def test_markdown_and_plot_for_real(tiny_run: Run, tmp_path: Path, lf: Callable[
     lines = table.read_text().splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     assert {len(row) for row in rows} == {9}
-    assert [(r[0], r[1], int(r[2])) for r in rows[2:]] == [(r["artifact"], r["backend"], r["batch"]) for r in document["rows"]]
+    assert [(r[0], r[1], int(r[2])) for r in rows[2:]] == [
+        (r["artifact"], r["backend"], r["batch"]) for r in document["rows"]
+    ]
     for cells, row in zip(rows[2:], document["rows"], strict=True):
         assert float(cells[3]) == pytest.approx(row["p50_ms"], rel=0.01)
         if row["backend"] == "pytorch":
             assert cells[6] == "1 (reference)"
         else:
-            assert float(cells[6].split("x")[0]) == pytest.approx(row["ratio"], abs=0.051)  # one or two decimals are shown
+            assert float(cells[6].split("x")[0]) == pytest.approx(
+                row["ratio"], abs=0.051
+            )  # one or two decimals are shown
         assert float(cells[8]) == pytest.approx(row["top1"], abs=0.01)
     assert f"3 interleaved rounds, {document['threads']} thread" in table.read_text()
     assert str(tmp_path) not in table.read_text()
@@ -274,11 +322,25 @@ def test_markdown_and_plot_for_real(tiny_run: Run, tmp_path: Path, lf: Callable[
 @pytest.mark.slow
 def test_table_fits_100_columns(tiny_run: Run, elsewhere: list[Path], tmp_path: Path) -> None:
     """On a real terminal of 100 columns: one line per row, none wider, and a long name loses its middle."""
-    long = shutil.copytree(tiny_run.artifacts / "fused-onnx-fp32", tmp_path / "a-name-that-is-much-too-long-for-any-table-fp32")
-    words = [LF, "bench", *map(str, [*elsewhere, long]), "--runs", str(tiny_run.path.parent), "--batch", "1,8", *map(str, QUICK)]
+    long = shutil.copytree(
+        tiny_run.artifacts / "fused-onnx-fp32", tmp_path / "a-name-that-is-much-too-long-for-any-table-fp32"
+    )
+    words = [
+        LF,
+        "bench",
+        *map(str, [*elsewhere, long]),
+        "--runs",
+        str(tiny_run.path.parent),
+        "--batch",
+        "1,8",
+        *map(str, QUICK),
+    ]
     here, there = pty.openpty()
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm", "NO_COLOR": "1"}
+    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {
+        "TERM": "xterm",
+        "NO_COLOR": "1",
+    }
     done = subprocess.Popen(words, stdout=there, stderr=subprocess.DEVNULL, env=env)
     os.close(there)
     text = b""
@@ -292,13 +354,21 @@ def test_table_fits_100_columns(tiny_run: Run, elsewhere: list[Path], tmp_path: 
     lines = re.sub(r"\x1b\[[0-9;]*m|\r", "", text.decode()).splitlines()
     assert max(map(len, lines)) <= 100
     body = [line.split() for line in lines if line.strip()][3:]
-    assert len(body) == 2 + 2 * (2 + len(elsewhere) + 1)  # two batches; two modules, the files and the long one
-    assert any(word.startswith("a-n") and "…" in word and word.endswith("fp32") for line in body for word in line[:1])
+    assert len(body) == 2 + 2 * (
+        2 + len(elsewhere) + 1
+    )  # two batches; two modules, the files and the long one
+    assert any(
+        word.startswith("a-n") and "…" in word and word.endswith("fp32") for line in body for word in line[:1]
+    )
 
 
 def test_threads_are_the_same_for_all_and_given_back(tiny_run: Run, lf: Callable[..., Result]) -> None:
     before = torch.get_num_threads()
-    document = json.loads(lf("bench", tiny_run.artifacts / "peer0-onnx-fp32", "--threads", 2, "--batch", "1", *QUICK, "--json").stdout)
+    document = json.loads(
+        lf(
+            "bench", tiny_run.artifacts / "peer0-onnx-fp32", "--threads", 2, "--batch", "1", *QUICK, "--json"
+        ).stdout
+    )
     assert document["threads"] == 2
     assert torch.get_num_threads() == before
 
@@ -320,9 +390,13 @@ def test_backends_take_the_number_of_threads(tiny_run: Run, elsewhere: list[Path
 
 def test_against_another_row(tiny_run: Run, lf: Callable[..., Result]) -> None:
     names = [tiny_run.artifacts / "peer0-onnx-fp32", tiny_run.artifacts / "fused-onnx-fp32"]
-    rows = json.loads(lf("bench", *names, "--batch", "8", *QUICK, "--against", "fused-onnx-fp32", "--json").stdout)["rows"]
+    rows = json.loads(
+        lf("bench", *names, "--batch", "8", *QUICK, "--against", "fused-onnx-fp32", "--json").stdout
+    )["rows"]
     assert {row["against"] for row in rows} == {"fused-onnx-fp32 (onnxruntime)"}
-    assert [(r["ratio"], r["ratio_low"], r["ratio_high"]) for r in rows if r["artifact"] == "fused-onnx-fp32"] == [(1.0, 1.0, 1.0)]
+    assert [
+        (r["ratio"], r["ratio_low"], r["ratio_high"]) for r in rows if r["artifact"] == "fused-onnx-fp32"
+    ] == [(1.0, 1.0, 1.0)]
 
 
 def test_without_its_run_the_first_artifact_is_the_reference(
@@ -355,16 +429,39 @@ def test_bad_flags_get_one_line(name: str, tiny_run: Run, lf: Callable[..., Resu
 
 @pytest.mark.slow
 def test_no_compiler_is_a_note(tiny_run: Run) -> None:
-    words = [LF, "bench", str(tiny_run.artifacts / "peer0-onnx-fp32"), "--compile", "--batch", "1", *map(str, QUICK), "--json"]
-    done = subprocess.run(words, env=os.environ | {"CXX": "no-such-compiler"}, capture_output=True, text=True, check=True)
+    words = [
+        LF,
+        "bench",
+        str(tiny_run.artifacts / "peer0-onnx-fp32"),
+        "--compile",
+        "--batch",
+        "1",
+        *map(str, QUICK),
+        "--json",
+    ]
+    done = subprocess.run(
+        words, env=os.environ | {"CXX": "no-such-compiler"}, capture_output=True, text=True, check=True
+    )
     document = json.loads(done.stdout)
     assert [row["backend"] for row in document["rows"]] == ["pytorch", "onnxruntime"]
-    assert "No torch.compile row for peer0: it needs a C++ compiler; install g++, or set CXX to one." in document["notes"]
+    assert (
+        "No torch.compile row for peer0: it needs a C++ compiler; install g++, or set CXX to one."
+        in document["notes"]
+    )
 
 
 @pytest.mark.slow
 def test_torch_compile_has_a_row(tiny_run: Run) -> None:
-    words = [LF, "bench", str(tiny_run.artifacts / "peer0-onnx-fp32"), "--compile", "--batch", "8", *map(str, QUICK), "--json"]
+    words = [
+        LF,
+        "bench",
+        str(tiny_run.artifacts / "peer0-onnx-fp32"),
+        "--compile",
+        "--batch",
+        "8",
+        *map(str, QUICK),
+        "--json",
+    ]
     rows = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)["rows"]
     assert [row["backend"] for row in rows] == ["pytorch", "torch.compile", "onnxruntime"]
     assert {row["against"] for row in rows} == {"peer0 (pytorch)"}

@@ -19,9 +19,12 @@ from click.testing import Result
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
+import export.bisect.reference
 import export.bisect.search
-from export.bisect.align import mark_outputs, pair, read
-from export.bisect.search import Reference, batches_of, compare, reference, some_pictures
+from export.bisect.align import pair
+from export.bisect.nodes import mark_outputs, read
+from export.bisect.reference import Reference, reference
+from export.bisect.search import batches_of, compare, some_pictures
 from export.bisect.tensors import load
 from export.build.graph import in_precision, to_onnx
 from lfdeploy.artifact import Artifact
@@ -73,11 +76,18 @@ def named(document: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def misnamed(clean: Reference, healthy: bytes, batches: list[np.ndarray], step: int, disguised: bool) -> Iterator[tuple[str, str]]:
-    """One entry per single-node mutant: its name, and the sentence if it named another node than the changed one."""
+def misnamed(
+    clean: Reference, healthy: bytes, batches: list[np.ndarray], step: int, disguised: bool
+) -> Iterator[tuple[str, str]]:
+    """One entry per single-node mutant: its name,
+    and the sentence if it named another node than the changed one.
+    """
     model = onnx.load_from_string(healthy)
     typed = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in (*typed.value_info, *typed.output)}
+    shapes = {
+        v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)
+        for v in (*typed.value_info, *typed.output)
+    }
     for mutant in list(node_mutants.family(model, shapes))[::step]:
         if clean.precision == "fp16" and mutant.name.endswith("rounded to half"):
             continue  # changes nothing there
@@ -87,19 +97,27 @@ def misnamed(clean: Reference, healthy: bytes, batches: list[np.ndarray], step: 
             node_mutants.disguise(proto)
         document = compare(clean, proto, batches)
         found = named(document)
-        right = found.get("name") == mutant.node if mutant.node == node_mutants.PLANTED else found.get("module_node") == mutant.node
+        right = (
+            found.get("name") == mutant.node
+            if mutant.node == node_mutants.PLANTED
+            else found.get("module_node") == mutant.node
+        )
         yield mutant.name, "" if right else document["sentence"]
 
 
 @pytest.mark.parametrize("disguised", [False, True], ids=["as it is", "all names and the order changed"])
-def test_single_node_faults_are_named(clean: Reference, healthy: Path, batches: list[np.ndarray], disguised: bool) -> None:
+def test_single_node_faults_are_named(
+    clean: Reference, healthy: Path, batches: list[np.ndarray], disguised: bool
+) -> None:
     found = dict(misnamed(clean, healthy.read_bytes(), batches, 8, disguised))
     assert len(found) == 20
     assert {name: said for name, said in found.items() if said} == {}
 
 
 @pytest.mark.parametrize(("precision", "disguised"), [wide("fp32", False), slow("fp16", True)])
-def test_all_single_node_faults_are_named(precision: str, disguised: bool, tiny_run: Run, batches: list[np.ndarray]) -> None:
+def test_all_single_node_faults_are_named(
+    precision: str, disguised: bool, tiny_run: Run, batches: list[np.ndarray]
+) -> None:
     clean = reference(tiny_run, "peer0", precision, 16, PROFILE)
     blob = to_onnx(in_precision(tiny_run.classifier("peer0"), precision, 16), 16, PROFILE, {})
     found = dict(misnamed(clean, blob, batches, 1, disguised))
@@ -109,7 +127,8 @@ def test_all_single_node_faults_are_named(precision: str, disguised: bool, tiny_
     print(f"{len(found) - len(wrong)} of {len(found)} single-node faults named, {precision}")
 
 
-#: Faults of the gate's own suite that one node makes: (operator, layer) that must be named, and a part of what is said of it.
+#: Faults of the gate's own suite that one node makes: (operator, layer) that must be named, and a part of
+#: what is said of it.
 SINGLE = {
     "weights: NaN": ("Gemm", "head.2", "in output channel 0 where it is nan"),
     "weights: infinity": ("Conv", "stages.0.0.conv1", "where it is inf"),
@@ -120,7 +139,11 @@ SINGLE = {
     "graph: softmax twice": ("Softmax", "after outputs", "is not in the module"),
     "graph: rows depend on the batch": ("ReduceMean", "after head.2", "is not in the module"),
     "graph: a ReLU lost": ("Identity", "stages.0.0", "is Identity where the module has Relu"),
-    "graph: a convolution padded on one side": ("Conv", "stem.0", "attribute pads is [0, 0, 2, 2], the module has [1, 1, 1, 1]"),
+    "graph: a convolution padded on one side": (
+        "Conv",
+        "stem.0",
+        "attribute pads is [0, 0, 2, 2], the module has [1, 1, 1, 1]",
+    ),
     "graph: a temperature on the logits": ("Mul", "after head.2", "is not in the module"),
     "pixels: divided by 256": ("Mul", "prologue", "initializer scale differs in 3 of 3 values"),
     "pixels: one level darker": ("Add", "prologue", "initializer shift differs"),
@@ -129,7 +152,9 @@ SINGLE = {
 
 
 @pytest.mark.parametrize("name", list(SINGLE))
-def test_faults_of_the_suite(name: str, tiny_run: Run, copied: Callable[[str], Path], clean: Reference, batches: list[np.ndarray]) -> None:
+def test_faults_of_the_suite(
+    name: str, tiny_run: Run, copied: Callable[[str], Path], clean: Reference, batches: list[np.ndarray]
+) -> None:
     subject = mutants.Subject(copied("peer0-onnx-fp32"), tiny_run)
     mutants.MUTANTS[name][1](subject)
     document = compare(clean, load(subject.file), batches)
@@ -139,13 +164,22 @@ def test_faults_of_the_suite(name: str, tiny_run: Run, copied: Callable[[str], P
     assert first["before"] == 0  # the same kernels on the same numbers
 
 
-def test_several_faults_are_listed_in_order(healthy: Path, clean: Reference, batches: list[np.ndarray]) -> None:
+def test_several_faults_are_listed_in_order(
+    healthy: Path, clean: Reference, batches: list[np.ndarray]
+) -> None:
     proto = load(healthy)
-    for node, change in (("node_conv2d_7", node_mutants._scale(1.1)), ("node_conv2d_2", node_mutants._add(0.1))):
+    for node, change in (
+        ("node_conv2d_7", node_mutants._scale(1.1)),
+        ("node_conv2d_2", node_mutants._add(0.1)),
+    ):
         node_mutants.edit(node, 1, change)(proto)
     node_mutants.becomes("node_relu_5", "Identity")(proto)
     document = compare(clean, proto, batches)
-    assert [f["module_node"] for f in (document["first"], *document["others"])] == ["node_conv2d_2", "node_relu_5", "node_conv2d_7"]
+    assert [f["module_node"] for f in (document["first"], *document["others"])] == [
+        "node_conv2d_2",
+        "node_relu_5",
+        "node_conv2d_7",
+    ]
     assert document["sentence"].endswith("2 more nodes differ.")
 
 
@@ -183,7 +217,12 @@ def test_a_healthy_file_names_no_layer(arch: str, precision: str) -> None:
     found = reference(Untrained(classifier), "peer0", precision, 64, PROFILE)  # type: ignore[arg-type]
     pictures = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     document = compare(found, onnx.load_from_string(blob), batches_of(pictures, 64, probes=True))
-    assert (document["first"], document["others"], document["silent"], document["notes"]) == (None, [], [], [])
+    assert (document["first"], document["others"], document["silent"], document["notes"]) == (
+        None,
+        [],
+        [],
+        [],
+    )
     assert document["exporter"]["first"] is None
     assert len(document["layers"]) >= len(found.graph.ops) - 3
     assert {row["difference"] for row in document["layers"]} == {0.0}
@@ -194,9 +233,14 @@ def test_a_healthy_file_names_no_layer(arch: str, precision: str) -> None:
         assert document["rounding"]["end"] > 0
 
 
-@pytest.mark.parametrize("arch", ["resnet8", wide("mobilenet_v3_small"), slow("shufflenet_v2"), wide("convnext_tiny")])
+@pytest.mark.parametrize(
+    "arch", ["resnet8", wide("mobilenet_v3_small"), slow("shufflenet_v2"), wide("convnext_tiny")]
+)
 def test_a_rewritten_healthy_file_names_no_layer(arch: str, tmp_path: Path) -> None:
-    """onnxruntime's own fusions: other operators, fewer nodes, other layouts, the same answers. A fault in it is still named."""
+    """onnxruntime's own fusions: other operators, fewer nodes, other layouts, the same answers.
+
+    A fault in it is still named.
+    """
     classifier = network(arch)
     found = reference(Untrained(classifier), "peer0", "fp32", 64, PROFILE)  # type: ignore[arg-type]
     options = ort.SessionOptions()
@@ -205,7 +249,9 @@ def test_a_rewritten_healthy_file_names_no_layer(arch: str, tmp_path: Path) -> N
     options.log_severity_level = 4
     blob = to_onnx(in_precision(classifier, "fp32", 64), 64, PROFILE, {})
     ort.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
-    pictures = batches_of(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8), 64, probes=True)
+    pictures = batches_of(
+        np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8), 64, probes=True
+    )
     document = compare(found, load(tmp_path / "fused.onnx"), pictures)
     assert document["silent"]
     assert document["first"] is None, document["sentence"]
@@ -241,9 +287,21 @@ def test_alignment_does_not_need_names_or_order(healthy: Path, clean: Reference)
 
 
 @pytest.mark.slow
-def test_quarantine_by_name_with_other_bytes(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
-    run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "tiny", ignore=shutil.ignore_patterns("artifacts"))))
-    place = Path(shutil.copytree(tiny_run.artifacts / "peer0-onnx-fp32", run.artifacts / "quarantine" / "peer0-onnx-fp32"))
+def test_quarantine_by_name_with_other_bytes(
+    tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
+    run = Run(
+        Path(
+            shutil.copytree(
+                tiny_run.path, tmp_path / "runs" / "tiny", ignore=shutil.ignore_patterns("artifacts")
+            )
+        )
+    )
+    place = Path(
+        shutil.copytree(
+            tiny_run.artifacts / "peer0-onnx-fp32", run.artifacts / "quarantine" / "peer0-onnx-fp32"
+        )
+    )
     proto = load(place / "model.onnx")
     node_mutants.edit("node_conv2d_4", 1, node_mutants._scale(1.05))(proto)
     (place / "model.onnx").write_bytes(proto.SerializeToString())
@@ -252,7 +310,10 @@ def test_quarantine_by_name_with_other_bytes(tiny_run: Run, tmp_path: Path, lf: 
     assert "not the file that its manifest describes" in by_name.stderr
     last = by_name.stderr.strip().splitlines()[-1]
     assert last.startswith("First difference: node ")
-    assert "(Conv, stages.1.0.conv2): initializer network.stages.1.0.conv2.weight differs in output channel 0 by" in last
+    assert (
+        "(Conv, stages.1.0.conv2): initializer network.stages.1.0.conv2.weight differs in output channel 0 by"
+        in last
+    )
     assert last.endswith("everything before agrees to the bit.")
     assert "stages.1.0.conv2" in by_name.stdout
     assert len(by_name.stdout.splitlines()) < 16
@@ -275,7 +336,9 @@ def test_not_a_number_is_valid_json(healthy: Path, clean: Reference, batches: li
     assert document["others"] == []  # what NaN makes of the layers behind it is their inputs' doing
 
 
-def test_a_file_that_does_not_run_is_looked_at(healthy: Path, clean: Reference, batches: list[np.ndarray]) -> None:
+def test_a_file_that_does_not_run_is_looked_at(
+    healthy: Path, clean: Reference, batches: list[np.ndarray]
+) -> None:
     proto = load(healthy)
     node_mutants.attribute("node_conv2d_4", "strides", [2, 2])(proto)  # its map no longer fits the shortcut's
     document = compare(clean, proto, batches)
@@ -309,13 +372,22 @@ def test_a_file_that_cannot_be_read_is_one_line(
     assert "cannot be read as ONNX" in result.stderr.strip().splitlines()[-1]
 
 
-def test_an_engine_needs_its_source(tiny_run: Run, copied: Callable[[str], Path], lf: Callable[..., Result]) -> None:
+def test_an_engine_needs_its_source(
+    tiny_run: Run, copied: Callable[[str], Path], lf: Callable[..., Result]
+) -> None:
     subject = mutants.Subject(copied("peer0-onnx-fp32"), tiny_run)
     source = subject.file.rename(subject.path / "source.onnx")
-    subject_manifest = subject.manifest | {"format": "trt", "file": "model.engine", "engine": {"source_sha256": sha256(source)}}
+    subject_manifest = subject.manifest | {
+        "format": "trt",
+        "file": "model.engine",
+        "engine": {"source_sha256": sha256(source)},
+    }
     (subject.path / "manifest.json").write_text(json.dumps(subject_manifest))
     found = lf("bisect", subject.path, "--run", tiny_run.path, "--images", 0)
-    assert (found.exit_code, found.stderr.strip().splitlines()[-1]) == (0, "No layer differs: all tensors agree to the bit.")
+    assert (found.exit_code, found.stderr.strip().splitlines()[-1]) == (
+        0,
+        "No layer differs: all tensors agree to the bit.",
+    )
     assert "not the file" not in found.stderr
     source.unlink()
     lost = lf("bisect", subject.path, "--run", tiny_run.path)
@@ -325,8 +397,16 @@ def test_an_engine_needs_its_source(tiny_run: Run, copied: Callable[[str], Path]
 
 @pytest.mark.slow
 def test_overflow_of_half_precision_is_named(tiny_run: Run, tmp_path: Path) -> None:
-    """The file is what it should be; fp16 itself is not enough for this network, and that is said with its layer."""
-    run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "loud", ignore=shutil.ignore_patterns("artifacts"))))
+    """The file is what it should be; fp16 itself is not enough for this network,
+    and that is said with its layer.
+    """
+    run = Run(
+        Path(
+            shutil.copytree(
+                tiny_run.path, tmp_path / "runs" / "loud", ignore=shutil.ignore_patterns("artifacts")
+            )
+        )
+    )
     weights = load_file(run.weights)
     weights["peer0.network.stages.0.0.bn1.weight"] *= 1e5
     weights["peer0.network.stages.0.0.bn1.bias"] *= 1e5
@@ -334,20 +414,27 @@ def test_overflow_of_half_precision_is_named(tiny_run: Run, tmp_path: Path) -> N
     save_file(weights, run.weights)
     found = reference(run, "peer0", "fp16", 16, PROFILE)
     blob = to_onnx(in_precision(run.classifier("peer0"), "fp16", 16), 16, PROFILE, {})
-    document = compare(found, onnx.load_from_string(blob), batches_of(some_pictures(run, None, 4), 16, probes=True))
+    document = compare(
+        found, onnx.load_from_string(blob), batches_of(some_pictures(run, None, 4), 16, probes=True)
+    )
     assert document["first"] is None
     assert "stages.0.0.conv1" in document["rounding"]["overflows"]
 
 
-def test_an_exporter_that_is_wrong_itself_is_named(tiny_run: Run, monkeypatch: pytest.MonkeyPatch, batches: list[np.ndarray]) -> None:
-    """File and reference share the exporter, so its own fault would cancel: PyTorch's layers are compared too."""
+def test_an_exporter_that_is_wrong_itself_is_named(
+    tiny_run: Run, monkeypatch: pytest.MonkeyPatch, batches: list[np.ndarray]
+) -> None:
+    """File and reference share the exporter, so its own fault would cancel:
+
+    PyTorch's layers are compared too.
+    """
 
     def wrong(*given: Any) -> bytes:
         proto = onnx.load_from_string(to_onnx(*given))
         node_mutants.attribute("node_conv2d_4", "pads", [0, 0, 2, 2])(proto)
         return bytes(proto.SerializeToString())
 
-    monkeypatch.setattr(export.bisect.search, "to_onnx", wrong)
+    monkeypatch.setattr(export.bisect.reference, "to_onnx", wrong)
     found = reference(tiny_run, "peer0", "fp32", 16, PROFILE)
     document = compare(found, onnx.load_from_string(wrong(found.classifier, 16, PROFILE, {})), batches)
     assert document["first"] is None
@@ -356,7 +443,11 @@ def test_an_exporter_that_is_wrong_itself_is_named(tiny_run: Run, monkeypatch: p
 
 
 def test_pictures_are_not_asked_for_when_there_are_to_be_none(tiny_run: Run, tmp_path: Path) -> None:
-    run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("artifacts"))))
+    run = Run(
+        Path(
+            shutil.copytree(tiny_run.path, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("artifacts"))
+        )
+    )
     config = run.read("config.json") | {"data": str(tmp_path / "gone")}
     (run.path / "config.json").write_text(json.dumps(config))
     assert some_pictures(run, None, 0).shape == (0, 16, 16, 3)
@@ -377,19 +468,28 @@ class Calibration:
 
 
 @pytest.fixture(scope="module", params=["u8s8", "s8s8"])
-def quantized(request: pytest.FixtureRequest, tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fp32 file of peer0 with Q/DQ nodes, by onnxruntime's own tool; with u8s8 it lets every ReLU behind a Conv vanish."""
+def quantized(
+    request: pytest.FixtureRequest, tiny_run: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The fp32 file of peer0 with Q/DQ nodes, by onnxruntime's own tool;
+    with u8s8 it lets every ReLU behind a Conv vanish.
+    """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     unsigned = request.param == "u8s8"
     path: Path = tmp_path_factory.mktemp("int8") / f"{request.param}.onnx"
     quantize_static(
-        tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx", path, Calibration(some_pictures(tiny_run, None, 64)),
-        quant_format=QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8,
-        activation_type=QuantType.QUInt8 if unsigned else QuantType.QInt8, nodes_to_exclude=["node_mul", "node_add"],
+        tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx",
+        path,
+        Calibration(some_pictures(tiny_run, None, 64)),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        activation_type=QuantType.QUInt8 if unsigned else QuantType.QInt8,
+        nodes_to_exclude=["node_mul", "node_add"],
         op_types_to_quantize=["Conv", "Gemm", "Add", "Relu"],
         extra_options={} if unsigned else {"ActivationSymmetric": True, "QuantizeBias": False},
-    )  # fmt: skip
+    )
     return path
 
 
@@ -397,7 +497,9 @@ def test_int8_has_a_profile(quantized: Path, tiny_run: Run, clean: Reference) ->
     kinds = [n.op_type for n in load(quantized).graph.node]
     assert kinds.count("DequantizeLinear") > 20
     assert (kinds.count("Relu") < 7) == (quantized.stem == "u8s8")
-    document = compare(clean, load(quantized), batches_of(some_pictures(tiny_run, None, 16), 16, probes=False))
+    document = compare(
+        clean, load(quantized), batches_of(some_pictures(tiny_run, None, 16), 16, probes=False)
+    )
     rows = {row["layer"]: row for row in document["layers"] if row["op"] in ("Conv", "Gemm")}
     assert len(rows) == 10
     assert all(row["own_sqnr_db"] > 20 and row["weights_sqnr_db"] > 35 for row in rows.values()), rows
@@ -408,19 +510,27 @@ def test_int8_has_a_profile(quantized: Path, tiny_run: Run, clean: Reference) ->
 
 
 @pytest.mark.parametrize("what", ["range", "weights", "NaN"])
-def test_the_layer_that_int8_hurts_most_is_named(what: str, quantized: Path, tiny_run: Run, clean: Reference) -> None:
+def test_the_layer_that_int8_hurts_most_is_named(
+    what: str, quantized: Path, tiny_run: Run, clean: Reference
+) -> None:
     proto = load(quantized)
-    name = {"range": "relu_3_scale", "weights": "network.stages.1.0.conv1.weight_scale", "NaN": "network.stages.1.0.conv1.weight_scale"}[
-        what
-    ]
+    name = {
+        "range": "relu_3_scale",
+        "weights": "network.stages.1.0.conv1.weight_scale",
+        "NaN": "network.stages.1.0.conv1.weight_scale",
+    }[what]
     tensor = next(t for t in proto.graph.initializer if t.name == name)
     array = numpy_helper.to_array(tensor).copy()
-    array.flat[array.argmax()] *= {"range": 0.1, "weights": 4.0, "NaN": np.nan}[what]  # the channel that says most
+    array.flat[array.argmax()] *= {"range": 0.1, "weights": 4.0, "NaN": np.nan}[
+        what
+    ]  # the channel that says most
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     document = compare(clean, proto, batches_of(some_pictures(tiny_run, None, 16), 16, probes=False))
     worst = document["largest_drop"]
     # conv1's output passes its ReLU before it is quantised, so a bad range shows at either
-    assert worst["layer"] in ({"stages.1.0", "stages.1.0.conv1"} if what == "range" else {"stages.1.0.conv1"}), document["sentence"]
+    assert worst["layer"] in (
+        {"stages.1.0", "stages.1.0.conv1"} if what == "range" else {"stages.1.0.conv1"}
+    ), document["sentence"]
     assert worst["own_sqnr_db"] < 15
     if what == "weights":
         assert worst["weights_sqnr_db"] < 20

@@ -51,15 +51,21 @@ def test_onnxruntime(precision: str, files: dict[str, Path], tiny_run: Run, pict
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_openvino_reads_onnx(precision: str, files: dict[str, Path], tiny_run: Run, pictures: np.ndarray) -> None:
+def test_openvino_reads_onnx(
+    precision: str, files: dict[str, Path], tiny_run: Run, pictures: np.ndarray
+) -> None:
     model = core().compile_model(core().read_model(files[precision]), "CPU", HINTS)
-    assert agreement(tiny_run, pictures, model(pictures)["probabilities"]) >= (0.95 if precision in ("int8", "bf16") else 1.0)
+    assert agreement(tiny_run, pictures, model(pictures)["probabilities"]) >= (
+        0.95 if precision in ("int8", "bf16") else 1.0
+    )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_onnx_checker(precision: str, files: dict[str, Path]) -> None:
     onnx.checker.check_model(onnx.load(files[precision]), full_check=True)
-    onnx.shape_inference.infer_shapes(onnx.load(files[precision]), check_type=True, strict_mode=True, data_prop=True)
+    onnx.shape_inference.infer_shapes(
+        onnx.load(files[precision]), check_type=True, strict_mode=True, data_prop=True
+    )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -76,9 +82,13 @@ def test_polygraphy_inspects(precision: str, files: dict[str, Path], tmp_path: P
 def test_tensorrt_rtx_parses(precision: str, files: dict[str, Path]) -> None:
     """int8 for TensorRT is another file (s8s8), built and parsed by `--format trt`."""
     trt = load_trt("tensorrt-rtx")
-    network = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network = trt.Builder(trt.Logger(trt.Logger.ERROR)).create_network(
+        1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    )
     parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
-    assert parser.parse_from_file(str(files[precision])), [parser.get_error(i).desc() for i in range(parser.num_errors)]
+    assert parser.parse_from_file(str(files[precision])), [
+        parser.get_error(i).desc() for i in range(parser.num_errors)
+    ]
     assert [network.get_output(i).name for i in range(network.num_outputs)] == ["logits", "probabilities"]
     assert [network.get_output(i).dtype for i in range(network.num_outputs)] == [trt.float32] * 2
     assert (network.get_input(0).name, network.get_input(0).dtype) == ("images", trt.uint8)

@@ -35,9 +35,21 @@ pytestmark = pytest.mark.usefixtures("one_reference")
 Note = Callable[[str, object], None]
 NO_MAP = ("mobilenet_v3", "convnext")
 ONE_OF_EACH = [
-    "resnet8", "wrn16_2", "densenet40_12_bc", "vgg8_bn_cifar", "shufflenet_v2_cifar", "efficientnet_lite0", "resnet18", "densenet121",
-    "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "efficientnet_b0", "convnext_tiny", "regnet_x_400mf",
-]  # fmt: skip
+    "resnet8",
+    "wrn16_2",
+    "densenet40_12_bc",
+    "vgg8_bn_cifar",
+    "shufflenet_v2_cifar",
+    "efficientnet_lite0",
+    "resnet18",
+    "densenet121",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mnasnet0_5",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "regnet_x_400mf",
+]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +66,9 @@ def answers(path: Path, pixels: np.ndarray[Any, Any]) -> dict[str, np.ndarray[An
     return dict(zip(names, session.run(names, {"images": pixels}), strict=True))
 
 
-@pytest.mark.parametrize("arch", [pytest.param(a, marks=() if a in ONE_OF_EACH else pytest.mark.wide) for a in ARCHITECTURES])
+@pytest.mark.parametrize(
+    "arch", [pytest.param(a, marks=() if a in ONE_OF_EACH else pytest.mark.wide) for a in ARCHITECTURES]
+)
 def test_every_architecture_has_an_exact_map_or_is_refused(arch: str) -> None:
     torch.manual_seed(0)
     classifier = Classifier(create(arch, 5).eval(), [0.5] * 3, [0.25] * 3).eval()
@@ -83,7 +97,9 @@ def test_logits_are_those_without_it_to_the_bit(tiny_run: Run, places: dict[str,
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-6), ("fp16", 2e-3), ("int8", 3e-2)])
-def test_its_mean_is_the_top_logit(precision: str, bound: float, tiny_run: Run, places: dict[str, Path]) -> None:
+def test_its_mean_is_the_top_logit(
+    precision: str, bound: float, tiny_run: Run, places: dict[str, Path]
+) -> None:
     manifest = json.loads((places[precision] / "manifest.json").read_text())
     assert manifest["outputs"][2] == {"name": "heatmap", "dtype": "float32", "shape": ["batch", 4, 4]}
     assert manifest["parity"]["verdict"] == "pass"
@@ -98,12 +114,16 @@ def test_other_targets_and_formats(tiny_run: Run, tmp_path: Path, lf: Callable[.
     made = export(ExportConfig(fused=True, explain=True, out=str(tmp_path / "fused")), tiny_run)
     made += export(ExportConfig(ensemble=True, explain=True, out=str(tmp_path / "ensemble")), tiny_run)
     for format in ("openvino", "torch"):
-        made += export(ExportConfig(fused=True, explain=True, format=format, out=str(tmp_path / format)), tiny_run)
+        made += export(
+            ExportConfig(fused=True, explain=True, format=format, out=str(tmp_path / format)), tiny_run
+        )
     assert [artifact.verdict for artifact in made] == ["pass"] * 4
     assert lf("bisect", tmp_path / "fused", "--run", tiny_run.path).exit_code == 0
     engine = export(ExportConfig(peer=0, explain=True, format="trt", out=str(tmp_path / "trt")), tiny_run)[0]
     assert engine.verdict in ("pass", "unverified")
-    assert "heat map: largest difference / scale" in [check["name"] for check in engine.manifest["parity"]["checks"]]
+    assert "heat map: largest difference / scale" in [
+        check["name"] for check in engine.manifest["parity"]["checks"]
+    ]
 
 
 def mended(path: Path, change: Callable[[onnx.ModelProto], None]) -> None:
@@ -130,9 +150,13 @@ def last(*nodes: tuple[str, list[np.ndarray[Any, Any]], dict[str, Any]]) -> Call
         before = "true"
         for number, (kind, constants, attributes) in enumerate(nodes):
             names = [f"constant_{number}_{i}" for i in range(len(constants))]
-            graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in zip(names, constants, strict=True))
+            graph.initializer.extend(
+                numpy_helper.from_array(array, name) for name, array in zip(names, constants, strict=True)
+            )
             after = "heatmap" if number == len(nodes) - 1 else f"between_{number}"
-            graph.node.append(helper.make_node(kind, [before, *names], [after], f"fault_{number}", **attributes))
+            graph.node.append(
+                helper.make_node(kind, [before, *names], [after], f"fault_{number}", **attributes)
+            )
             before = after
 
     return lambda path: mended(path, edit)
@@ -188,13 +212,22 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "heat map: transposed": ("values", last(("Transpose", [], TURN))),
     "heat map: mirrored": ("values", last(("Gather", [np.array([3, 2, 1, 0])], {"axis": 2}))),
     "heat map: moved by one place": ("values", last(("Gather", [np.array([1, 2, 3, 0])], {"axis": 1}))),
-    "heat map: one picture's for all": ("values", last(("Mul", [np.float32(0)], {}), ("Add", [np.ones((4, 4), np.float32)], {}))),
-    "heat map: flat, with the right mean": ("values", last(("ReduceMean", [np.array([1, 2])], {"keepdims": 1}), FLAT)),
+    "heat map: one picture's for all": (
+        "values",
+        last(("Mul", [np.float32(0)], {}), ("Add", [np.ones((4, 4), np.float32)], {})),
+    ),
+    "heat map: flat, with the right mean": (
+        "values",
+        last(("ReduceMean", [np.array([1, 2])], {"keepdims": 1}), FLAT),
+    ),
     "heat map: a hundredth too large": ("values", last(("Mul", [np.float32(1.01)], {}))),
     "heat map: from 0 to 1": ("values", last(("Sigmoid", [], {}))),
     "heat map: negative places lost": ("values", last(("Relu", [], {}))),
     "heat map: NaN": ("values", last(("Mul", [np.float32(np.nan)], {}))),
-    "heat map: rounded to fp16": ("values", last(("Cast", [], {"to": TensorProto.FLOAT16}), ("Cast", [], {"to": TensorProto.FLOAT}))),
+    "heat map: rounded to fp16": (
+        "values",
+        last(("Cast", [], {"to": TensorProto.FLOAT16}), ("Cast", [], {"to": TensorProto.FLOAT})),
+    ),
     "heat map: bias left out": ("values", again(linear(lambda layer: layer.bias.data.zero_()), HOME)),
     "heat map: of the class before": ("values", again(linear(roll), HOME)),
     "heat map: weights 5 % off": ("values", again(linear(noisy), HOME)),
@@ -202,7 +235,9 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 def output(change: Callable[[onnx.ValueInfoProto], None]) -> Callable[[Path], None]:
-    return lambda path: mended(path, lambda model: change(next(v for v in model.graph.output if v.name == "heatmap")))
+    return lambda path: mended(
+        path, lambda model: change(next(v for v in model.graph.output if v.name == "heatmap"))
+    )
 
 
 def renamed(path: Path) -> None:
@@ -215,7 +250,10 @@ def renamed(path: Path) -> None:
 
 
 def lost(path: Path) -> None:
-    mended(path, lambda model: model.graph.output.remove(next(v for v in model.graph.output if v.name == "heatmap")))
+    mended(
+        path,
+        lambda model: model.graph.output.remove(next(v for v in model.graph.output if v.name == "heatmap")),
+    )
 
 
 def untold(path: Path) -> None:
@@ -245,17 +283,25 @@ def test_fault_is_caught(
     path = Path(shutil.copytree(places["fp32"], tmp_path / "subject"))
     mutate(path)
     result = lf("verify", path, "--run", tiny_run.path)
-    found = result.stderr.partition("stage ")[2].partition(":")[0] if result.exit_code == 3 else f"exit {result.exit_code}"
+    found = (
+        result.stderr.partition("stage ")[2].partition(":")[0]
+        if result.exit_code == 3
+        else f"exit {result.exit_code}"
+    )
     record_property("fault", (name, stage, found))
     assert found == stage, result.stderr
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_untouched_passes(precision: str, tiny_run: Run, places: dict[str, Path], lf: Callable[..., Result]) -> None:
+def test_untouched_passes(
+    precision: str, tiny_run: Run, places: dict[str, Path], lf: Callable[..., Result]
+) -> None:
     assert lf("verify", places[precision], "--run", tiny_run.path).exit_code == 0
 
 
-def test_pictures_are_drawn(tiny_run: Run, places: dict[str, Path], tmp_path: Path, lf: Callable[..., Result]) -> None:
+def test_pictures_are_drawn(
+    tiny_run: Run, places: dict[str, Path], tmp_path: Path, lf: Callable[..., Result]
+) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         Image.fromarray(tiny_run.data().test.images[0]).resize((40, 30)).save(tmp_path / folder / "same.png")

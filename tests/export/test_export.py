@@ -44,7 +44,12 @@ def test_contract_of_the_artifact(tiny_run: Run) -> None:
     for target in ("peer0", "peer1", "fused", "ensemble"):
         path = tiny_run.artifacts / f"{target}-onnx-fp32"
         manifest = json.loads((path / "manifest.json").read_text())
-        assert sorted(p.name for p in path.iterdir()) == ["README.md", "manifest.json", "model.onnx", "report.html"]
+        assert sorted(p.name for p in path.iterdir()) == [
+            "README.md",
+            "manifest.json",
+            "model.onnx",
+            "report.html",
+        ]
         assert manifest["sha256"] == sha256(path / "model.onnx")
         assert manifest["input"] | {"resize": 0} == {
             "name": "images",
@@ -56,7 +61,9 @@ def test_contract_of_the_artifact(tiny_run: Run) -> None:
         }
         assert [o["name"] for o in manifest["outputs"]] == ["logits", "probabilities"]
         assert manifest["parity"]["verdict"] == "pass"
-        assert [c["passed"] for c in manifest["parity"]["checks"]] == [True] * len(manifest["parity"]["checks"])
+        assert [c["passed"] for c in manifest["parity"]["checks"]] == [True] * len(
+            manifest["parity"]["checks"]
+        )
         stages = list(dict.fromkeys(c["stage"] for c in manifest["parity"]["checks"]))
         before = ["file", "input", "reference", "names", "shapes", "dtypes"]
         assert stages == [*before, "finite", "values", "labels", "accuracy", "graph", "arithmetic", "origin"]
@@ -64,8 +71,12 @@ def test_contract_of_the_artifact(tiny_run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_same_weights_same_bytes_from_another_folder_in_another_process(tiny_run: Run, tmp_path: Path) -> None:
-    elsewhere = shutil.copytree(tiny_run.path, tmp_path / "a" / "b" / tiny_run.name, ignore=shutil.ignore_patterns("artifacts"))
+def test_same_weights_same_bytes_from_another_folder_in_another_process(
+    tiny_run: Run, tmp_path: Path
+) -> None:
+    elsewhere = shutil.copytree(
+        tiny_run.path, tmp_path / "a" / "b" / tiny_run.name, ignore=shutil.ignore_patterns("artifacts")
+    )
     command = [str(Path(sys.executable).with_name("lfdeploy")), "export", str(elsewhere), "--fused"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     again = elsewhere / "artifacts" / "fused-onnx-fp32" / "model.onnx"
@@ -73,8 +84,17 @@ def test_same_weights_same_bytes_from_another_folder_in_another_process(tiny_run
 
 
 def test_no_path_user_or_host_in_any_artifact(tiny_run: Run, elsewhere: list[Path]) -> None:
-    secrets = [str(ROOT), str(tiny_run.path.parent), sys.prefix, str(Path.home()) + "/", "site-packages", os.sep + "tmp" + os.sep]
-    secrets += [name for name in (socket.gethostname(), getpass.getuser()) if len(name) > 5]  # shorter ones occur by chance
+    secrets = [
+        str(ROOT),
+        str(tiny_run.path.parent),
+        sys.prefix,
+        str(Path.home()) + "/",
+        "site-packages",
+        os.sep + "tmp" + os.sep,
+    ]
+    secrets += [
+        name for name in (socket.gethostname(), getpass.getuser()) if len(name) > 5
+    ]  # shorter ones occur by chance
     blobs = {str(f): f.read_bytes() for f in tiny_run.artifacts.rglob("*") if f.is_file()}
     zips = [f for path in elsewhere for f in path.glob("*.pt2")]
     for file in zips:
@@ -100,7 +120,9 @@ def test_the_card_loads_the_model_in_five_lines(tiny_run: Run, elsewhere: list[P
             shutil.copy(file, place)
         code = f"import sys; sys.modules['lfdeploy'] = None\n{code}"
         env = os.environ | {"CI": "true"}  # openvino reports its import to its maker, but not from CI
-        done = subprocess.run([sys.executable, "-c", code], cwd=place, env=env, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=place, env=env, capture_output=True, text=True, check=True
+        )
         module = tiny_run.classifier(path.name.split("-")[0])
         answer = module(torch.from_numpy(np.ascontiguousarray(pixels))[None])[0].argmax().item()
         assert done.stdout.strip() == tiny_run.spec["classes"][answer], path.name
@@ -109,7 +131,10 @@ def test_the_card_loads_the_model_in_five_lines(tiny_run: Run, elsewhere: list[P
 def test_the_report_is_a_page_of_its_own(tiny_run: Run) -> None:
     """Verdict, plot, pictures and every check; nothing is fetched, no class name is markup."""
     path = tiny_run.artifacts / "fused-onnx-fp32"
-    text, parity = (path / "report.html").read_text(), json.loads((path / "manifest.json").read_text())["parity"]
+    text, parity = (
+        (path / "report.html").read_text(),
+        json.loads((path / "manifest.json").read_text())["parity"],
+    )
     assert "<b>Pass.</b>" in text
     assert f"On {parity['statistics']['images']:,} test pictures" in text
     assert text.count("<figure>") == 8
@@ -122,7 +147,9 @@ def test_the_report_is_a_page_of_its_own(tiny_run: Run) -> None:
     split = Split(np.zeros((20, 16, 16, 3), np.uint8), np.arange(20) % 2, "")
     manifest = read(path).manifest | {"labels": ["<b>a</b>", "b & c"]}
     for verdict, word in (("fail", "Do not ship it"), ("unverified", "not run here")):
-        told = page(manifest, parity | {"verdict": verdict, "reason": "stage values: <x>"}, split, rows, -rows)
+        told = page(
+            manifest, parity | {"verdict": verdict, "reason": "stage values: <x>"}, split, rows, -rows
+        )
         assert word in told
         assert "&lt;b&gt;a&lt;/b&gt;" in told
         assert "<x>" not in told
@@ -131,7 +158,9 @@ def test_the_report_is_a_page_of_its_own(tiny_run: Run) -> None:
 
 
 def test_lone_file_knows_its_labels(tiny_run: Run) -> None:
-    session = ort.InferenceSession(tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx", providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
     told = json.loads(session.get_modelmeta().custom_metadata_map["lfdeploy"])
     assert told["labels"] == tiny_run.spec["classes"]
     assert told["target"] == "peer0"
@@ -153,9 +182,19 @@ def test_folding_leaves_no_norm_and_changes_no_answer(arch: str) -> None:
 
 
 @pytest.mark.slow
-def test_overflow_in_half_precision_is_quarantined(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
-    """Activations of 1e6 that the next layer scales back: exact in fp32, infinite in fp16, and ONNX Runtime's CPU hides it."""
-    run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "loud", ignore=shutil.ignore_patterns("artifacts"))))
+def test_overflow_in_half_precision_is_quarantined(
+    tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
+    """Activations of 1e6 that the next layer scales back: exact in fp32,
+    infinite in fp16, and ONNX Runtime's CPU hides it.
+    """
+    run = Run(
+        Path(
+            shutil.copytree(
+                tiny_run.path, tmp_path / "runs" / "loud", ignore=shutil.ignore_patterns("artifacts")
+            )
+        )
+    )
     weights = load_file(run.weights)
     weights["peer0.network.stages.0.0.bn1.weight"] *= 1e5
     weights["peer0.network.stages.0.0.bn1.bias"] *= 1e5
@@ -180,7 +219,12 @@ def test_engine_is_built_and_called_unverified(tiny_run: Run, lf: Callable[..., 
     result = lf("export", tiny_run.path, "--peer", 0, "--format", "trt", "--engine", "tensorrt-rtx")
     assert result.exit_code == 0, result.stderr
     artifact = read(tiny_run.artifacts / "peer0-trt-fp32")
-    assert sorted(p.name for p in artifact.path.iterdir()) == ["README.md", "manifest.json", "model.engine", "report.html"]
+    assert sorted(p.name for p in artifact.path.iterdir()) == [
+        "README.md",
+        "manifest.json",
+        "model.engine",
+        "report.html",
+    ]
     assert artifact.manifest["engine"]["package"] == "tensorrt-rtx"
     source = tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx"
     assert artifact.manifest["engine"]["source_sha256"] == sha256(source)
@@ -189,12 +233,24 @@ def test_engine_is_built_and_called_unverified(tiny_run: Run, lf: Callable[..., 
         assert "no NVIDIA GPU" in artifact.manifest["parity"]["reason"]
         assert "UNVERIFIED" in result.stderr.strip().splitlines()[-1]
         assert artifact.manifest["accuracy"]["measured_on"].startswith("onnxruntime on the ONNX file")
-        again = lf("export", tiny_run.path, "--peer", 0, "--format", "trt", "--engine", "tensorrt-rtx", "--require-verified")
+        again = lf(
+            "export",
+            tiny_run.path,
+            "--peer",
+            0,
+            "--format",
+            "trt",
+            "--engine",
+            "tensorrt-rtx",
+            "--require-verified",
+        )
         assert again.exit_code == 4
         later = lf("verify", artifact.path, "--json")
         assert later.exit_code == 0, later.stderr
         report = json.loads(later.stdout)
-        assert {"values", "graph", "arithmetic"} <= {check["stage"] for check in report["checks"]}  # of the ONNX file, made again
+        assert {"values", "graph", "arithmetic"} <= {
+            check["stage"] for check in report["checks"]
+        }  # of the ONNX file, made again
     assert sha256(artifact.file) == read(artifact.path).manifest["sha256"]
     assert artifact.file.read_bytes()[:4] == b"vtrt"  # a plain engine, no header of ours
 
@@ -209,7 +265,9 @@ def test_export_again_replaces_in_one_step(tiny_run: Run, tmp_path: Path) -> Non
 
 
 def test_probes_do_not_set_the_scale_of_pictures(tiny_run: Run) -> None:
-    """Half precision's distance is counted on the scale of a picture's own kind: probes' logits may be ten times larger."""
+    """Half precision's distance is counted on the scale of a picture's own kind:
+    probes' logits may be ten times larger.
+    """
     size = int(tiny_run.spec["image_size"])
     pictures = np.random.default_rng(3).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
     classifier = tiny_run.classifier("peer0")
@@ -217,21 +275,31 @@ def test_probes_do_not_set_the_scale_of_pictures(tiny_run: Run) -> None:
         logits = classifier(torch.from_numpy(pictures))[0].numpy()
     loud = logits * np.array([[1], [1], [1], [10], [10]], np.float32)
     scale = np.abs(loud).max(1, keepdims=True)
-    assert nature(classifier, "fp16", pictures, loud, scale).difference > 0.5  # ten times too loud, and that is seen
-    assert nature(classifier, "fp16", pictures, logits, np.abs(logits).max(1, keepdims=True)).difference < 0.02
+    assert (
+        nature(classifier, "fp16", pictures, loud, scale).difference > 0.5
+    )  # ten times too loud, and that is seen
+    assert (
+        nature(classifier, "fp16", pictures, logits, np.abs(logits).max(1, keepdims=True)).difference < 0.02
+    )
 
 
-def test_a_module_that_is_not_what_training_measured_is_no_reference(tiny_run: Run, lf: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_module_that_is_not_what_training_measured_is_no_reference(
+    tiny_run: Run, lf: Callable[..., Result], tmp_path: Path
+) -> None:
     """Other mean and deviation in the run: file and module agree, and both are wrong."""
     run = Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "run"))
-    write_json(run / "spec.json", json.loads((run / "spec.json").read_text()) | {"mean": [0.9] * 3, "std": [0.2] * 3})
+    write_json(
+        run / "spec.json", json.loads((run / "spec.json").read_text()) | {"mean": [0.9] * 3, "std": [0.2] * 3}
+    )
     result = lf("export", run, "--fused", "--out", tmp_path / "made")
     assert result.exit_code == 3, result.stderr
     assert "stage reference: the module's logits on probes, from those of training" in result.stderr
     assert not (tmp_path / "made").exists()
 
 
-def test_bytes_that_changed_after_their_proof_are_not_published(tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_changed_after_their_proof_are_not_published(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from export import pipeline
 
     proven = pipeline.in_fresh_process

@@ -1,4 +1,6 @@
-"""The gate against its own maker: broken functions of ours, in the process that makes the file and in the one that judges it."""
+"""The gate against its own maker: broken functions of ours,
+in the process that makes the file and in the one that judges it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from lfdeploy.run import Run
 HERE = Path(__file__)
 EXPORT = HERE.parents[2] / "export"
 MAKERS = ("build.", "pipeline", "parity.origin", "triton")
-EVIDENCE = [f"independent.{path.stem}" for path in (EXPORT / "independent").glob("[a-z]*.py")] + ["parity.bounds"]
+EVIDENCE = [f"independent.{path.stem}" for path in (EXPORT / "independent").glob("[a-z]*.py")] + [
+    "parity.bounds"
+]
 Note = Callable[[str, object], None]
 
 
@@ -62,13 +66,19 @@ def filed_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         for number in range(60):
             ramp = np.linspace(-60, 60, 64)[None, :, None]
             pixels = np.array(colour) + ramp + random.normal(0, 30, (44, 64, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "pictures" / label / f"{number}.png")
-    config = TrainConfig(data=str(folder / "pictures"), arch="resnet8", peers=1, method="independent", epochs=2, lr=0.01)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
+                folder / "pictures" / label / f"{number}.png"
+            )
+    config = TrainConfig(
+        data=str(folder / "pictures"), arch="resnet8", peers=1, method="independent", epochs=2, lr=0.01
+    )
     return train(config, name="filed", runs=folder / "runs")
 
 
 def refused_at(run: Run, format: str, precision: str, out: Path, patch: pytest.MonkeyPatch) -> str:
-    """The stage that refuses peer 0 of a run, made and judged by the functions as they are now; empty where none does."""
+    """The stage that refuses peer 0 of a run,
+    made and judged by the functions as they are now; empty where none does.
+    """
     patch.setattr(export.pipeline, "speedup", lambda *args: {"1": {"ratio": 1.0, "low": 1.0, "high": 1.0}})
     try:
         make(ExportConfig(peer=0, format=format, precision=precision, out=str(out)), run)
@@ -83,14 +93,20 @@ def name_of(fault: tuple[str, str, str]) -> str:
 
 
 def marked(fault: tuple[str, str, str]) -> Any:
-    return pytest.param(fault, marks=pytest.mark.slow if fault in faults.CI else pytest.mark.wide, id=name_of(fault))
+    return pytest.param(
+        fault, marks=pytest.mark.slow if fault in faults.CI else pytest.mark.wide, id=name_of(fault)
+    )
 
 
 @pytest.mark.parametrize("fault", [marked(fault) for fault in faults.FAULTS])
 def test_a_fault_of_the_exporter_is_refused(
-    fault: tuple[str, str, str], tiny_run: Run, filed_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    fault: tuple[str, str, str],
+    tiny_run: Run,
+    filed_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     record_property: Note,
-) -> None:  # fmt: skip
+) -> None:
     format, precision, name = fault
     run = filed_run if name.startswith("decoded") else tiny_run
     faults.FAULTS[fault](monkeypatch)
@@ -102,12 +118,16 @@ def test_a_fault_of_the_exporter_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("format", "precision"), list(dict.fromkeys(fault[:2] for fault in faults.FAULTS)))
-def test_the_healthy_neighbour_passes(format: str, precision: str, tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_healthy_neighbour_passes(
+    format: str, precision: str, tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert refused_at(tiny_run, format, precision, tmp_path / "artifact", monkeypatch) == ""
 
 
 @pytest.mark.slow
-def test_the_healthy_run_of_files_passes(filed_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_healthy_run_of_files_passes(
+    filed_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert refused_at(filed_run, "onnx", "fp32", tmp_path / "artifact", monkeypatch) == ""
 
 
@@ -134,7 +154,9 @@ def test_there_are_enough() -> None:
 
 
 @pytest.mark.slow
-def test_a_picture_that_went_hides_no_fault_of_ranges(filed_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_went_hides_no_fault_of_ranges(
+    filed_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One test picture is gone; the training pictures, which ranges are held to, are all there."""
     record = filed_run.record()
     assert record is not None
@@ -143,6 +165,9 @@ def test_a_picture_that_went_hides_no_fault_of_ranges(filed_run: Run, tmp_path: 
     try:
         assert refused_at(filed_run, "onnx", "int8", tmp_path / "healthy", monkeypatch) == ""
         faults.FAULTS["onnx", "int8", "all ranges x2"](monkeypatch)
-        assert refused_at(filed_run, "onnx", "int8", tmp_path / "wide", monkeypatch) in ("values", "arithmetic")
+        assert refused_at(filed_run, "onnx", "int8", tmp_path / "wide", monkeypatch) in (
+            "values",
+            "arithmetic",
+        )
     finally:
         kept.rename(place)

@@ -34,7 +34,9 @@ def test_every_row_says_how_its_file_is_read_or_why_not(name: str) -> None:
     assert row.difference or row.opaque
 
 
-def test_a_format_that_nobody_reads_is_unverified(tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_format_that_nobody_reads_is_unverified(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same bytes under another name, by a row as a newcomer would write it."""
     onnx = BACKENDS["onnxruntime"]
     row = replace(onnx, format="ort", file="model.bin", facts=None, difference=None, opaque="")
@@ -114,7 +116,9 @@ def test_a_damaged_record_fails(tiny_run: Run, tmp_path: Path) -> None:
 
 
 def test_other_pictures_leave_the_probes(tiny_run: Run, coloured_ten: Path) -> None:
-    report = verify(read(tiny_run.artifacts / "peer0-onnx-fp32"), run=str(tiny_run.path), data=str(coloured_ten))
+    report = verify(
+        read(tiny_run.artifacts / "peer0-onnx-fp32"), run=str(tiny_run.path), data=str(coloured_ten)
+    )
     assert report.verdict == "pass"
     assert any("probes alone" in one.reason for one in report.not_examined)
     names = [check.name for check in report.checks if check.stage == "reference"]
@@ -141,9 +145,14 @@ def test_a_network_at_chance_is_published_with_a_warning(tmp_path: Path, lf: Cal
     random = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 80), ("test", 40)):
-        arrays |= {f"{split}_x": random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8), f"{split}_y": np.arange(count) % 2}
+        arrays |= {
+            f"{split}_x": random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8),
+            f"{split}_y": np.arange(count) % 2,
+        }
     np.savez(tmp_path / "noise.npz", classes=np.array(["a", "b"]), **arrays)
-    config = TrainConfig(data=str(tmp_path / "noise.npz"), arch="resnet8", peers=1, method="independent", epochs=1, lr=1e-6)
+    config = TrainConfig(
+        data=str(tmp_path / "noise.npz"), arch="resnet8", peers=1, method="independent", epochs=1, lr=1e-6
+    )
     run = train(config, name="chance", runs=tmp_path / "runs")
     assert not run.read("summary.json")["chance"]["peer0"]["above"]
     artifact = export(ExportConfig(peer=0), run)[0]
@@ -154,15 +163,22 @@ def test_a_network_at_chance_is_published_with_a_warning(tmp_path: Path, lf: Cal
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12])
-def test_a_healthy_int8_file_passes_on_few_pictures(count: int, int8_artifact: Path, tiny_run: Run, lf: Callable[..., Result]) -> None:
+def test_a_healthy_int8_file_passes_on_few_pictures(
+    count: int, int8_artifact: Path, tiny_run: Run, lf: Callable[..., Result]
+) -> None:
     result = lf("verify", int8_artifact, "--images", count)
     assert result.exit_code == 0, result.stderr
 
 
-def test_and_on_many_of_which_some_go_beyond_every_range(int8_artifact: Path, tiny_run: Run, tmp_path: Path) -> None:
+def test_and_on_many_of_which_some_go_beyond_every_range(
+    int8_artifact: Path, tiny_run: Run, tmp_path: Path
+) -> None:
     data = tiny_run.data()
     parts = [data.split(name) for name in ("train", "val", "test")]
-    pictures, labels = np.concatenate([np.asarray(p.images) for p in parts]), np.concatenate([p.labels for p in parts])
+    pictures, labels = (
+        np.concatenate([np.asarray(p.images) for p in parts]),
+        np.concatenate([p.labels for p in parts]),
+    )
     np.savez(tmp_path / "all.npz", train_x=pictures[50:], train_y=labels[50:], classes=np.array(data.classes))
     report = verify(read(int8_artifact), run=str(tiny_run.path), data=str(tmp_path / "all.npz"))
     assert report.verdict == "pass", report.reason
@@ -174,7 +190,9 @@ def test_ranges_are_examined_on_pictures_that_did_not_calibrate_first(tiny_run: 
     named = {digest.decode() for digest in data.train.digests.tolist()[5:]}
     shown = training_pictures(data, named)
     assert len(shown) == 64
-    assert all(any(np.array_equal(picture, one) for one in shown) for picture in np.asarray(data.train.images[:5]))
+    assert all(
+        any(np.array_equal(picture, one) for one in shown) for picture in np.asarray(data.train.images[:5])
+    )
     assert len(training_pictures(data, set())) == 64
 
 
@@ -196,7 +214,10 @@ def test_a_file_that_breaks_the_examination_itself_fails(
     name, scale.name = scale.name, ""
     model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [name], value=scale))
     onnx.save(model, path / "model.onnx")
-    manifest = read(path).manifest | {"sha256": sha256(path / "model.onnx"), "bytes": (path / "model.onnx").stat().st_size}
+    manifest = read(path).manifest | {
+        "sha256": sha256(path / "model.onnx"),
+        "bytes": (path / "model.onnx").stat().st_size,
+    }
     write_json(path / "manifest.json", sealed(manifest))
     result = lf("verify", path, "--run", tiny_run.path)
     assert result.exit_code == 3, result.stderr

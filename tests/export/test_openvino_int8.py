@@ -1,4 +1,6 @@
-"""int8 for OpenVINO: what it computes in is read back, and its IR is made again and compared as an ONNX file is."""
+"""int8 for OpenVINO: what it computes in is read back,
+and its IR is made again and compared as an ONNX file is.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,13 @@ Change = Callable[[Classifier], None]
 
 def seal(path: Path, **changes: object) -> None:
     manifest = read(path).manifest | changes
-    manifest |= {"sha256": sha256(path / "model.xml"), "bytes": sum((path / f).stat().st_size for f in ("model.xml", "model.bin"))}
-    manifest["files"] = {"model.bin": {"sha256": sha256(path / "model.bin"), "bytes": (path / "model.bin").stat().st_size}}
+    manifest |= {
+        "sha256": sha256(path / "model.xml"),
+        "bytes": sum((path / f).stat().st_size for f in ("model.xml", "model.bin")),
+    }
+    manifest["files"] = {
+        "model.bin": {"sha256": sha256(path / "model.bin"), "bytes": (path / "model.bin").stat().st_size}
+    }
     write_json(path / "manifest.json", sealed(manifest))
 
 
@@ -53,10 +60,16 @@ def train(run: Run) -> Pixels:
 
 
 def rebuild(
-    run: Run, path: Path, *, module: Change = lambda c: None, pictures: Callable[[Run], Pixels] = train,
-    moved: Callable[[Ranges], Ranges] = lambda found: found, graph: Callable[[onnx.ModelProto], None] = lambda m: None,
-    scheme: str = "n8s8", quantised: bool = True,
-) -> None:  # fmt: skip
+    run: Run,
+    path: Path,
+    *,
+    module: Change = lambda c: None,
+    pictures: Callable[[Run], Pixels] = train,
+    moved: Callable[[Ranges], Ranges] = lambda found: found,
+    graph: Callable[[onnx.ModelProto], None] = lambda m: None,
+    scheme: str = "n8s8",
+    quantised: bool = True,
+) -> None:
     """The IR made anew with a fault on the way, under a manifest that says nothing of it."""
     manifest = read(path).manifest
     classifier = copy.deepcopy(run.classifier("peer0"))
@@ -110,39 +123,61 @@ def shrunk(classifier: Classifier) -> None:
 
 def other_calibrator(run: Run, path: Path) -> None:
     told = read(path).manifest["calibration"]
-    seal(path, calibration=told | {"calibrator": next(name for name in CALIBRATORS if name != told["calibrator"])})
+    seal(
+        path,
+        calibration=told | {"calibrator": next(name for name in CALIBRATORS if name != told["calibrator"])},
+    )
 
 
 #: by numbers, or where they differ too little on this processor, by making the file again
 SEEN = "arithmetic or values or origin"
 #: what is done to a copy, and the stages that may name it
 FAULTS: dict[str, tuple[str, Callable[[Run, Path], object]]] = {
-    "openvino int8: calibrated on 8 pictures": (SEEN, lambda run, path: rebuild(run, path, pictures=lambda r: train(r)[:8])),
+    "openvino int8: calibrated on 8 pictures": (
+        SEEN,
+        lambda run, path: rebuild(run, path, pictures=lambda r: train(r)[:8]),
+    ),
     "openvino int8: calibrated on negatives": (
-        "origin or values", lambda run, path: rebuild(run, path, pictures=lambda r: 255 - train(r)),
+        "origin or values",
+        lambda run, path: rebuild(run, path, pictures=lambda r: 255 - train(r)),
     ),
     "openvino int8: ranges 3 % narrower": (
-        SEEN, lambda run, path: rebuild(run, path, moved=lambda f: {n: (a * 0.97, b * 0.97) for n, (a, b) in f.items()}),
+        SEEN,
+        lambda run, path: rebuild(
+            run, path, moved=lambda f: {n: (a * 0.97, b * 0.97) for n, (a, b) in f.items()}
+        ),
     ),
     "openvino int8: ranges forty times too wide": (
-        SEEN, lambda run, path: rebuild(run, path, moved=lambda f: {n: (a * 40, b * 40) for n, (a, b) in f.items()}),
+        SEEN,
+        lambda run, path: rebuild(
+            run, path, moved=lambda f: {n: (a * 40, b * 40) for n, (a, b) in f.items()}
+        ),
     ),
     "openvino int8: another calibrator than told": (SEEN, other_calibrator),
-    "openvino int8: the scheme of another runtime": (SEEN, lambda run, path: rebuild(run, path, scheme="u8s8")),
+    "openvino int8: the scheme of another runtime": (
+        SEEN,
+        lambda run, path: rebuild(run, path, scheme="u8s8"),
+    ),
     "openvino int8: one channel's scale x1.05": (
-        SEEN, lambda run, path: rebuild(run, path, graph=tensor("conv1.weight_scale", first_channel)),
+        SEEN,
+        lambda run, path: rebuild(run, path, graph=tensor("conv1.weight_scale", first_channel)),
     ),
     "openvino int8: sign of one weight": (
-        "origin or values", lambda run, path: rebuild(run, path, graph=tensor("conv2.weight_quantized", sign)),
+        "origin or values",
+        lambda run, path: rebuild(run, path, graph=tensor("conv2.weight_quantized", sign)),
     ),
     "openvino int8: bias dropped": (
-        SEEN, lambda run, path: rebuild(run, path, graph=tensor("head.2.bias_quantized", lambda a: a.fill(0))),
+        SEEN,
+        lambda run, path: rebuild(run, path, graph=tensor("head.2.bias_quantized", lambda a: a.fill(0))),
     ),
     "openvino int8: two classes swapped": ("labels", lambda run, path: rebuild(run, path, graph=swapped)),
-    "openvino int8: one level darker": (SEEN, lambda run, path: rebuild(run, path, module=lambda c: c.shift.sub_(c.scale))),
+    "openvino int8: one level darker": (
+        SEEN,
+        lambda run, path: rebuild(run, path, module=lambda c: c.shift.sub_(c.scale)),
+    ),
     "openvino int8: head x0.93": (SEEN, lambda run, path: rebuild(run, path, module=shrunk)),
     "openvino int8: a float file": ("finite", lambda run, path: rebuild(run, path, quantised=False)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow  # five seconds each: built, and made again for stage origin
@@ -200,7 +235,9 @@ def test_every_layer_multiplies_in_int8(tiny_run: Run, elsewhere: list[Path]) ->
 
 
 def known_to_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph in an opset whose DequantizeLinear onnx's own evaluator has: 19 says no more of it than 18."""
+    """The same graph in an opset whose DequantizeLinear onnx's own evaluator has:
+    19 says no more of it than 18.
+    """
     model.opset_import[0].version = 19
     return model
 
@@ -250,7 +287,9 @@ print(heard)
 
 
 def test_a_signal_after_two_of_them_were_closed(elsewhere: list[Path]) -> None:
-    """OpenVINO gives the thread a signal stack; with a core for each file the handler would run on a freed one."""
+    """OpenVINO gives the thread a signal stack;
+    with a core for each file the handler would run on a freed one.
+    """
     command = [sys.executable, "-c", SIGNALLED, str(elsewhere[0])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[15]\n"), done.stderr
@@ -258,11 +297,16 @@ def test_a_signal_after_two_of_them_were_closed(elsewhere: list[Path]) -> None:
 
 @pytest.mark.slow
 def test_an_ir_whose_logits_are_rounded_is_read(tmp_path: Path) -> None:
-    """Where a network has two matrices one after the other, what the last one gives is rounded too, and it is an output."""
+    """Where a network has two matrices one after the other,
+    what the last one gives is rounded too, and it is an output.
+    """
     torch.manual_seed(0)
     classifier = Classifier(create("mobilenet_v3_small", 5).eval(), [0.5] * 3, [0.25] * 3).eval()
     blob = to_onnx(in_precision(classifier, "fp32", 32), 32, PROFILE, {"labels": ["a"]})
-    proto, shown = onnx.load_from_string(blob), np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    proto, shown = (
+        onnx.load_from_string(blob),
+        np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8),
+    )
     found = spreads(proto, activations(proto.graph), batches(shown, np.arange(16)))
     (tmp_path / "source.onnx").write_bytes(with_ranges(blob, ranges(found, next(iter(CALIBRATORS))), "n8s8"))
     build = BACKENDS["openvino"].build
@@ -275,8 +319,12 @@ def test_an_ir_whose_logits_are_rounded_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_norm_before_an_activation_is_computed_as_the_standard_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in DenseNet: the norm cannot go into a layer before it, and openvino folds it through the activation into the rounding."""
+def test_a_norm_before_an_activation_is_computed_as_the_standard_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in DenseNet: the norm cannot go into a layer before it,
+    and openvino folds it through the activation into the rounding.
+    """
     torch.manual_seed(0)
     norm = torch.nn.BatchNorm2d(16)
     for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
@@ -285,14 +333,19 @@ def test_a_norm_before_an_activation_is_computed_as_the_standard_says(tmp_path: 
     stage = torch.nn.Sequential(norm, torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3, padding=1))
     classifier = Classifier(Backbone(stem, [stage], pool_linear(16, 5)).eval(), [0.5] * 3, [0.25] * 3).eval()
     blob = to_onnx(in_precision(classifier, "fp32", 32), 32, PROFILE, {"labels": ["a"]})
-    proto, shown = onnx.load_from_string(blob), np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    proto, shown = (
+        onnx.load_from_string(blob),
+        np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8),
+    )
     found = spreads(proto, activations(proto.graph), batches(shown, np.arange(16)))
     rounded = with_ranges(blob, ranges(found, next(iter(CALIBRATORS))), "n8s8")
     (tmp_path / "source.onnx").write_bytes(rounded)
     build = BACKENDS["openvino"].build
     assert build is not None
     build(Material(tmp_path / "source.onnx", PROFILE, lambda: None, {}), tmp_path / "model.xml")
-    standard = ReferenceEvaluator(known_to_onnx(onnx.load_from_string(rounded))).run(["logits"], {"images": shown})[0]
+    standard = ReferenceEvaluator(known_to_onnx(onnx.load_from_string(rounded))).run(
+        ["logits"], {"images": shown}
+    )[0]
     monkeypatch.setattr(openvino, "int8_saturates", lambda: True)
     manifest = {"precision": "int8", "input": input_of(32), "outputs": outputs_of(5), "batch": {"max": 64}}
     answers = BACKENDS["openvino"].open(Source(tmp_path / "model.xml", manifest), "cpu")(shown)[0]

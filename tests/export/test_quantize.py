@@ -1,4 +1,7 @@
-"""int8: streamed calibration, its ranges, bytes that repeat, and the rule about speed. Faults are in int8_mutants.py."""
+"""int8: streamed calibration, its ranges, bytes that repeat, and the rule about speed.
+
+Faults are in int8_mutants.py.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ def test_a_spread_does_not_depend_on_how_it_is_batched() -> None:
     assert (one.low, one.high, one.pictures) == (many.low, many.high, 64)
     assert one.reach == many.reach
     assert one.counts.sum() == many.counts.sum() == values.size
-    assert np.abs(one.counts.cumsum() - many.counts.cumsum()).max() <= values.size * 0.01  # halved bins put edges one bin apart
+    assert (
+        np.abs(one.counts.cumsum() - many.counts.cumsum()).max() <= values.size * 0.01
+    )  # halved bins put edges one bin apart
 
 
 def test_ranges_by_hand() -> None:
@@ -50,7 +55,9 @@ def test_ranges_by_hand() -> None:
     assert mean_minmax(spread) == pytest.approx((0.0, (19 * 1 + 1000) / 20), abs=1e-4)
     assert percentile(spread)[1] < 1.5
     assert least_squares(spread)[1] <= 1000.0
-    assert least_squares(spread_of(np.tile(np.linspace(-1, 1, 1001), (20, 1)))) == pytest.approx((-1, 1), abs=0.03)
+    assert least_squares(spread_of(np.tile(np.linspace(-1, 1, 1001), (20, 1)))) == pytest.approx(
+        (-1, 1), abs=0.03
+    )
 
 
 def test_calibration_pictures_are_never_in_test(tiny_run: Run) -> None:
@@ -85,7 +92,11 @@ def test_same_input_same_bytes_and_near_fp32(tiny_run: Run, scheme: str) -> None
     exact, found = logits_of(blob, pictures), logits_of(first, pictures)
     assert 0 < np.abs(found - exact).max() / np.abs(exact).max() < 0.1
     zeros = [numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith("zero_point")]
-    assert {zero.dtype.name for zero in zeros if zero.size == 1} >= {"u8s8": {"uint8"}, "s8s8": {"int8"}, "n8s8": {"uint8", "int8"}}[scheme]
+    assert {zero.dtype.name for zero in zeros if zero.size == 1} >= {
+        "u8s8": {"uint8"},
+        "s8s8": {"int8"},
+        "n8s8": {"uint8", "int8"},
+    }[scheme]
     assert any(zero.any() for zero in zeros) == (scheme == "u8s8")
 
 
@@ -98,7 +109,9 @@ def plain_logits(blob: bytes, pictures: np.ndarray) -> np.ndarray:
 
 
 def known_to_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph in an opset whose DequantizeLinear onnx's own evaluator has: 19 says no more of it than 18."""
+    """The same graph in an opset whose DequantizeLinear onnx's own evaluator has:
+    19 says no more of it than 18.
+    """
     model.opset_import[0].version = 19
     return model
 
@@ -110,7 +123,9 @@ def test_int8_answers_on_every_cpu_as_the_standard_says(tiny_run: Run, scheme: s
     data = tiny_run.data()
     quantised, _ = quantize(blob, scheme, data)
     pictures = np.ascontiguousarray(data.test.images[:32])
-    standard = ReferenceEvaluator(known_to_onnx(onnx.load_from_string(quantised))).run(["logits"], {"images": pictures})[0]
+    standard = ReferenceEvaluator(known_to_onnx(onnx.load_from_string(quantised))).run(
+        ["logits"], {"images": pictures}
+    )[0]
     scale = np.abs(standard).max()
     ours = np.abs(logits_of(quantised, pictures) - standard).max() / scale
     plain = np.abs(plain_logits(quantised, pictures) - standard).max() / scale
@@ -118,13 +133,20 @@ def test_int8_answers_on_every_cpu_as_the_standard_says(tiny_run: Run, scheme: s
     assert not int8_saturates() or plain > 0.1
 
 
-def test_int8_and_bf16_through_the_command(tiny_run: Run, int8_artifact: Path, lf: Callable[..., Result]) -> None:
+def test_int8_and_bf16_through_the_command(
+    tiny_run: Run, int8_artifact: Path, lf: Callable[..., Result]
+) -> None:
     manifest = read(int8_artifact).manifest
     assert manifest["calibration"]["scheme"] == "u8s8"
     assert manifest["calibration"]["shared_with_test"] == 0
     assert set(manifest["speedup_over_fp32"]) == {"1", "8"}
     assert {"calibration", "origin"} <= {c["stage"] for c in manifest["parity"]["checks"]}
-    assert sorted(p.name for p in int8_artifact.iterdir()) == ["README.md", "manifest.json", "model.onnx", "report.html"]
+    assert sorted(p.name for p in int8_artifact.iterdir()) == [
+        "README.md",
+        "manifest.json",
+        "model.onnx",
+        "report.html",
+    ]
     result = lf("export", tiny_run.path, "--peer", 0, "--precision", "bf16")
     assert result.exit_code == 0, result.stderr
     half = read(tiny_run.artifacts / "peer0-onnx-bf16")
@@ -139,7 +161,18 @@ def test_int8_and_bf16_through_the_command(tiny_run: Run, int8_artifact: Path, l
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_engines_of_both(tiny_run: Run, precision: str, lf: Callable[..., Result]) -> None:
-    result = lf("export", tiny_run.path, "--peer", 1, "--format", "trt", "--engine", "tensorrt-rtx", "--precision", precision)
+    result = lf(
+        "export",
+        tiny_run.path,
+        "--peer",
+        1,
+        "--format",
+        "trt",
+        "--engine",
+        "tensorrt-rtx",
+        "--precision",
+        precision,
+    )
     assert result.exit_code == 0, result.stderr
     artifact = read(tiny_run.artifacts / f"peer1-trt-{precision}")
     assert artifact.file.read_bytes()[:4] == b"vtrt"
@@ -180,7 +213,9 @@ def test_a_slow_file_is_published_and_says_so(
 
 @pytest.mark.slow
 def test_calibration_on_many_large_pictures_stays_small() -> None:
-    """200 pictures of 224 px through ResNet-18, whose activations are 8 GB: below 1.5 GB in all, most of which is torch itself."""
+    """200 pictures of 224 px through ResNet-18, whose activations are 8 GB:
+    below 1.5 GB in all, most of which is torch itself.
+    """
     code = """
 import json, pathlib, numpy as np, onnx, torch
 from export.build.ranges import spreads, ranges, spreads
@@ -189,7 +224,8 @@ from export.build.quantize import activations, batches
 from lfdeploy.models import create
 from lfdeploy.models.deploy import Classifier
 torch.manual_seed(0)
-blob = to_onnx(in_precision(Classifier(create("resnet18", 10).eval(), [0.5] * 3, [0.25] * 3).eval(), "fp32", 224), 224, (1, 8, 64), {})
+classifier = Classifier(create("resnet18", 10).eval(), [0.5] * 3, [0.25] * 3).eval()
+blob = to_onnx(in_precision(classifier, "fp32", 224), 224, (1, 8, 64), {})
 model, random = onnx.load_from_string(blob), np.random.default_rng(0)
 class Drawn:
     def __getitem__(self, index):
@@ -207,7 +243,10 @@ print(json.dumps([int(status["VmHWM"].split()[0]), found["add"].pictures]))
 
 @pytest.mark.slow
 def test_the_calibrator_is_chosen_among_sure_answers_too(tiny_run: Run) -> None:
-    """Logits a thousand times as large, as of a network that learnt easy classes by heart: KL alone sees no difference then."""
+    """Logits a thousand times as large, as of a network that learnt easy classes by heart:
+
+    KL alone sees no difference then.
+    """
     classifier = tiny_run.classifier("peer1")
     head = [m for m in classifier.network.modules() if isinstance(m, torch.nn.Linear)][-1]
     head.weight.data *= 1000

@@ -22,7 +22,13 @@ from lfdeploy.run import Run, sha256
 
 @pytest.fixture
 def fresh(tiny_run: Run, tmp_path: Path) -> Run:
-    return Run(Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / tiny_run.name, ignore=shutil.ignore_patterns("artifacts"))))
+    return Run(
+        Path(
+            shutil.copytree(
+                tiny_run.path, tmp_path / "runs" / tiny_run.name, ignore=shutil.ignore_patterns("artifacts")
+            )
+        )
+    )
 
 
 def hidden(run: Run) -> list[str]:
@@ -32,9 +38,13 @@ def hidden(run: Run) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["Exporting fused", "Parity in a fresh process"])
 def test_killed_and_run_again(tiny_run: Run, fresh: Run, moment: str) -> None:
-    """kill -9 of the whole process group when a stage begins: what was finished is not made again, the bytes are the same."""
+    """kill -9 of the whole process group when a stage begins:
+    what was finished is not made again, the bytes are the same.
+    """
     command = [str(Path(sys.executable).with_name("lfdeploy")), "export", str(fresh.path), "--all"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith(moment):
@@ -50,8 +60,15 @@ def test_killed_and_run_again(tiny_run: Run, fresh: Run, moment: str) -> None:
     assert hidden(fresh) == []
     for target in ("peer0", "peer1", "fused", "ensemble"):
         name = f"{target}-onnx-fp32"
-        assert sha256(fresh.artifacts / name / "model.onnx") == sha256(tiny_run.artifacts / name / "model.onnx")
-        assert sorted(p.name for p in (fresh.artifacts / name).iterdir()) == ["README.md", "manifest.json", "model.onnx", "report.html"]
+        assert sha256(fresh.artifacts / name / "model.onnx") == sha256(
+            tiny_run.artifacts / name / "model.onnx"
+        )
+        assert sorted(p.name for p in (fresh.artifacts / name).iterdir()) == [
+            "README.md",
+            "manifest.json",
+            "model.onnx",
+            "report.html",
+        ]
         kept = [stamp for old, stamp in stamps.items() if old.startswith(f".{name}.")]
         assert kept in ([], [(fresh.artifacts / name / "model.onnx").stat().st_mtime_ns])
 
@@ -61,7 +78,9 @@ def test_killed_and_run_again(tiny_run: Run, fresh: Run, moment: str) -> None:
 def test_ctrl_c(fresh: Run, moment: str) -> None:
     """A terminal sends it to every process of the group; one line of each is enough, and no trace."""
     command = [str(Path(sys.executable).with_name("lfdeploy")), "export", str(fresh.path), "--peer", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith(moment):
@@ -78,8 +97,12 @@ def test_ctrl_c(fresh: Run, moment: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fresh_process
-def test_a_finished_proof_is_not_made_again(fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Interrupted between parity and publication; what another setting left behind is swept away, other folders are not."""
+def test_a_finished_proof_is_not_made_again(
+    fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted between parity and publication;
+    what another setting left behind is swept away, other folders are not.
+    """
     import export.pipeline as pipeline
 
     other = fresh.artifacts / ".peer0-onnx-fp32.keep"

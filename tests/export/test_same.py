@@ -13,7 +13,9 @@ from lfdeploy.backends.alike import SAME, close, onnx_difference
 from lfdeploy.run import Run
 
 
-def set_weight(position: int, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[onnx.ModelProto], None]:
+def set_weight(
+    position: int, change: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[onnx.ModelProto], None]:
     def edit(model: onnx.ModelProto) -> None:
         tensor = model.graph.initializer[position]
         tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), tensor.name))
@@ -24,14 +26,25 @@ def set_weight(position: int, change: Callable[[np.ndarray], np.ndarray]) -> Cal
 CHANGES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "another domain": ("belongs", lambda m: setattr(m.graph.node[-1], "domain", "own")),
     "another input": ("belongs", lambda m: m.graph.node[-1].input.__setitem__(0, "images")),
-    "a node more": ("nodes where", lambda m: m.graph.node.append(helper.make_node("Identity", ["images"], ["more"]))),
+    "a node more": (
+        "nodes where",
+        lambda m: m.graph.node.append(helper.make_node("Identity", ["images"], ["more"])),
+    ),
     "an attribute": (
         "attributes of",
-        lambda m: setattr(next(a for n in m.graph.node if n.op_type == "Softmax" for a in n.attribute), "i", 0),
+        lambda m: setattr(
+            next(a for n in m.graph.node if n.op_type == "Softmax" for a in n.attribute), "i", 0
+        ),
     ),
     "a function": ("functions of the file", lambda m: m.functions.append(onnx.FunctionProto(name="f"))),
-    "a tensor more": ("tensor more", lambda m: m.graph.initializer.append(numpy_helper.from_array(np.zeros(1), "more"))),
-    "a shape": ("input of the file", lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[1], "dim_value", 8)),
+    "a tensor more": (
+        "tensor more",
+        lambda m: m.graph.initializer.append(numpy_helper.from_array(np.zeros(1), "more")),
+    ),
+    "a shape": (
+        "input of the file",
+        lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[1], "dim_value", 8),
+    ),
     "a note": ("doc_string of the file", lambda m: setattr(m.graph, "doc_string", "note")),
     "other words": ("metadata_props of the file", lambda m: setattr(m.metadata_props[0], "value", "{}")),
     "a weight": ("values of", set_weight(0, lambda a: a + np.asarray(1e-3 * np.abs(a).max(), a.dtype))),
@@ -58,7 +71,12 @@ ROUNDED = np.float32(1 + 2**-22)  # another processor's last bit
     [
         (np.float32([1.0, 2.0]), np.float32([1.0, 2.0]) * ROUNDED, "fp32", True),
         (np.float32([1.0, 2.0]), np.float32([1.0001, 2.0]), "fp32", False),
-        (np.float32([1e-3, 2.0]), np.float32([1.1e-3, 2.0]), "int8", False),  # a small scale beside a large one
+        (
+            np.float32([1e-3, 2.0]),
+            np.float32([1.1e-3, 2.0]),
+            "int8",
+            False,
+        ),  # a small scale beside a large one
         (np.float32([1.0, 2.0]), np.float32([np.nan, 2.0]), "int8", False),
         (np.float16([1.0, 2.0]), np.float16([1.0, 2.002]), "fp16", True),
         (np.float16([1.0, 2.0]), np.float16([1.01, 2.0]), "fp16", False),

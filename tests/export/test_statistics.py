@@ -26,7 +26,12 @@ def test_compare_counts_flips_and_their_margin() -> None:
     subject = reference.copy()
     subject[1, 0] = 1.2  # a flip of margin 0.1 on a scale of 8
     found = compare(reference, subject, np.array([0, 1, 2, 1]))
-    assert (found.flips, found.agreement, found.only_reference_right, found.only_subject_right) == (1, 75.0, 1, 0)
+    assert (found.flips, found.agreement, found.only_reference_right, found.only_subject_right) == (
+        1,
+        75.0,
+        1,
+        0,
+    )
     assert found.flip_margin == pytest.approx(0.1 / 8)
     assert found.max_difference == pytest.approx(0.2 / 8)
     assert (found.top1_reference, found.top1) == (75.0, 50.0)

@@ -1,4 +1,6 @@
-"""Temperature and threshold: numbers against brute force and by hand, planted faults, formats, and where answers are shown."""
+"""Temperature and threshold: numbers against brute force and by hand,
+planted faults, formats, and where answers are shown.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,16 @@ from scipy import stats
 
 from export.build.graph import METADATA, in_precision, to_onnx
 from export.numbers.check import Check, Unexamined
-from export.numbers.temperature import find_threshold, fit, lower_bound, needed, nll, probabilities, reliability, tail
+from export.numbers.temperature import (
+    find_threshold,
+    fit,
+    lower_bound,
+    needed,
+    nll,
+    probabilities,
+    reliability,
+    tail,
+)
 from export.parity.contract import lone_facts
 from export.parity.probabilities import FEWEST, calibrate, measured, on_test, read_back, temperature_checks
 from export.parity.reference import reference, validation
@@ -76,7 +87,11 @@ def test_nll_and_calibration_error_by_hand() -> None:
     logits, labels = np.log(np.stack([top, 1 - top], 1)), np.array([1, 0, 0, 0])
     assert nll(logits, labels, 1.0) == pytest.approx(-np.log([0.4, 0.7, 0.8, 0.9]).mean())
     found = reliability(logits, labels, 1.0, bins=2)
-    assert found.confidence == pytest.approx([0.65, 0.85]) and found.accuracy.tolist() == [0.5, 1.0] and found.count.tolist() == [2, 2]
+    assert (
+        found.confidence == pytest.approx([0.65, 0.85])
+        and found.accuracy.tolist() == [0.5, 1.0]
+        and found.count.tolist() == [2, 2]
+    )
     assert found.error == pytest.approx(100 * (0.15 + 0.15) / 2)
     assert reliability(logits, labels, 1.0).count.tolist() == [1, 1, 1, 1]
     # at T = 2 the odds are the square roots of those at T = 1
@@ -90,7 +105,9 @@ def test_bins_have_equal_mass() -> None:
     assert found.error < 4 < reliability(logits, labels, 0.2).error
 
 
-@pytest.mark.parametrize(("right", "n"), [(1, 1), (10, 10), (299, 299), (95, 100), (470, 473), (3, 200), (0, 7), (4990, 5000)])
+@pytest.mark.parametrize(
+    ("right", "n"), [(1, 1), (10, 10), (299, 299), (95, 100), (470, 473), (3, 200), (0, 7), (4990, 5000)]
+)
 def test_lower_bound_is_clopper_pearsons(right: int, n: int) -> None:
     wanted = stats.beta.ppf(0.05, right, n - right + 1) if right else 0.0
     assert lower_bound(right, n) == pytest.approx(100 * wanted, abs=1e-6)
@@ -106,7 +123,9 @@ def test_pictures_needed() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_threshold_is_the_smallest_that_holds(seed: int) -> None:
     random = np.random.default_rng(seed)
-    confidence = random.choice(np.linspace(0.3, 1, 40 if seed % 2 else 5000), 400)  # with many ties, or hardly any
+    confidence = random.choice(
+        np.linspace(0.3, 1, 40 if seed % 2 else 5000), 400
+    )  # with many ties, or hardly any
     right = random.random(400) < 1 - (1 - confidence) * random.uniform(0.05, 0.4)
     found = find_threshold(confidence, right, 95)
     passing = []
@@ -135,11 +154,15 @@ def test_threshold_at_its_ends() -> None:
 
 
 def test_the_guard_holds_on_new_pictures() -> None:
-    """Of 300 networks with calibrated confidences, few get a threshold beyond which the true accuracy is below the target."""
+    """Of 300 networks with calibrated confidences,
+    few get a threshold beyond which the true accuracy is below the target.
+    """
     random = np.random.default_rng(1)
 
     def confidences(n: int) -> np.ndarray:
-        return np.where(random.random(n) < 0.3, random.uniform(0.3, 1, n), 1 - random.exponential(0.004, n).clip(0, 0.5))
+        return np.where(
+            random.random(n) < 0.3, random.uniform(0.3, 1, n), 1 - random.exponential(0.004, n).clip(0, 0.5)
+        )
 
     everyone = np.sort(confidences(100_000))
     broken, found = 0, 0
@@ -173,7 +196,9 @@ def calibrated(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export import export
 
     place = tmp_path_factory.mktemp("calibrated") / "calibrated-onnx-fp32"
-    return export(ExportConfig(peer=0, calibrate=True, accuracy_when_sure=90, out=str(place)), tiny_run)[0].path
+    return export(ExportConfig(peer=0, calibrate=True, accuracy_when_sure=90, out=str(place)), tiny_run)[
+        0
+    ].path
 
 
 @pytest.fixture
@@ -185,7 +210,9 @@ def outputs(path: Path, images: Pixels) -> tuple[np.ndarray, np.ndarray]:
     return Predictor.open(path, device="cpu").run(images)
 
 
-def test_probabilities_are_those_of_the_divided_logits(tiny_run: Run, calibrated: Path, pictures: Data) -> None:
+def test_probabilities_are_those_of_the_divided_logits(
+    tiny_run: Run, calibrated: Path, pictures: Data
+) -> None:
     logits, p = outputs(calibrated, pictures.test.images)
     plain, plain_p = outputs(tiny_run.artifacts / "peer0-onnx-fp32", pictures.test.images)
     told = read(calibrated).manifest[KEY]
@@ -193,7 +220,10 @@ def test_probabilities_are_those_of_the_divided_logits(tiny_run: Run, calibrated
     assert p == pytest.approx(probabilities(logits, told["temperature"]), abs=1e-6)
     assert np.array_equal(p.argmax(1), plain_p.argmax(1))
     split, wanted = validation(tiny_run, "peer0", pictures)
-    assert len(split) == told["images"] == len(pictures.val) - told["left_out"] and told["digest"] == pictures.val.digest
+    assert (
+        len(split) == told["images"] == len(pictures.val) - told["left_out"]
+        and told["digest"] == pictures.val.digest
+    )
     assert told["temperature"] == fit(wanted, split.labels)[0] != 1
     assert told["nll_after"] < told["nll_before"]
     sure = probabilities(wanted, told["temperature"]).max(1) >= told["threshold"]
@@ -203,10 +233,16 @@ def test_probabilities_are_those_of_the_divided_logits(tiny_run: Run, calibrated
 def test_test_pictures_tell_what_it_is_worth(calibrated: Path, pictures: Data) -> None:
     manifest = read(calibrated).manifest
     logits, p = outputs(calibrated, pictures.test.images)
-    told, right, sure = manifest["parity"]["probabilities"], p.argmax(1) == pictures.test.labels, p.max(1) >= manifest[KEY]["threshold"]
+    told, right, sure = (
+        manifest["parity"]["probabilities"],
+        p.argmax(1) == pictures.test.labels,
+        p.max(1) >= manifest[KEY]["threshold"],
+    )
     assert (told["answered"], told["right"], told["images"]) == (sure.sum(), (sure & right).sum(), len(right))
     assert told["coverage"] == pytest.approx(100 * sure.mean())
-    assert told["ece_after"] == pytest.approx(reliability(logits, pictures.test.labels, manifest[KEY]["temperature"]).error, abs=1e-3)
+    assert told["ece_after"] == pytest.approx(
+        reliability(logits, pictures.test.labels, manifest[KEY]["temperature"]).error, abs=1e-3
+    )
     assert told["ece_before"] == pytest.approx(reliability(logits, pictures.test.labels, 1.0).error, abs=1e-3)
     card, page = ((calibrated / name).read_text() for name in ("README.md", "report.html"))
     assert (
@@ -218,39 +254,66 @@ def test_test_pictures_tell_what_it_is_worth(calibrated: Path, pictures: Data) -
     assert on_test(manifest, None, pictures.test.labels) is None
 
 
-def test_a_lone_file_knows_its_temperature_and_one_without_is_as_before(tiny_run: Run, calibrated: Path) -> None:
+def test_a_lone_file_knows_its_temperature_and_one_without_is_as_before(
+    tiny_run: Run, calibrated: Path
+) -> None:
     def facts(path: Path) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads({e.key: e.value for e in onnx.load(path / "model.onnx").metadata_props}[METADATA])
+        found: dict[str, Any] = json.loads(
+            {e.key: e.value for e in onnx.load(path / "model.onnx").metadata_props}[METADATA]
+        )
         return found
 
     told = read(calibrated).manifest[KEY]
     assert facts(calibrated)[KEY] == {"temperature": told["temperature"], "threshold": told["threshold"]}
     plain = tiny_run.artifacts / "peer0-onnx-fp32"
-    assert KEY not in facts(plain) and KEY not in read(plain).manifest and "probabilities" not in read(plain).manifest["parity"]
+    assert (
+        KEY not in facts(plain)
+        and KEY not in read(plain).manifest
+        and "probabilities" not in read(plain).manifest["parity"]
+    )
     assert "Div" not in [node.op_type for node in onnx.load(plain / "model.onnx").graph.node]
-    assert "<circle" not in (plain / "report.html").read_text() and "## Probabilities" not in (plain / "README.md").read_text()
+    assert (
+        "<circle" not in (plain / "report.html").read_text()
+        and "## Probabilities" not in (plain / "README.md").read_text()
+    )
 
 
 def test_no_temperature_is_said_and_stored(tiny_run: Run, pictures: Data) -> None:
     empty = Split(pictures.val.images[:0], pictures.val.labels[:0], "")
     none = replace(pictures, val=empty)
     told = calibrate(*validation(tiny_run, "peer0", none), none, 99.0)
-    assert told["temperature"] is None and told["threshold"] is None and "--val-fraction 0" in told["reason"] and told["images"] == 0
+    assert (
+        told["temperature"] is None
+        and told["threshold"] is None
+        and "--val-fraction 0" in told["reason"]
+        and told["images"] == 0
+    )
     few = replace(
         pictures,
-        val=Split(*(part[: FEWEST - 1] for part in (pictures.val.images, pictures.val.labels)), "", pictures.val.digests[: FEWEST - 1]),
+        val=Split(
+            *(part[: FEWEST - 1] for part in (pictures.val.images, pictures.val.labels)),
+            "",
+            pictures.val.digests[: FEWEST - 1],
+        ),
     )
     assert "too few" in calibrate(*validation(tiny_run, "peer0", few), few, 99.0)["reason"]
     shared = replace(pictures, test=pictures.val)
     told = calibrate(*validation(tiny_run, "peer0", shared), shared, 99.0)
-    assert told["images"] == 0 and told["left_out"] == len(pictures.val) and "in train or test too" in told["reason"]
+    assert (
+        told["images"] == 0
+        and told["left_out"] == len(pictures.val)
+        and "in train or test too" in told["reason"]
+    )
 
 
 def test_no_threshold_is_said_and_stored() -> None:
     logits, labels = drawn(160, 1.0)
     told = measured(5 * logits, labels, 99.0)
     assert told["temperature"] is not None and told["threshold"] is None
-    assert "it takes 299, all right" in told["threshold_reason"] and "at most --accuracy-when-sure 98 can" in told["threshold_reason"]
+    assert (
+        "it takes 299, all right" in told["threshold_reason"]
+        and "at most --accuracy-when-sure 98 can" in told["threshold_reason"]
+    )
     assert measured(logits, labels, 98.0)["threshold_reason"].startswith("at no probability")
 
 
@@ -281,9 +344,15 @@ def seal(path: Path, manifest: Block, blob: bytes) -> None:
 
 
 def tell(path: Path, run: Run, block: Block, t: float | None) -> None:
-    """Put another block into the manifest (none, if it is empty), and export the file again with the temperature ``t``."""
+    """Put another block into the manifest (none, if it is empty),
+    and export the file again with the temperature ``t``.
+    """
     manifest = {k: v for k, v in read(path).manifest.items() if k != KEY} | ({KEY: block} if block else {})
-    seal(path, manifest, to_onnx(in_precision(run.classifier("peer0"), "fp32", 16, t), 16, (1, 8, 64), lone_facts(manifest)))
+    seal(
+        path,
+        manifest,
+        to_onnx(in_precision(run.classifier("peer0"), "fp32", 16, t), 16, (1, 8, 64), lone_facts(manifest)),
+    )
 
 
 def in_the_file(t: Callable[[float], float | None]) -> Mutation:
@@ -304,7 +373,9 @@ def retold(path: Path, block: Any) -> None:
 
 
 def of_split(name: str, *claims: str) -> Mutation:
-    """T and threshold of another split, in file and manifest; of its digest, size and name what is in ``claims`` is told."""
+    """T and threshold of another split, in file and manifest;
+    of its digest, size and name what is in ``claims`` is told.
+    """
 
     def mutate(path: Path, run: Run, data: Data, told: Block) -> None:
         split = data.split(name)
@@ -320,10 +391,14 @@ def rewired(change: Callable[[onnx.NodeProto, onnx.NodeProto], None], last: str)
 
     def mutate(path: Path, run: Run, data: Data, told: Block) -> None:
         model = onnx.load(path / "model.onnx")
-        pair = [next(node for node in model.graph.node if node.op_type == kind) for kind in ("Div", "Softmax")]
+        pair = [
+            next(node for node in model.graph.node if node.op_type == kind) for kind in ("Div", "Softmax")
+        ]
         rest = [node for node in model.graph.node if node not in pair]
         for node in rest:
-            node.output[:] = ["raw" if name == "logits" and last == "Softmax" else name for name in node.output]
+            node.output[:] = [
+                "raw" if name == "logits" and last == "Softmax" else name for name in node.output
+            ]
         change(*pair)
         ordered = [*rest, *sorted(pair, key=lambda node: node.op_type == last)]
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
@@ -351,17 +426,32 @@ FAULTS: dict[str, tuple[str, Mutation]] = {
     "temperature: 1 % off in the file": ("values", in_the_file(lambda t: 1.01 * t)),
     "temperature: on the logits": ("values", rewired(logits_divided, "Softmax")),
     "temperature: on the probabilities": ("values", rewired(probabilities_divided, "Div")),
-    "temperature: in the file, not told": ("values", lambda path, run, data, told: tell(path, run, {}, told["temperature"])),
+    "temperature: in the file, not told": (
+        "values",
+        lambda path, run, data, told: tell(path, run, {}, told["temperature"]),
+    ),
     "temperature: another in the manifest": ("file", in_the_manifest),
     "temperature: of the test split": ("temperature", of_split("test")),
     "temperature: of the training split": ("temperature", of_split("train")),
-    "temperature: of the test split, and says so": ("temperature", of_split("test", "split", "digest", "images")),
+    "temperature: of the test split, and says so": (
+        "temperature",
+        of_split("test", "split", "digest", "images"),
+    ),
     "temperature: of the test split, called val": ("temperature", of_split("test", "digest", "images")),
     "temperature: none": ("temperature", in_both(temperature=None, threshold=None)),
     "temperature: 1": ("temperature", in_both(temperature=1.0)),
-    "temperature: NaN": ("temperature", lambda path, run, data, told: tell(path, run, told | {"temperature": float("nan")}, 1.0)),
-    "temperature: 0": ("temperature", lambda path, run, data, told: tell(path, run, told | {"temperature": 0.0}, 1.0)),
-    "temperature: no number": ("file", lambda path, run, data, told: retold(path, told | {"temperature": "hot"})),
+    "temperature: NaN": (
+        "temperature",
+        lambda path, run, data, told: tell(path, run, told | {"temperature": float("nan")}, 1.0),
+    ),
+    "temperature: 0": (
+        "temperature",
+        lambda path, run, data, told: tell(path, run, told | {"temperature": 0.0}, 1.0),
+    ),
+    "temperature: no number": (
+        "file",
+        lambda path, run, data, told: retold(path, told | {"temperature": "hot"}),
+    ),
     "temperature: no object": ("file", lambda path, run, data, told: retold(path, ["hot"])),
     "threshold: counts are no numbers": ("temperature", in_both(answered=None)),
     "threshold: lowered": ("temperature", in_both(threshold=0.2)),
@@ -371,9 +461,17 @@ FAULTS: dict[str, tuple[str, Mutation]] = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if number % 6 else ()) for number, name in enumerate(FAULTS)])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if number % 6 else ()) for number, name in enumerate(FAULTS)],
+)
 def test_fault_is_caught(
-    name: str, tiny_run: Run, broken: Path, pictures: Data, lf: Callable[..., Result], record_property: Callable[[str, object], None]
+    name: str,
+    tiny_run: Run,
+    broken: Path,
+    pictures: Data,
+    lf: Callable[..., Result],
+    record_property: Callable[[str, object], None],
 ) -> None:
     stage, mutate = FAULTS[name]
     mutate(broken, tiny_run, pictures, read(broken).manifest[KEY])
@@ -411,7 +509,9 @@ def test_with_other_pictures_the_run_s_own_validation_pictures_are_examined(
     assert "T = " in result.stdout and "not examined" not in result.stderr
 
 
-def test_without_the_run_s_own_validation_pictures_its_origin_is_not_examined(tiny_run: Run, calibrated: Path, pictures: Data) -> None:
+def test_without_the_run_s_own_validation_pictures_its_origin_is_not_examined(
+    tiny_run: Run, calibrated: Path, pictures: Data
+) -> None:
     others = replace(pictures, val=pictures.test)
     ref = reference(tiny_run, "peer0", pictures.test, others)
     check, unexamined = temperature_checks(read(calibrated).manifest, ref, same_data=False)
@@ -438,7 +538,9 @@ def test_without_the_run_s_own_validation_pictures_its_origin_is_not_examined(ti
     ],
 )
 @pytest.mark.slow
-def test_every_format_carries_it(format: str, precision: str, tiny_run: Run, calibrated: Path, pictures: Data, tmp_path: Path) -> None:
+def test_every_format_carries_it(
+    format: str, precision: str, tiny_run: Run, calibrated: Path, pictures: Data, tmp_path: Path
+) -> None:
     from export import export
 
     what = {"format": format, "precision": precision, "calibrate": True, "accuracy_when_sure": 90.0}
@@ -461,7 +563,9 @@ def test_every_format_carries_it(format: str, precision: str, tiny_run: Run, cal
 
 @pytest.fixture
 def doubtful(calibrated: Path, pictures: Data, tmp_path: Path) -> tuple[Path, list[Path], list[bool]]:
-    """The artifact, six of its least and six of its most sure test pictures as files, and for which it is not sure."""
+    """The artifact, six of its least and six of its most sure test pictures as files,
+    and for which it is not sure.
+    """
     manifest = read(calibrated).manifest
     p = outputs(calibrated, pictures.test.images)[1].max(1)
     order = np.argsort(p)
@@ -478,7 +582,9 @@ def test_predict_marks_what_it_is_not_sure_of(
     path, files, unsure = doubtful
     assert unsure[0] and not unsure[-1]
     document = json.loads(lf("predict", path, *files, "--json").stdout)
-    assert [row["abstain"] for row in document["predictions"]] == unsure and all(row["label"] for row in document["predictions"])
+    assert [row["abstain"] for row in document["predictions"]] == unsure and all(
+        row["label"] for row in document["predictions"]
+    )
     lines = lf("predict", path, *files).stdout.splitlines()
     assert ["(not sure)" in line for line in lines] == unsure and all("%" in line for line in lines)
     (tmp_path / "bad.png").write_bytes(b"?")
@@ -486,19 +592,41 @@ def test_predict_marks_what_it_is_not_sure_of(
     rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
     assert [row["abstain"] for row in rows] == [str(value).lower() for value in unsure] + [""]
     plain = tiny_run.artifacts / "peer0-onnx-fp32"
-    assert {row["abstain"] for row in json.loads(lf("predict", plain, *files, "--json").stdout)["predictions"]} == {None}
+    assert {
+        row["abstain"] for row in json.loads(lf("predict", plain, *files, "--json").stdout)["predictions"]
+    } == {None}
     assert "not sure" not in lf("predict", plain, *files).stdout
 
 
-def test_the_module_in_its_place_has_the_temperature_too(calibrated: Path, tiny_run: Run, pictures: Data) -> None:
+def test_the_module_in_its_place_has_the_temperature_too(
+    calibrated: Path, tiny_run: Run, pictures: Data
+) -> None:
     module = Predictor.open(calibrated, backend="pytorch", run=str(tiny_run.path), device="cpu")
-    assert module.run(pictures.test.images[:30])[1] == pytest.approx(outputs(calibrated, pictures.test.images[:30])[1], abs=1e-5)
+    assert module.run(pictures.test.images[:30])[1] == pytest.approx(
+        outputs(calibrated, pictures.test.images[:30])[1], abs=1e-5
+    )
 
 
 @pytest.mark.slow
-def test_export_says_what_came_of_it(tiny_run: Run, calibrated: Path, tmp_path: Path, lf: Callable[..., Result]) -> None:
-    result = lf("export", tiny_run.path, "--peer", "0", "--calibrate", "--accuracy-when-sure", "99.5", "--out", tmp_path / "strict")
+def test_export_says_what_came_of_it(
+    tiny_run: Run, calibrated: Path, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
+    result = lf(
+        "export",
+        tiny_run.path,
+        "--peer",
+        "0",
+        "--calibrate",
+        "--accuracy-when-sure",
+        "99.5",
+        "--out",
+        tmp_path / "strict",
+    )
     told = read(tmp_path / "strict").manifest[KEY]
-    assert result.exit_code == 0 and told["temperature"] == read(calibrated).manifest[KEY]["temperature"] and told["threshold"] is None
+    assert (
+        result.exit_code == 0
+        and told["temperature"] == read(calibrated).manifest[KEY]["temperature"]
+        and told["threshold"] is None
+    )
     assert "NO threshold for 'not sure'" in result.stderr and "it takes 598" in result.stderr
     assert "There is no threshold" in (tmp_path / "strict/README.md").read_text()

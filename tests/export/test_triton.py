@@ -1,4 +1,6 @@
-"""The Triton model repository: read with Triton's own protobuf, compared with the ONNX file, its copy executed."""
+"""The Triton model repository: read with Triton's own protobuf,
+compared with the ONNX file, its copy executed.
+"""
 
 from __future__ import annotations
 
@@ -56,11 +58,16 @@ def test_config_says_what_the_file_is(repository: Path) -> None:
             dims = f.type.tensor_type.shape.dim
             assert dims[0].dim_param  # the batch, which Triton adds
             assert list(t.dims) == [d.dim_value for d in dims[1:]]
-            assert TYPES[triton_config.DataType.Name(t.data_type).removeprefix("TYPE_")] == f.type.tensor_type.elem_type
+            assert (
+                TYPES[triton_config.DataType.Name(t.data_type).removeprefix("TYPE_")]
+                == f.type.tensor_type.elem_type
+            )
     assert [o.label_filename for o in config.output] == ["", "labels.txt"]
     assert list(config.dynamic_batching.preferred_batch_size) == [4, 16]
     assert config.dynamic_batching.max_queue_delay_microseconds > 0
-    assert [(g.count, g.kind) for g in config.instance_group] == [(1, triton_config.ModelInstanceGroup.KIND_AUTO)]
+    assert [(g.count, g.kind) for g in config.instance_group] == [
+        (1, triton_config.ModelInstanceGroup.KIND_AUTO)
+    ]
 
 
 def test_warm_up_and_copy_run_in_onnxruntime(repository: Path, tiny_run: Run) -> None:
@@ -85,31 +92,46 @@ def test_again_replaces_its_own_and_nothing_else(repository: Path, tiny_run: Run
     folder = Path(shutil.copytree(repository, tmp_path / "models"))
     triton.write(artifact, folder)
     triton.write(artifact, folder)
-    assert sorted(p.name for p in folder.iterdir()) == ["my model", "peer0-onnx-fp32"]  # no temporary name stays
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "my model",
+        "peer0-onnx-fp32",
+    ]  # no temporary name stays
     config = folder / "peer0-onnx-fp32" / "config.pbtxt"
     assert sha256(folder / "peer0-onnx-fp32" / "1" / "model.onnx") == artifact.manifest["sha256"]
     config.write_text(config.read_text().replace("count: 1", "count: 2"))
-    with pytest.raises(LfdeployError, match="peer0-onnx-fp32 exists and is not as lfdeploy wrote it; move it away"):
+    with pytest.raises(
+        LfdeployError, match="peer0-onnx-fp32 exists and is not as lfdeploy wrote it; move it away"
+    ):
         triton.write(artifact, folder)
     assert "count: 2" in config.read_text()
 
 
-def test_a_foreign_directory_is_said_before_anything_is_made(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
+def test_a_foreign_directory_is_said_before_anything_is_made(
+    tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
     (tmp_path / "models" / "new").mkdir(parents=True)
     (tmp_path / "models" / "new" / "notes.txt").write_text("mine")
-    result = lf("export", tiny_run.path, "--peer", 0, "--out", tmp_path / "new", "--triton", tmp_path / "models")
+    result = lf(
+        "export", tiny_run.path, "--peer", 0, "--out", tmp_path / "new", "--triton", tmp_path / "models"
+    )
     assert result.exit_code == 1
     assert "models/new exists and is not as lfdeploy wrote it" in result.stderr
     assert not (tmp_path / "new").exists()
     assert [p.name for p in (tmp_path / "models" / "new").iterdir()] == ["notes.txt"]
 
 
-def test_openvino_has_both_files(tiny_run: Run, elsewhere: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_openvino_has_both_files(
+    tiny_run: Run, elsewhere: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     artifact = read(tiny_run.artifacts / "peer0-openvino-fp16")
     place = triton.write(artifact, tmp_path)
     assert {p.name: sha256(p) for p in (place / "1").iterdir()} == artifact.hashes
     config = parsed(place)
-    assert (config.backend, config.platform, config.instance_group[0].kind) == ("openvino", "", triton_config.ModelInstanceGroup.KIND_CPU)
+    assert (config.backend, config.platform, config.instance_group[0].kind) == (
+        "openvino",
+        "",
+        triton_config.ModelInstanceGroup.KIND_CPU,
+    )
     assert "no setting for f32 arithmetic" in capsys.readouterr().err
 
 
@@ -119,12 +141,21 @@ def test_engine_is_a_plan_and_unverified_is_said(
     """The layout only: a TensorRT engine can be built on a GPU alone, so another file stands in for it."""
     path = copied("peer0-onnx-fp32")
     (path / "model.onnx").rename(path / "model.engine")
-    manifest = read(path).manifest | {"format": "trt", "file": "model.engine", "engine": {"package": "tensorrt"}}
-    manifest |= {"parity": {"verdict": "unverified", "reason": "this machine has no NVIDIA GPU", "checks": []}}
+    manifest = read(path).manifest | {
+        "format": "trt",
+        "file": "model.engine",
+        "engine": {"package": "tensorrt"},
+    }
+    manifest |= {
+        "parity": {"verdict": "unverified", "reason": "this machine has no NVIDIA GPU", "checks": []}
+    }
     place = triton.write(Artifact(path, manifest), tmp_path / "models")
     assert [p.name for p in (place / "1").iterdir()] == ["model.plan"]
     config = parsed(place)
-    assert (config.platform, config.instance_group[0].kind) == ("tensorrt_plan", triton_config.ModelInstanceGroup.KIND_GPU)
+    assert (config.platform, config.instance_group[0].kind) == (
+        "tensorrt_plan",
+        triton_config.ModelInstanceGroup.KIND_GPU,
+    )
     assert f"{path.name} is there UNVERIFIED: this machine has no NVIDIA GPU" in capsys.readouterr().err
 
 
@@ -135,15 +166,25 @@ def test_engine_is_a_plan_and_unverified_is_said(
         ("trt --engine tensorrt-rtx", "--triton: Triton loads TensorRT's engines, not TensorRT-RTX's."),
     ],
 )
-def test_what_triton_does_not_load_is_refused(words: str, said: str, tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
+def test_what_triton_does_not_load_is_refused(
+    words: str, said: str, tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
     asked = ("--out", tmp_path / "out", "--triton", tmp_path / "models")
     result = lf("export", tiny_run.path, "--peer", 0, "--format", *words.split(), *asked)
     assert (result.exit_code, said in result.stderr) == (2, True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_after_a_failed_parity_nothing_is_there(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
-    run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "runs" / "loud", ignore=shutil.ignore_patterns("artifacts"))))
+def test_after_a_failed_parity_nothing_is_there(
+    tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
+    run = Run(
+        Path(
+            shutil.copytree(
+                tiny_run.path, tmp_path / "runs" / "loud", ignore=shutil.ignore_patterns("artifacts")
+            )
+        )
+    )
     weights = load_file(run.weights)
     weights["peer0.network.stages.0.0.bn1.weight"] *= 1e5
     weights["peer0.network.stages.0.0.bn1.bias"] *= 1e5
@@ -156,7 +197,9 @@ def test_after_a_failed_parity_nothing_is_there(tiny_run: Run, tmp_path: Path, l
 
 @pytest.mark.parametrize(("opt", "most", "preferred"), [(1, 1, []), (1, 2, [2]), (8, 8, [8])])
 def test_small_profiles(opt: int, most: int, preferred: list[int], tiny_run: Run) -> None:
-    manifest = read(tiny_run.artifacts / "peer0-onnx-fp32").manifest | {"batch": {"min": 1, "opt": opt, "max": most}}
+    manifest = read(tiny_run.artifacts / "peer0-onnx-fp32").manifest | {
+        "batch": {"min": 1, "opt": opt, "max": most}
+    }
     config = text_format.Parse(triton.config('a "quoted" näme', manifest), triton_config.ModelConfig())
     assert config.name == 'a "quoted" näme'
     assert list(config.dynamic_batching.preferred_batch_size) == preferred
@@ -174,7 +217,10 @@ def test_a_class_name_of_two_lines(tiny_run: Run, tmp_path: Path) -> None:
     artifact = read(tiny_run.artifacts / "peer0-onnx-fp32")
     with pytest.raises(LfdeployError, match="is not one line"):
         triton.write(
-            Artifact(artifact.path, artifact.manifest | {"labels": ["a\nb", *artifact.manifest["labels"][1:]]}), tmp_path / "models"
+            Artifact(
+                artifact.path, artifact.manifest | {"labels": ["a\nb", *artifact.manifest["labels"][1:]]}
+            ),
+            tmp_path / "models",
         )
     assert not (tmp_path / "models").exists()
 

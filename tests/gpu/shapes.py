@@ -1,6 +1,8 @@
-"""What a change of the batch's size costs ONNX Runtime on CUDA, by how it searches for convolutions:  shapes.py FILE.onnx...
+"""What a change of the batch's size costs ONNX Runtime on CUDA, by how it searches for convolutions:
+shapes.py FILE.onnx...
 
-For each file and search: the median call at a constant size, and the median first call after another size, in milliseconds.
+For each file and search: the median call at a constant size, and the median first call after another size, in
+milliseconds.
 """
 
 from __future__ import annotations
@@ -37,14 +39,20 @@ def milliseconds(session: Any, pixels: np.ndarray) -> float:
 def main() -> None:
     ort.set_default_logger_severity(4)
     ort.preload_dlls()
-    print(f"{torch.cuda.get_device_name()}, onnxruntime {ort.__version__}, cuDNN {torch.backends.cudnn.version()}")
+    print(
+        f"{torch.cuda.get_device_name()}, onnxruntime {ort.__version__}, cuDNN "
+        f"{torch.backends.cudnn.version()}"
+    )
     print("| file | search | batch | ms a call | ms the first call after another size |")
     print("| --- | --- | ---: | ---: | ---: |")
     for file in map(Path, sys.argv[1:]):
         for search in SEARCHES:
             session = opened(file, search)
             side = session.get_inputs()[0].shape[1]
-            pixels = {n: np.random.default_rng(n).integers(0, 256, (n, side, side, 3), dtype=np.uint8) for n in SIZES}
+            pixels = {
+                n: np.random.default_rng(n).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+                for n in SIZES
+            }
             first: dict[int, list[float]] = {n: [] for n in SIZES}
             steady: dict[int, list[float]] = {n: [] for n in SIZES}
             for number in range(ROUNDS + 1):
@@ -55,7 +63,10 @@ def main() -> None:
                         first[n].append(changed)
                         steady[n] += same
             for n in SIZES:
-                print(f"| {file.parent.name} | {search} | {n} | {statistics.median(steady[n]):.3f} | {statistics.median(first[n]):.1f} |")
+                print(
+                    f"| {file.parent.name} | {search} | {n} | {statistics.median(steady[n]):.3f} | "
+                    f"{statistics.median(first[n]):.1f} |"
+                )
 
 
 main()

@@ -29,7 +29,12 @@ def test_the_module_in_a_cuda_graph_answers_as_eager(tiny_run: Run) -> None:
     manifest = {"target": "fused", "input": {"height": 16, "width": 16}, "batch": {"max": 64}}
     source = Source(tiny_run.weights, manifest, tiny_run)
     eager, graph = BACKENDS["pytorch"].open(source, "cuda"), GraphSession(source, "cuda")
-    for batch in (pixels, pixels[::-1].copy(), pixels[:7], pixels):  # replayed on other pictures, and another size between
+    for batch in (
+        pixels,
+        pixels[::-1].copy(),
+        pixels[:7],
+        pixels,
+    ):  # replayed on other pictures, and another size between
         wanted = eager(batch)[0]
         assert np.abs(graph(batch)[0] - wanted).max() <= 2e-5 * np.abs(wanted).max()
     assert sorted(graph.recorded) == [7, 64]

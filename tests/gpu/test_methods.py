@@ -1,4 +1,6 @@
-"""Every method on CUDA: a step gives the CPU's loss and gradients, and after the first nothing waits for the device."""
+"""Every method on CUDA: a step gives the CPU's loss and gradients,
+and after the first nothing waits for the device.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def test_no_step_waits_for_the_device(method: str, precision: torch.dtype) -> No
     cohort.cuda().train()
     ramps, names = graph.ramps(0, 2, "cuda"), begun(cohort, "cuda", torch.float32)
     engine = Engine(cohort, graph, "cuda", precision, 0)
-    optimizer = torch.optim.SGD(cohort.parameter_groups(5e-4), lr=0.01, momentum=0.9, nesterov=True, foreach=True)
+    optimizer = torch.optim.SGD(
+        cohort.parameter_groups(5e-4), lr=0.01, momentum=0.9, nesterov=True, foreach=True
+    )
     losses = []
 
     def step(number: int) -> None:

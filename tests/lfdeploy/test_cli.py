@@ -64,7 +64,20 @@ def test_contract_of_a_run(tiny_run: Run) -> None:
     assert set(rows[0]["val"]) == {"peer0", "peer1", "fused", "ensemble", "ensemble_probs", "aux0", "aux1"}
     assert rows[-1]["loss"] < rows[0]["loss"]
     summary = tiny_run.read("summary.json")
-    wanted = {"method", "archs", "epochs", "data", "val", "test", "images_per_second", "seconds", "device", "precision", "seed", "versions"}
+    wanted = {
+        "method",
+        "archs",
+        "epochs",
+        "data",
+        "val",
+        "test",
+        "images_per_second",
+        "seconds",
+        "device",
+        "precision",
+        "seed",
+        "versions",
+    }
     assert wanted <= set(summary)
     for split in ("val", "test"):
         assert set(summary[split]) == {"top1", "peers", "fused", "ensemble", "ensemble_probs", "aux"}
@@ -87,11 +100,15 @@ def test_evaluate_run_and_artifact_agree_to_the_picture(tiny_run: Run, lf: Calla
     assert json.loads(lf("evaluate", tiny_run.path, "--split", "val", "--json").stdout)["images"] == 143
 
 
-def test_predict_is_the_same_through_every_door(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
+def test_predict_is_the_same_through_every_door(
+    tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
     files = pictures(tiny_run, tmp_path / "some" / "deep")
     path = tiny_run.artifacts / "fused-onnx-fp32"
     onnx = json.loads(lf("predict", path, tmp_path / "some", "--json", "--top", 10).stdout)
-    torch = json.loads(lf("predict", path, tmp_path / "some", "--json", "--top", 10, "--backend", "pytorch").stdout)
+    torch = json.loads(
+        lf("predict", path, tmp_path / "some", "--json", "--top", 10, "--backend", "pytorch").stdout
+    )
     assert (onnx["backend"], torch["backend"]) == ("onnxruntime", "pytorch")
     python = open_artifact(path).predict(files, top=10)
     assert len(onnx["predictions"]) == len(python) == 6
@@ -122,7 +139,14 @@ def test_predict_csv_and_bad_files(tiny_run: Run, tmp_path: Path, lf: Callable[.
 
 def test_bench_has_a_row_for_every_artifact_and_batch(tiny_run: Run, lf: Callable[..., Result]) -> None:
     result = lf(
-        "bench", tiny_run.artifacts / "peer0-onnx-fp32", tiny_run.artifacts / "fused-onnx-fp32", "--batch", "1,8", "--rounds", 3, "--json"
+        "bench",
+        tiny_run.artifacts / "peer0-onnx-fp32",
+        tiny_run.artifacts / "fused-onnx-fp32",
+        "--batch",
+        "1,8",
+        "--rounds",
+        3,
+        "--json",
     )
     rows = json.loads(result.stdout)["rows"]
     assert {(r["artifact"], r["backend"], r["batch"]) for r in rows} == {
@@ -161,7 +185,9 @@ def test_list_alone_shows_all(tiny_run: Run, lf: Callable[..., Result]) -> None:
 
 
 def test_csv_holds_labels_as_they_are(tmp_path: Path) -> None:
-    """Those that a spreadsheet may take for a formula, those with separators, and file names that are no UTF-8."""
+    """Those that a spreadsheet may take for a formula,
+    those with separators, and file names that are no UTF-8.
+    """
     labels = ["=", "+1", "-", "@x", "a,b", 'say "a"', "猫"]
     answers = [Prediction("caf\udce9.png", top=((label, 0.5),), abstain=False) for label in labels]
     write_csv(tmp_path / "answers.csv", answers, 1)
@@ -171,8 +197,12 @@ def test_csv_holds_labels_as_they_are(tmp_path: Path) -> None:
     assert {row["picture"] for row in rows} == {"caf\udce9.png"}
 
 
-def test_the_artifact_of_the_newest_run_is_taken(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
-    """Of two artifacts of one name; a name that it lacks is looked up in the others, and whose it is is said."""
+def test_the_artifact_of_the_newest_run_is_taken(
+    tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
+    """Of two artifacts of one name; a name that it lacks is looked up in the others,
+    and whose it is is said.
+    """
     runs = tmp_path / "runs"
     for name, ignored in (("first", "fused*"), ("second", "nothing")):
         shutil.copytree(tiny_run.path, runs / name, ignore=shutil.ignore_patterns(ignored))
@@ -217,7 +247,11 @@ MISTAKES = {
     "no such peer": (["export", "{run}", "--peer", "5"], 1, "has no peer5"),
     "bad batch": (["export", "{run}", "--peer", "0", "--batch", "8"], 2, "MIN:OPT:MAX"),
     "bad batch order": (["export", "{run}", "--peer", "0", "--batch", "1:9:4"], 2, "MIN <= OPT <= MAX"),
-    "engine for onnx": (["export", "{run}", "--peer", "0", "--engine", "tensorrt"], 1, "only with --format trt"),
+    "engine for onnx": (
+        ["export", "{run}", "--peer", "0", "--engine", "tensorrt"],
+        1,
+        "only with --format trt",
+    ),
     "faster without int8": (["export", "{run}", "--peer", "0", "--require-faster"], 2, "it is about int8"),
     "faster engine": (
         ["export", "{run}", "--peer", "0", "--format", "trt", "--precision", "int8", "--require-faster"],
@@ -225,23 +259,45 @@ MISTAKES = {
         "measured by lfdeploy bench",
     ),
     "no such artifact": (["predict", "nothing", "x.png"], 1, "There is no artifact 'nothing'"),
-    "no such picture": (["predict", "{run}/artifacts/peer0-onnx-fp32", "none.png"], 1, "There is no file 'none.png'"),
-    "json and csv": (["predict", "{run}/artifacts/peer0-onnx-fp32", "x", "--json", "--csv", "y"], 2, "drop one"),
+    "no such picture": (
+        ["predict", "{run}/artifacts/peer0-onnx-fp32", "none.png"],
+        1,
+        "There is no file 'none.png'",
+    ),
+    "json and csv": (
+        ["predict", "{run}/artifacts/peer0-onnx-fp32", "x", "--json", "--csv", "y"],
+        2,
+        "drop one",
+    ),
     "resume and flags": (["train", "--resume", "{run}", "--epochs", "3"], 2, "drop --epochs"),
     "resume of a finished run": (["train", "--resume", "{run}"], 1, "has finished already"),
-    "bench of nothing": (["bench", "{run}/artifacts/peer0-onnx-fp32", "--batch", "one"], 2, "write sizes like 1,8,32"),
+    "bench of nothing": (
+        ["bench", "{run}/artifacts/peer0-onnx-fp32", "--batch", "one"],
+        2,
+        "write sizes like 1,8,32",
+    ),
     "a run outside": (["train", "--name", "../evil"], 2, "must be the plain name of a directory"),
     "a run without a name": (["train", "--name", ""], 2, "must be the plain name of a directory"),
     "a rate that is no number": (["train", "--lr", "nan"], 2, "--lr is nan"),
     "runs in a file": (["train", "--runs", "{run}/summary.json"], 1, "File exists"),
-    "csv nowhere": (["predict", "{run}/artifacts/peer0-onnx-fp32", "x", "--csv", "no/y"], 2, "there is no directory no"),
-    "csv over a directory": (["predict", "{run}/artifacts/peer0-onnx-fp32", "x", "--csv", "{run}"], 2, "that is a directory"),
+    "csv nowhere": (
+        ["predict", "{run}/artifacts/peer0-onnx-fp32", "x", "--csv", "no/y"],
+        2,
+        "there is no directory no",
+    ),
+    "csv over a directory": (
+        ["predict", "{run}/artifacts/peer0-onnx-fp32", "x", "--csv", "{run}"],
+        2,
+        "that is a directory",
+    ),
     "no such command": (["exprot"], 2, "Did you mean 'export'"),
 }
 
 
 @pytest.mark.parametrize("name", list(MISTAKES))
-def test_mistakes_get_one_line(name: str, tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_get_one_line(
+    name: str, tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words, code, said = MISTAKES[name]
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, [w.replace("{run}", str(tiny_run.path)) for w in words])
@@ -258,14 +314,19 @@ def test_cuda_asked_for_and_absent_is_an_error(tiny_run: Run, lf: Callable[..., 
 
     if gpus():
         pytest.skip("this machine has a GPU")
-    for words in (["train", "--device", "cuda"], ["predict", tiny_run.artifacts / "peer0-onnx-fp32", __file__, "--device", "cuda"]):
+    for words in (
+        ["train", "--device", "cuda"],
+        ["predict", tiny_run.artifacts / "peer0-onnx-fp32", __file__, "--device", "cuda"],
+    ):
         result = lf(*words)
         assert result.exit_code == 1
         assert "--device cuda" in result.stderr
 
 
 def test_an_unknown_provider_is_never_replaced(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """onnxruntime falls back by itself with a warning only; asking for CUDA on a machine without it must raise."""
+    """onnxruntime falls back by itself with a warning only;
+    asking for CUDA on a machine without it must raise.
+    """
     from lfdeploy.backends import onnxruntime as backend
     from lfdeploy.devices import gpus
     from lfdeploy.errors import LfdeployError
@@ -277,7 +338,9 @@ def test_an_unknown_provider_is_never_replaced(tiny_run: Run, monkeypatch: pytes
         open_artifact(tiny_run.artifacts / "peer0-onnx-fp32", device="cpu")
 
 
-def test_changed_bytes_are_refused_everywhere(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
+def test_changed_bytes_are_refused_everywhere(
+    tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
     copy = shutil.copytree(tiny_run.artifacts / "peer0-onnx-fp32", tmp_path / "copy")
     blob = bytearray((copy / "model.onnx").read_bytes())
     blob[len(blob) // 2] ^= 1
@@ -297,8 +360,14 @@ def test_changed_bytes_are_refused_everywhere(tiny_run: Run, tmp_path: Path, lf:
 def test_the_users_own_words(tmp_path: Path) -> None:
     """Alone, in this order, in an empty folder; `lfdeploy serve` has its own test in a real browser."""
     env = os.environ | {"COLUMNS": "120"}
-    for words in (["train"], ["export", "--peer", "0", "--format", "trt"], ["export", "--peer", "0", "--format", "onnx"]):
-        done = subprocess.run([LF, *words], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    for words in (
+        ["train"],
+        ["export", "--peer", "0", "--format", "trt"],
+        ["export", "--peer", "0", "--format", "onnx"],
+    ):
+        done = subprocess.run(
+            [LF, *words], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
     artifacts = sorted(p.name for p in (tmp_path / "runs" / "latest" / "artifacts").iterdir())
     assert artifacts == ["peer0-onnx-fp32", "peer0-trt-fp32"]
@@ -308,10 +377,29 @@ def test_the_users_own_words(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_config_file_repeats_a_run(coloured_npz: Path, tmp_path: Path, lf: Callable[..., Result]) -> None:
-    common = ["--data", coloured_npz, "--arch", "resnet8", "--precision", "fp32", "--threads", "shared", "--runs", tmp_path / "runs"]
+    common = [
+        "--data",
+        coloured_npz,
+        "--arch",
+        "resnet8",
+        "--precision",
+        "fp32",
+        "--threads",
+        "shared",
+        "--runs",
+        tmp_path / "runs",
+    ]
     first = lf("train", *common, "--epochs", 2, "--name", "one", "-o", "attn", "se")
     assert first.exit_code == 0, first.stderr
-    again = lf("train", "--config", tmp_path / "runs" / "one" / "config.json", "--name", "two", "--runs", tmp_path / "runs")
+    again = lf(
+        "train",
+        "--config",
+        tmp_path / "runs" / "one" / "config.json",
+        "--name",
+        "two",
+        "--runs",
+        tmp_path / "runs",
+    )
     assert again.exit_code == 0, again.stderr
     one, two = ((tmp_path / "runs" / n / "model.safetensors").read_bytes() for n in ("one", "two"))
     assert one == two
@@ -320,7 +408,19 @@ def test_config_file_repeats_a_run(coloured_npz: Path, tmp_path: Path, lf: Calla
 
 def test_train_on_everything(coloured_npz: Path, tmp_path: Path, lf: Callable[..., Result]) -> None:
     result = lf(
-        "train", "--data", coloured_npz, "--val-fraction", 0, "--epochs", 2, "--method", "independent", "--runs", tmp_path, "--name", "all"
+        "train",
+        "--data",
+        coloured_npz,
+        "--val-fraction",
+        0,
+        "--epochs",
+        2,
+        "--method",
+        "independent",
+        "--runs",
+        tmp_path,
+        "--name",
+        "all",
     )
     assert result.exit_code == 0, result.stderr
     summary = json.loads((tmp_path / "all" / "summary.json").read_text())

@@ -1,4 +1,6 @@
-"""Messages and progress where there is no terminal: lines when nothing else is said, and streams that fail."""
+"""Messages and progress where there is no terminal:
+lines when nothing else is said, and streams that fail.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Lines(io.StringIO):
 
 
 def listen(monkeypatch: pytest.MonkeyPatch) -> Lines:
-    """Hear standard error, on which meters speak at once; pytest's own takes its place in every phase of a test."""
+    """Hear standard error, on which meters speak at once;
+    pytest's own takes its place in every phase of a test.
+    """
     stream = Lines()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(console, "QUIET", 0.01)
@@ -96,7 +100,9 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("stream", [None, Broken(), io.StringIO()], ids=["absent", "full", "closed"])
-def test_a_stream_that_fails_costs_only_the_line(stream: io.StringIO | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_fails_costs_only_the_line(
+    stream: io.StringIO | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if type(stream) is io.StringIO:
         stream.close()
     monkeypatch.setattr(sys, "stderr", stream)

@@ -17,31 +17,41 @@ from lfdeploy.data import Files, load
 from lfdeploy.errors import LfdeployError, UsageError
 
 
-def folder(root: Path, splits: tuple[str, ...] = ("train", "test"), classes: int = 3, count: int = 12, size: int = 20) -> Path:
+def folder(
+    root: Path, splits: tuple[str, ...] = ("train", "test"), classes: int = 3, count: int = 12, size: int = 20
+) -> Path:
     random = np.random.default_rng(0)
     for split in splits:
         for c in range(classes):
             place = root / split / f"class {c}" if split else root / f"class {c}"
             place.mkdir(parents=True)
             for i in range(count):
-                Image.fromarray(random.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(place / f"{i}.png")
+                Image.fromarray(random.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(
+                    place / f"{i}.png"
+                )
     return root
 
 
 def test_digits_are_those_of_scikit_learn() -> None:
     """Read past the package, in a process that imports it: the same pictures and labels."""
     code = (
-        "import numpy as np; from sklearn.datasets import load_digits; from lfdeploy.sources import digits; from pathlib import Path\n"
+        "import numpy as np; from sklearn.datasets import load_digits; from lfdeploy.sources import "
+        "digits; from pathlib import Path\n"
         "found, ours = load_digits(), digits(Path()); images, labels = ours.splits['train']\n"
         "assert ours.classes == tuple(map(str, found.target_names)) and (labels == found.target).all()\n"
-        "assert (images == np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]).all() and images.shape == (1797, 8, 8, 3)"
+        "assert (images == np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]).all() and "
+        "images.shape == (1797, 8, 8, 3)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_digits() -> None:
     data = load(DataConfig())
-    assert (len(data.classes), data.image_size, len(data.train) + len(data.val) + len(data.test)) == (10, 16, 1797)
+    assert (len(data.classes), data.image_size, len(data.train) + len(data.val) + len(data.test)) == (
+        10,
+        16,
+        1797,
+    )
     assert not data.flip
 
 
@@ -70,7 +80,11 @@ def test_splits_are_stratified_disjoint_and_by_seed(tmp_path: Path) -> None:
     root = folder(tmp_path / "p", splits=("",), count=20)
     one, again, other = (load(DataConfig(data=str(root), seed=s)) for s in (0, 0, 1))
     assert one.fingerprint == again.fingerprint != other.fingerprint
-    assert [np.bincount(one.split(s).labels).tolist() for s in ("train", "val", "test")] == [[14] * 3, [2] * 3, [4] * 3]
+    assert [np.bincount(one.split(s).labels).tolist() for s in ("train", "val", "test")] == [
+        [14] * 3,
+        [2] * 3,
+        [4] * 3,
+    ]
     seen = [image.tobytes() for s in ("train", "val", "test") for image in one.split(s).images]
     assert len(set(seen)) == 60
 
@@ -118,7 +132,12 @@ def test_refusals_are_one_line_and_say_what_to_do(tmp_path: Path) -> None:
     stranger = folder(tmp_path / "stranger")
     (stranger / "test" / "unknown").mkdir()
     (tmp_path / "nothing").mkdir()
-    np.savez(tmp_path / "odd.npz", train_x=np.zeros((2, 4, 4), np.uint8), train_y=np.zeros(2), classes=np.array(["a", "b"]))
+    np.savez(
+        tmp_path / "odd.npz",
+        train_x=np.zeros((2, 4, 4), np.uint8),
+        train_y=np.zeros(2),
+        classes=np.array(["a", "b"]),
+    )
     np.savez(tmp_path / "less.npz", train_x=np.zeros((2, 4, 4, 3), np.uint8))
     (tmp_path / "broken.npz").write_bytes(b"PK but no zip")
     for given, words in {
@@ -149,7 +168,9 @@ def test_fashion_mnist_from_unzipped_files(tmp_path: Path) -> None:
         head = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28))
         (raw / f"{stem}-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
         labels = (np.arange(count) % 10).astype(np.uint8)
-        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + count.to_bytes(4, "big") + labels.tobytes())
+        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(
+            b"\0\0\x08\x01" + count.to_bytes(4, "big") + labels.tobytes()
+        )
     data = load(DataConfig(data="fashion-mnist", data_root=str(tmp_path)))
     assert (len(data.classes), data.image_size, len(data.test)) == (10, 28, 20)
 

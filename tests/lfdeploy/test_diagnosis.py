@@ -1,4 +1,6 @@
-"""What doctor says of artifacts on machines that differ in GPU, package and version: facts go in, a sentence comes out."""
+"""What doctor says of artifacts on machines that differ in GPU,
+package and version: facts go in, a sentence comes out.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,29 @@ from lfdeploy.diagnosis import diagnose
 from lfdeploy.errors import ParityError
 from lfdeploy.run import Run, sha256, write_json
 
-H100, ADA, BLACKWELL, NEXT = Gpu("H100", "9.0"), Gpu("L4", "8.9"), Gpu("RTX 5090", "12.0"), Gpu("Later", "12.1")
-RTX = {"package": "tensorrt-rtx", "version": "1.7.1.116", "compute_capabilities": ["8.0", "8.6", "8.9", "12.0"]}
+H100, ADA, BLACKWELL, NEXT = (
+    Gpu("H100", "9.0"),
+    Gpu("L4", "8.9"),
+    Gpu("RTX 5090", "12.0"),
+    Gpu("Later", "12.1"),
+)
+RTX = {
+    "package": "tensorrt-rtx",
+    "version": "1.7.1.116",
+    "compute_capabilities": ["8.0", "8.6", "8.9", "12.0"],
+}
 TRT = {"package": "tensorrt", "version": "10.14.1", "compute_capabilities": ["9.0"]}
 
 
-def artifact(engine: dict[str, Any] | None, target: str = "peer0", path: str = "x", format: str = "") -> Artifact:
-    manifest = {"target": target, "precision": "fp16", "run": {"name": "mine"}, "format": format or ("trt" if engine else "onnx")}
+def artifact(
+    engine: dict[str, Any] | None, target: str = "peer0", path: str = "x", format: str = ""
+) -> Artifact:
+    manifest = {
+        "target": target,
+        "precision": "fp16",
+        "run": {"name": "mine"},
+        "format": format or ("trt" if engine else "onnx"),
+    }
     return Artifact(Path(path), manifest | ({"engine": engine} if engine else {}))
 
 
@@ -41,7 +59,13 @@ CASES = {
     "openvino on a CPU": (None, [], {"openvino": "2026.4.1"}, "runs here", "lfdeploy predict x"),
     "openvino without its package": (None, [H100], ORT, "package missing", "pip install openvino"),
     "torch on a CPU": (None, [], {"torch": "2.15.0"}, "runs here", "lfdeploy predict x"),
-    "engine without a GPU": (RTX, [], HAS_RTX, "no GPU", "export mine --peer 0 --format onnx --precision fp16"),
+    "engine without a GPU": (
+        RTX,
+        [],
+        HAS_RTX,
+        "no GPU",
+        "export mine --peer 0 --format onnx --precision fp16",
+    ),
     "engine without its package": (TRT, [H100], {}, "package missing", "pip install tensorrt==10.14.1"),
     "rtx on a listed GPU": (RTX, [ADA], HAS_RTX, "runs here", "lfdeploy verify x"),
     "rtx on its last GPU": (RTX, [BLACKWELL], HAS_RTX, "runs here", "lfdeploy verify x"),
@@ -49,12 +73,28 @@ CASES = {
     "rtx on a data-centre GPU": (RTX, [H100], HAS_RTX, "wrong GPU", REBUILD + "tensorrt"),
     "tensorrt on its GPU": (TRT, [H100], HAS_TRT, "runs here", "lfdeploy verify x"),
     "tensorrt on a later GPU": (TRT, [BLACKWELL], HAS_TRT, "wrong GPU", REBUILD + "tensorrt"),
-    "tensorrt of another version": (TRT, [H100], {"tensorrt": "11.4.0"}, "wrong version", REBUILD + "tensorrt"),
-    "rtx of another version": (RTX, [ADA], {"tensorrt-rtx": "1.8.0.1"}, "wrong version", REBUILD + "tensorrt-rtx"),
+    "tensorrt of another version": (
+        TRT,
+        [H100],
+        {"tensorrt": "11.4.0"},
+        "wrong version",
+        REBUILD + "tensorrt",
+    ),
+    "rtx of another version": (
+        RTX,
+        [ADA],
+        {"tensorrt-rtx": "1.8.0.1"},
+        "wrong version",
+        REBUILD + "tensorrt-rtx",
+    ),
 }
 
 PORTABLE = TRT | {"portable": True}
-DAMAGED, OTHER_GPU, OLD_DRIVER = {"MALFORMED_ENGINE": "d"}, {"UNSUPPORTED_CC": "g"}, {"OLD_CUDA_DRIVER": "the driver is old"}
+DAMAGED, OTHER_GPU, OLD_DRIVER = (
+    {"MALFORMED_ENGINE": "d"},
+    {"UNSUPPORTED_CC": "g"},
+    {"OLD_CUDA_DRIVER": "the driver is old"},
+)
 
 #: as above, with what the package says of the engine's header
 HEADERS = {
@@ -63,10 +103,38 @@ HEADERS = {
     "the package knows better": (RTX, [ADA], HAS_RTX, OTHER_GPU, "wrong GPU", REBUILD + "tensorrt"),
     "old driver": (RTX, [ADA], HAS_RTX, OLD_DRIVER, "refused", REBUILD + "tensorrt-rtx"),
     "portable on a later GPU": (PORTABLE, [BLACKWELL], HAS_TRT, {}, "runs here", "lfdeploy verify x"),
-    "portable on an earlier GPU": (PORTABLE, [Gpu("T4", "7.5")], HAS_TRT, {}, "wrong GPU", REBUILD + "tensorrt"),
-    "portable, later version": (PORTABLE, [H100], {"tensorrt": "11.4.0.106"}, {}, "runs here", "lfdeploy verify x"),
-    "portable, earlier version": (PORTABLE, [H100], {"tensorrt": "10.13.3"}, {}, "wrong version", REBUILD + "tensorrt"),
-    "portable, two majors on": (PORTABLE, [H100], {"tensorrt": "12.0.1"}, {}, "wrong version", REBUILD + "tensorrt"),
+    "portable on an earlier GPU": (
+        PORTABLE,
+        [Gpu("T4", "7.5")],
+        HAS_TRT,
+        {},
+        "wrong GPU",
+        REBUILD + "tensorrt",
+    ),
+    "portable, later version": (
+        PORTABLE,
+        [H100],
+        {"tensorrt": "11.4.0.106"},
+        {},
+        "runs here",
+        "lfdeploy verify x",
+    ),
+    "portable, earlier version": (
+        PORTABLE,
+        [H100],
+        {"tensorrt": "10.13.3"},
+        {},
+        "wrong version",
+        REBUILD + "tensorrt",
+    ),
+    "portable, two majors on": (
+        PORTABLE,
+        [H100],
+        {"tensorrt": "12.0.1"},
+        {},
+        "wrong version",
+        REBUILD + "tensorrt",
+    ),
 }
 
 
@@ -79,12 +147,28 @@ def test_what_the_package_says_counts(case: str) -> None:
 
 def test_doctor_asks_the_package_of_an_engine(tmp_path: Path, lf: Callable[..., Result]) -> None:
     """A file that is its manifest's and no engine: only the package can tell."""
-    for name, content, state in (("whole", b"vtrt" + bytes(4), "no GPU"), ("broken", b"plain text", "damaged")):
+    for name, content, state in (
+        ("whole", b"vtrt" + bytes(4), "no GPU"),
+        ("broken", b"plain text", "damaged"),
+    ):
         place = tmp_path / name
         place.mkdir()
         (place / "model.engine").write_bytes(content * 32)
-        rest = {"labels": [], "outputs": [], "input": {}, "run": {"name": "mine"}, "parity": {"verdict": "unverified"}, "schema": 1}
-        manifest = rest | {"target": "peer0", "precision": "fp16", "format": "trt", "file": "model.engine", "engine": RTX}
+        rest = {
+            "labels": [],
+            "outputs": [],
+            "input": {},
+            "run": {"name": "mine"},
+            "parity": {"verdict": "unverified"},
+            "schema": 1,
+        }
+        manifest = rest | {
+            "target": "peer0",
+            "precision": "fp16",
+            "format": "trt",
+            "file": "model.engine",
+            "engine": RTX,
+        }
         manifest |= {"batch": {"min": 1, "opt": 8, "max": 64}, "sha256": sha256(place / "model.engine")}
         write_json(place / "manifest.json", sealed(manifest))
         told = json.loads(lf("doctor", place, "--json").stdout)["artifact"]
@@ -95,7 +179,9 @@ def test_doctor_asks_the_package_of_an_engine(tmp_path: Path, lf: Callable[..., 
 def test_every_machine_gets_its_answer(case: str) -> None:
     engine, gpus, installed, state, command = CASES[case]
     first = case.split()[0]
-    found = diagnose(artifact(engine, format=first if first in ("openvino", "torch") else ""), gpus, installed)
+    found = diagnose(
+        artifact(engine, format=first if first in ("openvino", "torch") else ""), gpus, installed
+    )
     assert (found.state, found.reason != "") == (state, True)
     assert command in found.command
 
@@ -121,6 +207,9 @@ def test_an_engine_that_tells_nothing_is_refused(engine: dict[str, Any] | None) 
 def test_nothing_heavy_is_imported(tiny_run: Run) -> None:
     path = tiny_run.artifacts / "fused-onnx-fp32"
     code = f"import sys; from lfdeploy.doctor import doctor; doctor({str(path)!r}, 'runs', True); "
-    code += "print([m for m in ('torch', 'onnx', 'onnxruntime', 'tensorrt_rtx', 'gradio') if m in sys.modules], file=sys.stderr)"
+    code += (
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'tensorrt_rtx', 'gradio') if m in "
+        "sys.modules], file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"

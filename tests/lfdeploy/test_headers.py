@@ -120,10 +120,14 @@ def test_dark_pictures_of_sixteen_bits() -> None:
     assert any("darker than meant" in note for note in dim.notes)
     scaled = (GREY >> 8 << 4).astype(np.uint16)  # as PNG wants 12 significant bits: the lower ones empty
     png = saved(Image.fromarray(scaled), "PNG")
-    assert np.array_equal(prepare(png[:33] + chunk(b"sBIT", b"\x0c") + png[33:], 64)[..., 0], np.round(scaled / 257))
+    assert np.array_equal(
+        prepare(png[:33] + chunk(b"sBIT", b"\x0c") + png[33:], 64)[..., 0], np.round(scaled / 257)
+    )
 
 
-@pytest.mark.parametrize(("dtype", "word"), [("<i4", "32-bit"), ("<i2", "signed 16-bit"), ("<u4", "32-bit"), ("<f4", "floating")])
+@pytest.mark.parametrize(
+    ("dtype", "word"), [("<i4", "32-bit"), ("<i2", "signed 16-bit"), ("<u4", "32-bit"), ("<f4", "floating")]
+)
 def test_samples_without_a_white_are_refused_by_name(dtype: str, word: str) -> None:
     values = np.zeros((8, 8), dtype)
     kind = {"i": 2, "u": 1, "f": 3}[dtype[1]]
@@ -132,7 +136,9 @@ def test_samples_without_a_white_are_refused_by_name(dtype: str, word: str) -> N
 
 
 def test_odd_tags_of_tiff_condemn_no_picture() -> None:
-    blob = grey_tiff((GREY >> 8).astype(np.uint8), t274=(2, 2, 0x36), t282=(2, 2, 0), t34665=(4, 1, 0xFFFFFFF0))
+    blob = grey_tiff(
+        (GREY >> 8).astype(np.uint8), t274=(2, 2, 0x36), t282=(2, 2, 0), t34665=(4, 1, 0xFFFFFFF0)
+    )
     assert np.abs(prepare(blob, 64)[..., 0].astype(int) - (GREY >> 8)).max() == 0
     with pytest.raises(PictureError, match="how wide"):
         prepare(tiff({258: (3, 1, 8)}, b""), 8)
@@ -150,7 +156,9 @@ def test_costly_files_are_refused_or_cost_little(name: str) -> None:
             assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
         else:
             assert prepare(blob, 32).shape == (32, 32, 3)
-        assert tracemalloc.get_traced_memory()[1] < 30e6 + len(blob)  # what Python holds; decoders' own is in `limits`
+        assert tracemalloc.get_traced_memory()[1] < 30e6 + len(
+            blob
+        )  # what Python holds; decoders' own is in `limits`
     finally:
         tracemalloc.stop()
 

@@ -16,7 +16,9 @@ from lfdeploy.images import decode, fit, fit_all, prepare
 
 def picture(width: int = 48, height: int = 32, mode: str = "RGB") -> Image.Image:
     y, x = np.mgrid[:height, :width]
-    rgb = np.stack([x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) % 256], axis=2).astype(np.uint8)
+    rgb = np.stack(
+        [x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x + y) % 256], axis=2
+    ).astype(np.uint8)
     return Image.fromarray(rgb).convert(mode)
 
 
@@ -38,9 +40,15 @@ def test_accepted_kinds(kind: str) -> None:
 def test_orientation(turn: int) -> None:
     upright = picture(40, 24)
     undo = {
-        1: [], 2: [Image.Transpose.FLIP_LEFT_RIGHT], 3: [Image.Transpose.ROTATE_180], 4: [Image.Transpose.FLIP_TOP_BOTTOM],
-        5: [Image.Transpose.TRANSPOSE], 6: [Image.Transpose.ROTATE_90], 7: [Image.Transpose.TRANSVERSE], 8: [Image.Transpose.ROTATE_270],
-    }[turn]  # fmt: skip
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }[turn]
     stored = upright
     for step in undo:
         stored = stored.transpose(step)
@@ -75,7 +83,10 @@ def test_cmyk_equals_its_rgb_twin() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 2000), (20000, 2), (6000, 4000), (3, 3)])
 def test_any_shape(width: int, height: int) -> None:
-    assert prepare(encoded(Image.new("RGB", (width, height), (7, 80, 200)), "PNG"), 24).tolist() == [[[7, 80, 200]] * 24] * 24
+    assert (
+        prepare(encoded(Image.new("RGB", (width, height), (7, 80, 200)), "PNG"), 24).tolist()
+        == [[[7, 80, 200]] * 24] * 24
+    )
 
 
 def test_fit_is_the_centred_square_with_antialiasing() -> None:

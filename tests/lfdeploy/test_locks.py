@@ -64,7 +64,9 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path, holder: Callable[[], subp
     assert not (tmp_path / "lock").exists()
 
 
-def test_waiting_says_for_whom_and_gets_it(tmp_path: Path, holder: Callable[[], subprocess.Popen[str]]) -> None:
+def test_waiting_says_for_whom_and_gets_it(
+    tmp_path: Path, holder: Callable[[], subprocess.Popen[str]]
+) -> None:
     """The holder releases, and takes its file away, only once this process waits for it."""
     process, owners = holder(), []
 
@@ -92,7 +94,9 @@ def test_a_lock_follows_its_directory(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Said once, and work goes on; there is none here, so the system's answer is made up."""
 
     def flock(descriptor: int, how: int) -> None:

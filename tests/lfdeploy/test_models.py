@@ -13,26 +13,65 @@ from lfdeploy.models import ALIASES, ARCHITECTURES, architecture, create
 from lfdeploy.models.backbone import Backbone
 
 CLASSES = 7
-PARAMETERS = {  # published: torchvision's table for 1,000 classes; the papers, or the code beside them, for 100
-    "resnet8": 83_892, "resnet20": 278_324, "resnet32": 472_756, "resnet56": 861_620, "resnet110": 1_736_564,
-    "resnet8x4": 1_233_540, "resnet32x4": 7_433_860, "resnet110_bottleneck": 1_170_868,
-    "wrn16_2": 703_284, "wrn40_1": 569_780, "wrn40_2": 2_255_156, "wrn28_10": 36_536_884,
-    "densenet40_12": 1_060_132, "densenet40_12_bc": 188_092,
-    "vgg8_bn_cifar": 3_965_028, "vgg11_bn_cifar": 9_277_284, "vgg13_bn_cifar": 9_462_180, "vgg16_bn_cifar": 14_774_436,
-    "vgg19_bn_cifar": 20_086_692, "vgg8_cifar": 3_962_084, "vgg19_cifar": 20_075_684,
-    "mobilenet_v2_cifar": 2_351_972, "shufflenet_v2_cifar": 1_356_104, "efficientnet_lite0": 4_652_008,
-}  # fmt: skip
+# published: torchvision's table for 1,000 classes; the papers, or the code beside them, for 100
+PARAMETERS = {
+    "resnet8": 83_892,
+    "resnet20": 278_324,
+    "resnet32": 472_756,
+    "resnet56": 861_620,
+    "resnet110": 1_736_564,
+    "resnet8x4": 1_233_540,
+    "resnet32x4": 7_433_860,
+    "resnet110_bottleneck": 1_170_868,
+    "wrn16_2": 703_284,
+    "wrn40_1": 569_780,
+    "wrn40_2": 2_255_156,
+    "wrn28_10": 36_536_884,
+    "densenet40_12": 1_060_132,
+    "densenet40_12_bc": 188_092,
+    "vgg8_bn_cifar": 3_965_028,
+    "vgg11_bn_cifar": 9_277_284,
+    "vgg13_bn_cifar": 9_462_180,
+    "vgg16_bn_cifar": 14_774_436,
+    "vgg19_bn_cifar": 20_086_692,
+    "vgg8_cifar": 3_962_084,
+    "vgg19_cifar": 20_075_684,
+    "mobilenet_v2_cifar": 2_351_972,
+    "shufflenet_v2_cifar": 1_356_104,
+    "efficientnet_lite0": 4_652_008,
+}
 HEAVY = 30_000_000  # weights of a network that meets the contract on the meta device alone
 #: one of each family is enough for `make test`
 FAMILIES = [
-    "resnet8", "resnet8x4", "resnet110_bottleneck", "wrn16_2", "densenet40_12", "densenet40_12_bc", "vgg8_cifar", "vgg8_bn_cifar",
-    "mobilenet_v2_cifar", "shufflenet_v2_cifar", "efficientnet_lite0", "resnet18", "resnet50", "densenet121", "mobilenet_v2",
-    "mobilenet_v3_small", "mnasnet1_0", "shufflenet_v2_x0_5", "efficientnet_b0", "efficientnet_v2_s", "convnext_tiny", "regnet_x_400mf",
-]  # fmt: skip
+    "resnet8",
+    "resnet8x4",
+    "resnet110_bottleneck",
+    "wrn16_2",
+    "densenet40_12",
+    "densenet40_12_bc",
+    "vgg8_cifar",
+    "vgg8_bn_cifar",
+    "mobilenet_v2_cifar",
+    "shufflenet_v2_cifar",
+    "efficientnet_lite0",
+    "resnet18",
+    "resnet50",
+    "densenet121",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mnasnet1_0",
+    "shufflenet_v2_x0_5",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "convnext_tiny",
+    "regnet_x_400mf",
+]
 
 
 def weights_of(name: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all parameters, for as many classes as the published number is of; RegNets compute when they are built."""
+    """Names and shapes of all parameters, for as many classes as the published number is of;
+    RegNets compute when they are built.
+    """
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
         network = create(name, 100 if ARCHITECTURES[name].largest == 64 else 1000)
     return {n: tuple(p.shape) for n, p in network.named_parameters()}
@@ -104,14 +143,20 @@ def keeps_the_contract(network: Backbone, name: str, size: int) -> None:
 
         # a picture's answer does not depend on its neighbours
         alone = network(x[2:3])
-        assert alone.is_meta or (alone - logits[2:3]).abs().max() <= 1e-4 * max(1.0, logits.abs().max().item())
+        assert alone.is_meta or (alone - logits[2:3]).abs().max() <= 1e-4 * max(
+            1.0, logits.abs().max().item()
+        )
 
     # every parameter learns
     if x.is_meta:
         return
     network.train()
     torch.nn.functional.cross_entropy(network(x), torch.arange(4)).backward()
-    silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all() or p.grad.abs().max() == 0]
+    silent = [
+        n
+        for n, p in network.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all() or p.grad.abs().max() == 0
+    ]
     assert not silent
 
 
@@ -120,7 +165,9 @@ def test_parameters_are_the_published_ones(name: str) -> None:
     assert count(name) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if ARCHITECTURES[name].about.startswith("torchvision's")])
+@pytest.mark.parametrize(
+    "name", [name for name in ARCHITECTURES if ARCHITECTURES[name].about.startswith("torchvision's")]
+)
 def test_parameters_are_torchvisions_own(name: str) -> None:
     weights = torchvision.models.get_model_weights(name)
     assert count(name) == next(iter(weights)).meta["num_params"]
@@ -129,7 +176,9 @@ def test_parameters_are_torchvisions_own(name: str) -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_the_number_of_classes_touches_the_last_layer_alone(name: str) -> None:
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
-        shapes = [{n: tuple(p.shape) for n, p in create(name, classes).named_parameters()} for classes in (2, 100)]
+        shapes = [
+            {n: tuple(p.shape) for n, p in create(name, classes).named_parameters()} for classes in (2, 100)
+        ]
     assert list(shapes[0]) == list(shapes[1])
     changed = {n: (shapes[0][n], shapes[1][n]) for n in shapes[0] if shapes[0][n] != shapes[1][n]}
     assert [n.split(".")[0] for n in changed] == ["head", "head"]
@@ -155,10 +204,19 @@ def test_unknown_name_is_guessed_at() -> None:
         create("resnet-32", 10)
 
 
-SEQUENCES = ["resnet10t", "convnext_atto", "mobilenetv3_small_050", "efficientnet_lite0", "densenet121", "regnetx_002"]
+SEQUENCES = [
+    "resnet10t",
+    "convnext_atto",
+    "mobilenetv3_small_050",
+    "efficientnet_lite0",
+    "densenet121",
+    "regnetx_002",
+]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SEQUENCES[2:] else ()) for n in SEQUENCES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SEQUENCES[2:] else ()) for n in SEQUENCES]
+)
 def test_networks_of_timm_are_cut_whole(name: str) -> None:
     """Its own forward pass ends in the map of our last stage."""
     import timm
@@ -171,7 +229,9 @@ def test_networks_of_timm_are_cut_whole(name: str) -> None:
     x = torch.randn(2, 3, 128, 128)
     with torch.no_grad():
         assert torch.equal(network.eval().last_map(x), own(x)[-1])
-    for norm in network.modules():  # timm begins with blocks that add nothing, so that what is in them cannot learn yet
+    for norm in (
+        network.modules()
+    ):  # timm begins with blocks that add nothing, so that what is in them cannot learn yet
         if isinstance(norm, torch.nn.BatchNorm2d) and not norm.weight.any():
             torch.nn.init.ones_(norm.weight)
     keeps_the_contract(network.train(), network.arch, 128)

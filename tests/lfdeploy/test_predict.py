@@ -129,7 +129,11 @@ def test_one_or_many(tiny_run: Run, tmp_path: Path) -> None:
     assert mixed[4].top[0] == (one.label, pytest.approx(one.top[0][1], abs=1e-6))
     assert mixed[6].error and not mixed[6].top
     fitted = np.stack([prepare(picture, model.size) for picture in batch])
-    assert [a.label for a in model.predict(fitted)] == [a.label for a in model.predict(batch)] == [a.label for a in mixed[4:6]]
+    assert (
+        [a.label for a in model.predict(fitted)]
+        == [a.label for a in model.predict(batch)]
+        == [a.label for a in mixed[4:6]]
+    )
     assert model.predict([]) == []
 
 
@@ -154,7 +158,9 @@ def test_unread_files_are_counted(tiny_run: Run, tmp_path: Path, lf: Callable[..
     assert done.exit_code == 1 and "not a picture" in done.stderr
 
 
-def test_a_folder_is_read_as_training_data_are(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
+def test_a_folder_is_read_as_training_data_are(
+    tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
     """Other names of formats count, copies that a system or a notebook keeps do not, and both are said."""
     picture = Image.new("RGB", (16, 16), (200, 10, 10))
     for name in ("a.png", "sub/b.JFIF", ".ipynb_checkpoints/a-checkpoint.png", "@eaDir/a.png"):

@@ -1,4 +1,7 @@
-"""Execution providers: asked for is what executes, or an error. Here only the CPU's is real, so it plays both parts."""
+"""Execution providers: asked for is what executes, or an error.
+
+Here only the CPU's is real, so it plays both parts.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,16 @@ no_gpu = pytest.mark.skipif(bool(gpus()), reason="what a machine without a GPU s
 
 def node(op: str, provider: str) -> dict[str, Any]:
     """An event as onnxruntime 1.31 writes it for a node, without its times."""
-    return {"cat": "Node", "name": f"{op}_kernel_time", "args": {"op_name": op, "provider": provider, "node_index": "3"}}
+    return {
+        "cat": "Node",
+        "name": f"{op}_kernel_time",
+        "args": {"op_name": op, "provider": provider, "node_index": "3"},
+    }
 
 
-def test_a_real_session_is_proven_and_leaves_nothing_behind(tiny_run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_real_session_is_proven_and_leaves_nothing_behind(
+    tiny_run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     artifact = read(tiny_run.artifacts / "fused-onnx-fp32")
     session = providers.session_on(artifact.file.resolve(), CPU, {}, BLANK)
@@ -46,17 +55,28 @@ def test_what_ran_is_read_from_a_real_profile(tiny_run: Run, monkeypatch: pytest
     assert set(found) == {CPU}
     assert (found[CPU]["Conv"], found[CPU]["Gemm"], found[CPU]["Softmax"]) == (9, 1, 1)
     providers.require(found, CPU)
-    with pytest.raises(LfdeployError, match=f"ran no node on {CUDA}, which was asked for; providers that ran: {CPU}"):
+    with pytest.raises(
+        LfdeployError, match=f"ran no node on {CUDA}, which was asked for; providers that ran: {CPU}"
+    ):
         providers.require(found, CUDA)
 
 
 def test_one_convolution_elsewhere_is_an_error_and_a_shape_is_none() -> None:
-    ran = [node("Conv", CUDA), node("Gemm", CUDA), node("Shape", CPU), node("Gather", CPU), {"cat": "Session", "name": "model_run"}]
+    ran = [
+        node("Conv", CUDA),
+        node("Gemm", CUDA),
+        node("Shape", CPU),
+        node("Gather", CPU),
+        {"cat": "Session", "name": "model_run"},
+    ]
     providers.require(providers.placed(ran), CUDA)
     for stray in ("Conv", "FusedConv", "QLinearConv", "MatMulInteger", "NhwcFusedConv"):
         with pytest.raises(LfdeployError, match=f"{CUDA} was asked for, .* elsewhere: 2 on {CPU}"):
             providers.require(providers.placed([*ran, node(stray, CPU), node(stray, CPU)]), CUDA)
-    whole = [node("TRTKernel_graph_main_graph_0", "TensorrtExecutionProvider"), node("Cast", CPU)]  # the graph is one node there
+    whole = [
+        node("TRTKernel_graph_main_graph_0", "TensorrtExecutionProvider"),
+        node("Cast", CPU),
+    ]  # the graph is one node there
     providers.require(providers.placed(whole), "TensorrtExecutionProvider")
     with pytest.raises(LfdeployError, match="providers that ran: none"):
         providers.require(providers.placed([]), CUDA)
@@ -71,7 +91,9 @@ def test_one_convolution_elsewhere_is_an_error_and_a_shape_is_none() -> None:
         ("NvTensorRTRTXExecutionProvider", "NvTensorRTRTXExecutionProvider"),
     ],
 )
-def test_onnxruntime_does_not_fall_back_unseen(tiny_run: Run, provider: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_onnxruntime_does_not_fall_back_unseen(
+    tiny_run: Run, provider: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(LfdeployError, match=said) as caught:
         providers.session_on(tiny_run.artifacts / "peer0-onnx-fp32" / "model.onnx", provider, {}, BLANK)
     assert "\n" not in str(caught.value)
@@ -81,12 +103,17 @@ def test_onnxruntime_does_not_fall_back_unseen(tiny_run: Run, provider: str, sai
 @no_gpu
 @pytest.mark.parametrize("name", providers.PROVIDERS)
 @pytest.mark.parametrize("command", ["verify", "predict", "bench", "evaluate"])
-def test_commands_refuse_what_cannot_run(tiny_run: Run, name: str, command: str, lf: Callable[..., Result]) -> None:
+def test_commands_refuse_what_cannot_run(
+    tiny_run: Run, name: str, command: str, lf: Callable[..., Result]
+) -> None:
     words = ["picture.png"] if command == "predict" else []
     result = lf(command, tiny_run.artifacts / "peer0-onnx-fp32", *words, "--backend", name)
     provider = providers.PROVIDERS[name].name
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"Error: --backend {name}: this machine has no NVIDIA GPU, and {provider} runs on nothing else.\n"
+    assert (
+        result.stderr
+        == f"Error: --backend {name}: this machine has no NVIDIA GPU, and {provider} runs on nothing else.\n"
+    )
 
 
 def test_a_backend_can_be_asked_for(tiny_run: Run, lf: Callable[..., Result]) -> None:
@@ -95,13 +122,20 @@ def test_a_backend_can_be_asked_for(tiny_run: Run, lf: Callable[..., Result]) ->
     result = lf("evaluate", path, "--backend", "onnxruntime", "--json")
     assert json.loads(result.stdout)["backend"] == "onnxruntime"
     wrong = lf("verify", path, "--backend", "openvino")
-    assert (wrong.exit_code, "--backend openvino does not open onnx; onnxruntime, onnxruntime-cuda" in wrong.stderr) == (2, True)
+    assert (
+        wrong.exit_code,
+        "--backend openvino does not open onnx; onnxruntime, onnxruntime-cuda" in wrong.stderr,
+    ) == (2, True)
     run = lf("evaluate", tiny_run.path, "--backend", "onnxruntime")
     assert (run.exit_code, "is for artifacts; tiny is a run" in run.stderr) == (1, True)
 
 
 def test_options_say_the_batch_profile_and_the_precision() -> None:
-    manifest = {"precision": "fp16", "input": {"name": "images", "height": 16, "width": 16}, "batch": {"min": 1, "opt": 8, "max": 64}}
+    manifest = {
+        "precision": "fp16",
+        "input": {"name": "images", "height": 16, "width": 16},
+        "batch": {"min": 1, "opt": 8, "max": 64},
+    }
     options = providers.PROVIDERS["onnxruntime-tensorrt"].options(manifest)
     assert options == {
         "trt_profile_min_shapes": "images:1x16x16x3",
@@ -110,4 +144,8 @@ def test_options_say_the_batch_profile_and_the_precision() -> None:
         "trt_fp16_enable": "1",
     }
     assert "nv_profile_opt_shapes" in providers.PROVIDERS["onnxruntime-tensorrt-rtx"].options(manifest)
-    assert not [key for key in providers.PROVIDERS["onnxruntime-tensorrt"].options(manifest | {"precision": "fp32"}) if "enable" in key]
+    assert not [
+        key
+        for key in providers.PROVIDERS["onnxruntime-tensorrt"].options(manifest | {"precision": "fp32"})
+        if "enable" in key
+    ]

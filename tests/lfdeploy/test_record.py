@@ -18,8 +18,8 @@ from lfdeploy.config import DataConfig
 from lfdeploy.data import Data, load
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import prepare
-from lfdeploy.pictures import resumed
 from lfdeploy.run import Run, write_json
+from lfdeploy.run_data import resumed
 from lfdeploy.runs import new_run
 from lfdeploy.splits import Files
 
@@ -367,8 +367,12 @@ def test_calibration_keeps_the_run_s_own_pictures(tmp_path: Path, folder: Path) 
 
 
 def test_a_finished_run_whose_record_went_says_so(tiny_run: Run, tmp_path: Path) -> None:
-    """A run of an older lfdeploy never had one; this one had, so its pictures are not split anew as if it were old."""
-    run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "it", ignore=shutil.ignore_patterns("artifacts"))))
+    """A run of an older lfdeploy never had one; this one had,
+    so its pictures are not split anew as if it were old.
+    """
+    run = Run(
+        Path(shutil.copytree(tiny_run.path, tmp_path / "it", ignore=shutil.ignore_patterns("artifacts")))
+    )
     (run.path / "splits.npz").unlink()
     with pytest.raises(LfdeployError, match=r"splits\.npz is gone"):
         run.data()

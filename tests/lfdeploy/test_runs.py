@@ -147,7 +147,9 @@ def test_what_a_dead_training_left_is_swept(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-@pytest.mark.parametrize("name", ["", ".x", "-x", "latest", "a/b", "a\nb", "a\x1b[31m", "caf\udce9", "x" * 201, ".."])
+@pytest.mark.parametrize(
+    "name", ["", ".x", "-x", "latest", "a/b", "a\nb", "a\x1b[31m", "caf\udce9", "x" * 201, ".."]
+)
 def test_names_that_no_run_can_have(name: str) -> None:
     with pytest.raises(UsageError, match="--name is") as caught:
         check_name(name)
@@ -180,7 +182,9 @@ def test_a_name_that_is_taken_is_refused_before_any_work(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("damage", ["not json {", "[]", "{}"])
 @pytest.mark.parametrize("file", ["config.json", "spec.json", "summary.json"])
-def test_a_damaged_run_hides_no_other(file: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_run_hides_no_other(
+    file: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, broken = make(tmp_path, "whole", "broken")
     for run in (whole, broken):
         (run.path / "config.json").write_text('{"method": "lfmkd"}')
@@ -189,5 +193,8 @@ def test_a_damaged_run_hides_no_other(file: str, damage: str, tmp_path: Path, ca
     (broken.path / file).write_text(damage)
     show("runs", None, str(tmp_path), as_json=True)
     captured = capsys.readouterr()
-    assert {row["run"]: row["state"] for row in json.loads(captured.out)} == {"broken": "damaged", "whole": "finished"}
+    assert {row["run"]: row["state"] for row in json.loads(captured.out)} == {
+        "broken": "damaged",
+        "whole": "finished",
+    }
     assert "run broken is damaged" in captured.err

@@ -19,8 +19,13 @@ def shell(line: str, *, cwd: Path, **env: str) -> subprocess.CompletedProcess[st
     """A line for /bin/sh, in which ``lf`` is the command."""
     text = f"lf() {{ {sys.executable} -c '{START}' \"$@\"; }}\n{line}"
     return subprocess.run(
-        ["/bin/sh", "-c", text], cwd=cwd, env=os.environ | env, capture_output=True, encoding="utf-8", check=False
-    )  # fmt: skip
+        ["/bin/sh", "-c", text],
+        cwd=cwd,
+        env=os.environ | env,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "0<&-", "2>/dev/full", "0<&- 2>&-"])
@@ -31,8 +36,13 @@ def test_json_is_answered_whatever_becomes_of_other_streams(closed: str, tmp_pat
 
 
 def test_a_closed_stream_is_no_file(tmp_path: Path) -> None:
-    """Where standard error is closed, the next file opened would get its number and all that is printed there."""
-    code = "import os, sys; from lfdeploy.shell import open_streams; open_streams(); os.write(2, b'x'); print(os.fstat(2).st_rdev)"
+    """Where standard error is closed,
+    the next file opened would get its number and all that is printed there.
+    """
+    code = (
+        "import os, sys; from lfdeploy.shell import open_streams; open_streams(); os.write(2, b'x'); "
+        "print(os.fstat(2).st_rdev)"
+    )
     done = shell(f'{sys.executable} -c "{code}" 2>&-', cwd=tmp_path)
     assert int(done.stdout) == Path(os.devnull).stat().st_rdev
 
@@ -49,11 +59,16 @@ def test_an_output_that_takes_nothing_is_at_most_a_line(to: str, code: int, tmp_
     done = subprocess.run(command, cwd=tmp_path, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
     os.close(out)
     assert done.returncode == code
-    assert done.stderr == ("Error: The disk is full: a file could not be written. Free some space, or name another place.\n"
-                           if code else "")  # fmt: skip
+    assert done.stderr == (
+        "Error: The disk is full: a file could not be written. Free some space, or name another place.\n"
+        if code
+        else ""
+    )
 
 
-@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "C.UTF-8"}])
+@pytest.mark.parametrize(
+    "locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "C.UTF-8"}]
+)
 def test_text_is_utf8_in_every_locale(locale: dict[str, str], tmp_path: Path) -> None:
     """Names of runs and documents in them, read and printed."""
     run = tmp_path / "runs" / "猫é"
@@ -107,7 +122,10 @@ AS_EXTENSIONS_DO = IN_IMPORT.replace(
 
 
 def test_a_signal_of_which_an_import_makes_another_error(tmp_path: Path) -> None:
-    command, env = [sys.executable, "-c", AS_EXTENSIONS_DO, *LIST], os.environ | {"MODULE": "lfdeploy.listing"}
+    command, env = (
+        [sys.executable, "-c", AS_EXTENSIONS_DO, *LIST],
+        os.environ | {"MODULE": "lfdeploy.listing"},
+    )
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
 
@@ -124,7 +142,9 @@ def flags(config):
 options.flags = flags
 {START}
 """
-    done = subprocess.run([sys.executable, "-c", code, *LIST], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *LIST], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
@@ -140,7 +160,9 @@ catch_signals()
 Fleeting()
 print("not reached")
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
 
 

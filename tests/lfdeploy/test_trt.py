@@ -1,4 +1,6 @@
-"""TensorRT's code where there is no GPU: what can be read of a network, an inspector's document, a plan's header, a batch."""
+"""TensorRT's code where there is no GPU: what can be read of a network,
+an inspector's document, a plan's header, a batch.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +35,32 @@ CASK = {
             "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format.",
         }
     ],
-    "Outputs": [{"Name": "gpu_0/res4_0_branch2a_bn_2", "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format."}],
+    "Outputs": [
+        {
+            "Name": "gpu_0/res4_0_branch2a_bn_2",
+            "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format.",
+        }
+    ],
     "ParameterType": "Convolution",
     "Weights": {"Type": "Int8", "Count": 131072},
     "Bias": {"Type": "Float", "Count": 256},
-    "TacticName": "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32kcrs_vect_c_32_nchw",
+    "TacticName": "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_"
+    "nchw_vect_c_32kcrs_vect_c_32_nchw",
 }
 
 
 def layer(kind: str, type: str, key: str = "Format/Datatype") -> dict[str, Any]:
-    return {"Name": kind, "LayerType": kind, "Inputs": [{"Name": "x", key: type}], "Outputs": [{"Name": "y", key: "Float"}]}
+    return {
+        "Name": kind,
+        "LayerType": kind,
+        "Inputs": [{"Name": "x", key: type}],
+        "Outputs": [{"Name": "y", key: "Float"}],
+    }
 
 
-#: a document's layers, and what they show. Type names as in the guide (10.x: a sentence), in trtexec's layer files of 10.x and
-#: 11.x (Myelin's layers, whose types are single words), and in the 11.x page on `IEngineInspector` (I/O Tensors: DataType).
+#: a document's layers, and what they show. Type names as in the guide (10.x: a sentence), in trtexec's layer
+#: files of 10.x and 11.x (Myelin's layers, whose types are single words), and in the 11.x page on
+#: `IEngineInspector` (I/O Tensors: DataType).
 DOCUMENTS: dict[str, tuple[list[Any], trt_layers.Layers]] = {
     "the guide's int8 convolution": ([CASK], {"convolution": {"int8": 1}}),
     "sentences": (
@@ -61,7 +75,10 @@ DOCUMENTS: dict[str, tuple[list[Any], trt_layers.Layers]] = {
         [layer("kgen", "Float"), layer("conv", "BFloat16"), layer("gemm", "BFloat16"), layer("gemm", "Half")],
         {"convolution": {"bf16": 1}, "matrix_multiply": {"bf16": 1, "fp16": 1}},
     ),
-    "a key of its own for the type": ([layer("CaskConvolution", "Half", key="Datatype")], {"convolution": {"fp16": 1}}),
+    "a key of its own for the type": (
+        [layer("CaskConvolution", "Half", key="Datatype")],
+        {"convolution": {"fp16": 1}},
+    ),
     "dynamic shapes, no context": ([layer("CaskConvolution", "N/A due to dynamic shapes")], {}),
     "names only": (["conv1 + relu1", "Reformatting CopyNode"], {}),
 }
@@ -70,7 +87,10 @@ DOCUMENTS: dict[str, tuple[list[Any], trt_layers.Layers]] = {
 @pytest.mark.parametrize("case", DOCUMENTS)
 def test_inspectors_documents_are_read(case: str) -> None:
     layers, shown = DOCUMENTS[case]
-    for frame in ({"Bindings": ["images", "logits"]}, {"I/O Tensors": [{"Name": "images", "IOMode": "Input", "DataType": "UInt8"}]}):
+    for frame in (
+        {"Bindings": ["images", "logits"]},
+        {"I/O Tensors": [{"Name": "images", "IOMode": "Input", "DataType": "UInt8"}]},
+    ):
         assert trt_layers.of_inspector(json.dumps({"Layers": layers} | frame)) == shown
 
 
@@ -95,10 +115,15 @@ def onnx_file(path: Path, half: bool = False, quantized: tuple[bool, bool] = (Fa
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    nodes = [helper.make_node("Cast", ["images"], ["x"], to=TensorProto.FLOAT16 if half else TensorProto.FLOAT)]
+    nodes = [
+        helper.make_node("Cast", ["images"], ["x"], to=TensorProto.FLOAT16 if half else TensorProto.FLOAT)
+    ]
     weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float16 if half else np.float32)
     constants = [numpy_helper.from_array(weights, "w")]
-    constants += [numpy_helper.from_array(np.float32(0.1), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
+    constants += [
+        numpy_helper.from_array(np.float32(0.1), "scale"),
+        numpy_helper.from_array(np.int8(0), "zero"),
+    ]
     names = ["x", "w"]
     for index, wanted in enumerate(quantized):
         if wanted:
@@ -119,7 +144,11 @@ def onnx_file(path: Path, half: bool = False, quantized: tuple[bool, bool] = (Fa
 NETWORKS: dict[str, tuple[dict[str, Any], str, trt_layers.Layers]] = {
     "fp32": ({}, "fp32", {"convolution": {"fp32": 1}}),
     "fp16": ({"half": True}, "fp16", {"convolution": {"fp16": 1}}),
-    "int8": ({"quantized": (True, True)}, "int8", {"convolution": {"int8": 1}, "quantize": {"int8": 2}, "dequantize": {"int8": 2}}),
+    "int8": (
+        {"quantized": (True, True)},
+        "int8",
+        {"convolution": {"int8": 1}, "quantize": {"int8": 2}, "dequantize": {"int8": 2}},
+    ),
     "weights alone": (
         {"quantized": (False, True)},
         "fp32",
@@ -138,7 +167,10 @@ def test_an_engine_is_built_only_in_the_precision_asked_for(case: str, tmp_path:
     assert header_faults(RTX, out) in ((), ("UNSUPPORTED_CC",))
     for asked in {"fp32", "fp16", "bf16", "int8"} - {able}:
         out.unlink(missing_ok=True)
-        with pytest.raises(LfdeployError, match=f"{asked} was asked for, and the engine's network shows 1 of 1 convolutions in {able}"):
+        with pytest.raises(
+            LfdeployError,
+            match=f"{asked} was asked for, and the engine's network shows 1 of 1 convolutions in {able}",
+        ):
             trt_build.build_here(RTX, source, out, (1, 2, 4), asked)
         assert not out.exists()
 
@@ -150,7 +182,9 @@ def test_the_process_hands_its_one_line_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_rtx_builds_the_same_bytes_in_any_folder_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rtx_builds_the_same_bytes_in_any_folder_and_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """resnet18 as it is exported: large enough for threads and addresses to matter."""
     torch.manual_seed(0)
     classifier = Classifier(create("resnet18", 10), [0.5] * 3, [0.25] * 3).eval()
@@ -160,10 +194,15 @@ def test_rtx_builds_the_same_bytes_in_any_folder_and_environment(tmp_path: Path,
         monkeypatch.setenv("LFDEPLOY_TEST", "x" * 3000 * number)
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "source.onnx").write_bytes(blob)
-        told = trt_build.build(RTX, tmp_path / name / "source.onnx", tmp_path / name / "model.engine", (1, 2, 4), "fp32")
+        told = trt_build.build(
+            RTX, tmp_path / name / "source.onnx", tmp_path / name / "model.engine", (1, 2, 4), "fp32"
+        )
         made.add((tmp_path / name / "model.engine").read_bytes())
     ask = "import ctypes; print(ctypes.CDLL(None).personality(0x40000) != -1)"
-    granted = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip() == "True"
+    granted = (
+        subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+        == "True"
+    )
     assert told["repeatable"] is granted  # containers may forbid fixed addresses
     assert len(made) == 1 or not granted
 
@@ -172,8 +211,13 @@ def test_rtx_grants_no_hardware_compatibility(tmp_path: Path) -> None:
     from lfdeploy.backends import builder
 
     with pytest.raises(LfdeployError, match=r"tensorrt-rtx 1.* gives hardware compatibility NONE only"):
-        trt_build.build_here(RTX, onnx_file(tmp_path / "x.onnx"), tmp_path / "x.engine", (1, 2, 4), "fp32", portable=True)
-    with pytest.raises(UsageError, match="--portable has no meaning for tensorrt-rtx: its engines run on every GPU from Ampere on"):
+        trt_build.build_here(
+            RTX, onnx_file(tmp_path / "x.onnx"), tmp_path / "x.engine", (1, 2, 4), "fp32", portable=True
+        )
+    with pytest.raises(
+        UsageError,
+        match="--portable has no meaning for tensorrt-rtx: its engines run on every GPU from Ampere on",
+    ):
         builder("trt", RTX, "fp32", portable=True)
     with pytest.raises(UsageError, match="--portable has no meaning for onnxruntime: it is for --format trt"):
         builder("onnx", "auto", "fp32", portable=True)
@@ -185,7 +229,16 @@ def test_timings_are_kept_and_given_again(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     file = trt_build.timing_file("11.4.0.106", "NVIDIA H100 80GB HBM3", False)
     assert file == tmp_path / "lfdeploy" / "tensorrt-11.4.0.106-nvidia-h100-80gb-hbm3.timing"
-    assert len({file, trt_build.timing_file("11.4.0.106", "NVIDIA L4", False), trt_build.timing_file("11.4.0.106", "NVIDIA L4", True)}) == 3
+    assert (
+        len(
+            {
+                file,
+                trt_build.timing_file("11.4.0.106", "NVIDIA L4", False),
+                trt_build.timing_file("11.4.0.106", "NVIDIA L4", True),
+            }
+        )
+        == 3
+    )
     trt = load(RTX)
     logger = log_to(trt, [])
     builder = trt.Builder(logger)
@@ -205,7 +258,9 @@ def test_a_damaged_header_is_told_without_a_gpu(tmp_path: Path) -> None:
 
 
 def test_every_reason_is_told_by_its_name() -> None:
-    """The package's own enumerations around an answer of our choosing: the reasons need other machines than this one."""
+    """The package's own enumerations around an answer of our choosing:
+    the reasons need other machines than this one.
+    """
     real = load(RTX)
 
     class Runtime:
@@ -215,20 +270,33 @@ def test_every_reason_is_told_by_its_name() -> None:
             return verdict, bits
 
     class Package:
-        ILogger, EngineValidity, EngineInvalidityDiagnostics = real.ILogger, real.EngineValidity, real.EngineInvalidityDiagnostics
+        ILogger, EngineValidity, EngineInvalidityDiagnostics = (
+            real.ILogger,
+            real.EngineValidity,
+            real.EngineInvalidityDiagnostics,
+        )
 
     Package.Runtime = Runtime  # type: ignore[attr-defined]
     for name in INVALID:
         verdict, bits = real.EngineValidity.INVALID, int(getattr(real.EngineInvalidityDiagnostics, name))
         assert invalid(Package, b"") == (name,)
-    bits = int(real.EngineInvalidityDiagnostics.VERSION_MISMATCH) | int(real.EngineInvalidityDiagnostics.UNSUPPORTED_CC)
+    bits = int(real.EngineInvalidityDiagnostics.VERSION_MISMATCH) | int(
+        real.EngineInvalidityDiagnostics.UNSUPPORTED_CC
+    )
     assert invalid(Package, b"") == ("VERSION_MISMATCH", "UNSUPPORTED_CC")
     verdict, bits = real.EngineValidity.SUBOPTIMAL, 0
     assert invalid(Package, b"") == ()
 
 
 @pytest.mark.parametrize(
-    ("most", "sizes"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (64, (1, 2, 4, 8, 16, 32, 64)), (65, (1, 2, 4, 8, 16, 32, 64, 65))]
+    ("most", "sizes"),
+    [
+        (1, (1,)),
+        (2, (1, 2)),
+        (6, (1, 2, 4, 6)),
+        (64, (1, 2, 4, 8, 16, 32, 64)),
+        (65, (1, 2, 4, 8, 16, 32, 64, 65)),
+    ],
 )
 def test_buckets_cover_every_batch(most: int, sizes: tuple[int, ...]) -> None:
     assert buckets.buckets(most) == sizes

@@ -1,4 +1,6 @@
-"""Our TensorRT code against what the packages really offer, 10.12 to 11.4 and RTX: names read from both, none listed by hand."""
+"""Our TensorRT code against what the packages really offer,
+10.12 to 11.4 and RTX: names read from both, none listed by hand.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def test_every_name_is_there_or_asked_for(version: str) -> None:
 
 def test_the_installed_package_is_the_recorded_one() -> None:
     names, table = offered(load("tensorrt-rtx")), recorded()
-    assert {name for name in table if name in names} == {name for name, versions in table.items() if "rtx" in versions}
+    assert {name for name in table if name in names} == {
+        name for name, versions in table.items() if "rtx" in versions
+    }
 
 
 def test_a_name_that_went_away_is_seen() -> None:
@@ -51,7 +55,9 @@ def careful(trt, config):
 """
     bare, careful = functions(code)
     assert bare.touched == {"BuilderFlag", "BuilderFlag.FP16", "IBuilderConfig.set_flag"}
-    table = dict.fromkeys(bare.touched, frozenset(VERSIONS)) | {"BuilderFlag.FP16": frozenset({"10.12", "10.16"})}
+    table = dict.fromkeys(bare.touched, frozenset(VERSIONS)) | {
+        "BuilderFlag.FP16": frozenset({"10.12", "10.16"})
+    }
     assert lacking(bare, "10.12", table) == []
     assert lacking(bare, "11.0", table) == ["BuilderFlag.FP16"]
     assert lacking(careful, "11.0", table) == []

@@ -1,10 +1,12 @@
-"""What TensorRT's Python packages offer: generator of `trt_surface.txt`, and the reader of our own code that uses it.
+"""What TensorRT's Python packages offer: generator of `trt_surface.txt`, and the reader of our own code that
+uses it.
 
     python tests/lfdeploy/trt_surface.py FOLDER...
 
-Each FOLDER holds one `tensorrt_cu*_bindings` wheel (`uv pip install --no-deps --target FOLDER tensorrt_cu13_bindings==11.4.*`), the
-real bindings. The libraries below them are not needed to look: the C entry points that the bindings import are
-compiled here as empty functions (gcc). tensorrt_rtx is read as it is installed. Nothing is called, only `dir()`.
+Each FOLDER holds one `tensorrt_cu*_bindings` wheel (`uv pip install --no-deps --target FOLDER
+tensorrt_cu13_bindings==11.4.*`), the real bindings. The libraries below them are not needed to look: the C
+entry points that the bindings import are compiled here as empty functions (gcc). tensorrt_rtx is read as it
+is installed. Nothing is called, only `dir()`.
 """
 
 from __future__ import annotations
@@ -22,15 +24,28 @@ from typing import Any
 
 HERE = Path(__file__).parent
 NAMES = HERE / "trt_surface.txt"
-SOURCES = [HERE.parents[1] / "lfdeploy" / "backends" / f"{name}.py" for name in ("trt", "trt_build", "trt_layers", "trt_session")]
+SOURCES = [
+    HERE.parents[1] / "lfdeploy" / "backends" / f"{name}.py"
+    for name in ("trt", "trt_build", "trt_layers", "trt_session")
+]
 
 #: what our variables hold; an attribute of any of them must be in the packages
 CLASSES = {
-    "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser", "config": "IBuilderConfig",
-    "shapes": "IOptimizationProfile", "tensor": "ITensor", "layer": "ILayer", "cache": "ITimingCache", "runtime": "Runtime",
-    "engine": "ICudaEngine", "context": "IExecutionContext", "inspector": "EngineInspector", "settings": "IRuntimeConfig",
+    "builder": "Builder",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+    "config": "IBuilderConfig",
+    "shapes": "IOptimizationProfile",
+    "tensor": "ITensor",
+    "layer": "ILayer",
+    "cache": "ITimingCache",
+    "runtime": "Runtime",
+    "engine": "ICudaEngine",
+    "context": "IExecutionContext",
+    "inspector": "EngineInspector",
+    "settings": "IRuntimeConfig",
     "flags": "NetworkDefinitionCreationFlag",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -49,15 +64,25 @@ def functions(source: str) -> list[Function]:
         if isinstance(function, ast.FunctionDef):
             inside = list(ast.walk(function))
             touched = {name for node in inside if isinstance(node, ast.Attribute) for name in _owned(node)}
-            asked = [node.args for node in inside if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr"]
-            named = [ast.Attribute(owner, str(name.value)) for owner, name in asked if isinstance(name, ast.Constant)]
+            asked = [
+                node.args
+                for node in inside
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr"
+            ]
+            named = [
+                ast.Attribute(owner, str(name.value))
+                for owner, name in asked
+                if isinstance(name, ast.Constant)
+            ]
             guards = {name for node in named for name in _owned(node)}
             found.append(Function(function.name, frozenset(touched | guards), frozenset(guards)))
     return [function for function in found if function.touched]
 
 
 def _owned(node: ast.Attribute) -> Iterator[str]:
-    """``trt.A.B`` gives A and A.B, ``config.x`` gives IBuilderConfig.x; attributes of other things give nothing."""
+    """``trt.A.B`` gives A and A.B, ``config.x`` gives IBuilderConfig.x;
+    attributes of other things give nothing.
+    """
     chain: list[str] = []
     here: ast.expr = node
     while isinstance(here, ast.Attribute):
@@ -78,7 +103,9 @@ def offered(module: Any) -> set[str]:
     names = set()
     for name in dir(module):
         if not name.startswith("_"):
-            names |= {name} | {f"{name}.{part}" for part in dir(getattr(module, name)) if not part.startswith("_")}
+            names |= {name} | {
+                f"{name}.{part}" for part in dir(getattr(module, name)) if not part.startswith("_")
+            }
     return names
 
 
@@ -97,17 +124,31 @@ def _stubs(bindings: Path, where: Path) -> None:
     """Empty libraries with the C functions that one bindings file imports, under the names it asks for."""
     shared = next(bindings.glob("tensorrt*.so"))
     text = subprocess.run(["readelf", "-d", shared], capture_output=True, text=True, check=True).stdout
-    libraries = [line.split("[")[1].rstrip("]") for line in text.splitlines() if "NEEDED" in line and "libnv" in line]
-    text = subprocess.run(["nm", "-D", "--undefined-only", shared], capture_output=True, text=True, check=True).stdout
-    wanted = [line.split()[-1] for line in text.splitlines() if "INTERNAL" in line or "Plugin" in line or "NvOnnx" in line]
+    libraries = [
+        line.split("[")[1].rstrip("]") for line in text.splitlines() if "NEEDED" in line and "libnv" in line
+    ]
+    text = subprocess.run(
+        ["nm", "-D", "--undefined-only", shared], capture_output=True, text=True, check=True
+    ).stdout
+    wanted = [
+        line.split()[-1]
+        for line in text.splitlines()
+        if "INTERNAL" in line or "Plugin" in line or "NvOnnx" in line
+    ]
     code = where / "stub.c"
-    code.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in dict.fromkeys(wanted) if "@" not in name))
+    code.write_text(
+        "".join(f"void *{name}(void) {{ return 0; }}\n" for name in dict.fromkeys(wanted) if "@" not in name)
+    )
     for library in libraries:
-        subprocess.run(["gcc", "-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", where / library, code], check=True)
+        subprocess.run(
+            ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", where / library, code], check=True
+        )
 
 
 def _main(folders: list[str]) -> None:
-    if folders and folders[0] == "--read":  # a process of its own per version, with the stubs on its library path
+    if (
+        folders and folders[0] == "--read"
+    ):  # a process of its own per version, with the stubs on its library path
         sys.path.insert(0, folders[1])
         module = importlib.import_module("tensorrt_bindings.tensorrt" if folders[1] else "tensorrt_rtx")
         print("\n".join(sorted(offered(module))))
@@ -120,11 +161,20 @@ def _main(folders: list[str]) -> None:
             info = next(iter(Path(folder).glob("*_bindings-*.dist-info")), None) if folder else None
             name = ".".join(info.name.split("-")[1].split(".")[:2]) if info else "rtx"
             command = [sys.executable, __file__, "--read", folder]
-            done = subprocess.run(command, env=os.environ | {"LD_LIBRARY_PATH": stubs}, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                command,
+                env=os.environ | {"LD_LIBRARY_PATH": stubs},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             columns[name] = set(done.stdout.split())
     wanted = sorted(set().union(*(function.touched for function in ours())))
     lines = [f"# written by trt_surface.py from the packages' own bindings: {' '.join(columns)}"]
-    lines += [f"{name}: {' '.join(version for version, names in columns.items() if name in names)}" for name in wanted]
+    lines += [
+        f"{name}: {' '.join(version for version, names in columns.items() if name in names)}"
+        for name in wanted
+    ]
     NAMES.write_text("\n".join(lines) + "\n")
 
 

@@ -21,8 +21,16 @@ from lfdeploy.run import Run
 from serve.entries import Entry, open_all
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]  # fmt: skip
+ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +47,10 @@ def entries(artifacts: tuple[Artifact, Artifact]) -> dict[str, Entry]:
 
 @pytest.fixture
 def changed(artifacts: tuple[Artifact, Artifact], tmp_path: Path) -> Callable[..., Artifact]:
-    """A copy of the peer's artifact under another name, its manifest changed: ``changed("name", precision="int8")``."""
+    """A copy of the peer's artifact under another name, its manifest changed:
+
+    ``changed("name", precision="int8")``.
+    """
 
     def copy(name: str, **values: object) -> Artifact:
         place = tmp_path / "artifacts" / name
@@ -66,7 +77,9 @@ class Served:
 
 @pytest.fixture
 def served(tiny_run: Run, changed: Callable[..., Artifact]) -> Iterator[Served]:
-    """The tiny run's peer and fused network, and an engine that no machine can run, behind the real command on a free port."""
+    """The tiny run's peer and fused network, and an engine that no machine can run,
+    behind the real command on a free port.
+    """
     engine = changed(
         "peer0-trt-fp32",
         format="trt",

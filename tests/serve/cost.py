@@ -61,7 +61,10 @@ def main(artifact: str, rounds: int = 200) -> None:
         stock.stdout.close()
     for name, seconds in spent.items():
         seconds[:10] = []  # warming up
-        print(f"{name:<14} median {1e3 * statistics.median(seconds):6.1f} ms, least {1e3 * min(seconds):6.1f} ms")
+        print(
+            f"{name:<14} median {1e3 * statistics.median(seconds):6.1f} ms, least "
+            f"{1e3 * min(seconds):6.1f} ms"
+        )
     middle = [statistics.median(seconds) for seconds in spent.values()]
     least = [min(seconds) for seconds in spent.values()]
     print(f"ratio of medians {middle[0] / middle[1]:.2f}, of the least {least[0] / least[1]:.2f}")

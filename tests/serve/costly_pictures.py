@@ -1,5 +1,5 @@
-"""Files that cost a decoder much more than their size: by name the bytes, and a word of the sentence, or none
-if answered.
+"""Files that cost a decoder much more than their size: by name the bytes,
+and a word of the sentence, or none if answered.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def with_chunks(*chunks: bytes) -> bytes:
 
 
 def many_scans(scans: int) -> bytes:
-    """A progressive JPEG of 16 million pixels whose last scan comes again and again: 150 kB, minutes of work."""
+    """A progressive JPEG of 16 million pixels whose last scan comes again and again:
+    150 kB, minutes of work.
+    """
     plain = saved(Image.new("RGB", (4000, 4000), (128, 128, 128)), "JPEG", quality=50, progressive=True)
     last = plain.rindex(b"\xff\xda")
     return plain[:-2] + plain[last:-2] * scans + b"\xff\xd9"
@@ -87,8 +89,17 @@ def tiff(entries: dict[int, tuple[int, int, int]], pixels: bytes) -> bytes:
 def grey_tiff(values: np.ndarray, photometric: int = 1, **more: tuple[int, int, int]) -> bytes:
     """Grey (H, W) as uncompressed TIFF of its own depth; ``more`` entries by ``t<tag>``."""
     height, width = values.shape
-    entries = {256: (4, 1, width), 257: (4, 1, height), 258: (3, 1, 8 * values.itemsize), 259: (3, 1, 1),
-               262: (3, 1, photometric), 273: (4, 1, -1), 277: (3, 1, 1), 278: (4, 1, height), 279: (4, 1, values.nbytes)}  # fmt: skip
+    entries = {
+        256: (4, 1, width),
+        257: (4, 1, height),
+        258: (3, 1, 8 * values.itemsize),
+        259: (3, 1, 1),
+        262: (3, 1, photometric),
+        273: (4, 1, -1),
+        277: (3, 1, 1),
+        278: (4, 1, height),
+        279: (4, 1, values.nbytes),
+    }
     entries |= {int(name[1:]): entry for name, entry in more.items()}
     return tiff(entries, values.astype(values.dtype.newbyteorder("<")).tobytes())
 
@@ -162,7 +173,9 @@ COSTLY: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "liar.avif": (avif_that_lies, "it says 16x16"),
     "half.avif": (
-        lambda: (lambda blob: blob[: len(blob) // 2])(saved(Image.linear_gradient("L").convert("RGB"), "AVIF")),
+        lambda: (lambda blob: blob[: len(blob) // 2])(
+            saved(Image.linear_gradient("L").convert("RGB"), "AVIF")
+        ),
         "truncated",
     ),
     "directory.tif": (tiff_directory, ""),

@@ -71,7 +71,9 @@ class Visitor:
     def __init__(self, url: str) -> None:
         self.host = urlsplit(url).netloc
 
-    def request(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> tuple[int, bytes]:
+    def request(
+        self, method: str, path: str, body: bytes = b"", kind: str = "application/json"
+    ) -> tuple[int, bytes]:
         """Status and body."""
         connection = HTTPConnection(self.host, timeout=120)
         try:
@@ -134,8 +136,12 @@ def good_picture() -> bytes:
     return file.getvalue()
 
 
-def measure(url: str, process: int, artifact: str, files: list[Path]) -> Iterator[tuple[str, str, float, float, float]]:
-    """For each file: its name, its answer, its own seconds, the other visitor's longest wait, MB of growth."""
+def measure(
+    url: str, process: int, artifact: str, files: list[Path]
+) -> Iterator[tuple[str, str, float, float, float]]:
+    """For each file: its name, its answer, its own seconds,
+    the other visitor's longest wait, MB of growth.
+    """
     visitor, other, good = Visitor(url), Visitor(url), good_picture()
     other.ask("good.png", good, artifact)
     for file in files:
@@ -151,11 +157,17 @@ def measure(url: str, process: int, artifact: str, files: list[Path]) -> Iterato
         asking = threading.Thread(target=keep_asking)
         asking.start()
         start = time.perf_counter()
-        (kind, answer), growth = growth_during(process, lambda name=file.name, blob=blob: visitor.ask(name, blob, artifact))
+        (kind, answer), growth = growth_during(
+            process, lambda name=file.name, blob=blob: visitor.ask(name, blob, artifact)
+        )
         spent = time.perf_counter() - start
         finished.set()
         asking.join()
-        text = f"{answer[0]['label']} {100 * answer[0]['probability']:.1f} %" if kind == "complete" else str(answer)
+        text = (
+            f"{answer[0]['label']} {100 * answer[0]['probability']:.1f} %"
+            if kind == "complete"
+            else str(answer)
+        )
         yield file.name, text, spent, max(waits), growth
 
 
@@ -167,9 +179,11 @@ def main(artifact: str, folder: str) -> None:
         for name, text, spent, wait, growth in measure(url, process.pid, Path(artifact).name, files):
             rows.append((wait, growth, text))
             print(f"{name:<36} {spent:6.2f} s  others {wait:5.2f} s  {growth:+7.1f} MB  {text}", flush=True)
-    print(f"{len(rows)} files; others waited at most {max(row[0] for row in rows):.2f} s; "
-          f"growth at most {max(row[1] for row in rows):.0f} MB; "
-          f"{'no' if 'Traceback' not in ''.join(lines) else 'A'} traceback; exit code {process.returncode}")  # fmt: skip
+    print(
+        f"{len(rows)} files; others waited at most {max(row[0] for row in rows):.2f} s; "
+        f"growth at most {max(row[1] for row in rows):.0f} MB; "
+        f"{'no' if 'Traceback' not in ''.join(lines) else 'A'} traceback; exit code {process.returncode}"
+    )
 
 
 if __name__ == "__main__":

@@ -63,7 +63,10 @@ def test_switching_the_artifact_answers_anew(entries: dict[str, Entry], tmp_path
     assert fused.top != peer.top and "peer0-onnx-fp32" in answered(peer)
 
 
-@pytest.mark.parametrize("sent", ["/etc/passwd", {"path": "/etc/passwd"}, {"path": "http://127.0.0.1/a.png"}, {"path": None}, {}, 7])
+@pytest.mark.parametrize(
+    "sent",
+    ["/etc/passwd", {"path": "/etc/passwd"}, {"path": "http://127.0.0.1/a.png"}, {"path": None}, {}, 7],
+)
 def test_only_uploads_are_opened(sent: object, entries: dict[str, Entry], tmp_path: Path) -> None:
     found = answer(entries, tmp_path, sent, FUSED)
     assert found is not None and found.error == "Only uploaded files are accepted, not paths or addresses."
@@ -86,7 +89,9 @@ def test_what_a_client_may_send_besides(entries: dict[str, Entry], tmp_path: Pat
     assert gone is not None and "no longer on the server" in gone.error
 
 
-def test_a_failing_model_is_a_sentence(entries: dict[str, Entry], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_model_is_a_sentence(
+    entries: dict[str, Entry], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Broken:
         backend = device = "nowhere"
 
@@ -116,7 +121,9 @@ def test_document_holds_every_class_in_full_precision(entries: dict[str, Entry])
     assert document["sha256"] == entries[FUSED].artifact.manifest["sha256"] and document["parity"] == "pass"
 
 
-def test_an_artifact_with_a_threshold_says_when_it_is_not_sure(changed: Callable[..., Artifact], entries: dict[str, Entry]) -> None:
+def test_an_artifact_with_a_threshold_says_when_it_is_not_sure(
+    changed: Callable[..., Artifact], entries: dict[str, Entry]
+) -> None:
     best = classify(entries["peer0-onnx-fp32"], JPEG).top[0][1]
     for least, unsure in ((best + 1e-4, True), (best, False), (best - 1e-4, False)):
         artifact = changed(f"from-{least}", probability_calibration={"temperature": None, "threshold": least})

@@ -31,7 +31,9 @@ def test_newest_run_by_default_and_names(tiny_run: Run) -> None:
 
 
 def test_no_artifacts_says_how_to_make_one(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
-    shutil.copytree(tiny_run.path, tmp_path / "bare", ignore=shutil.ignore_patterns("artifacts", "checkpoint"))
+    shutil.copytree(
+        tiny_run.path, tmp_path / "bare", ignore=shutil.ignore_patterns("artifacts", "checkpoint")
+    )
     (tmp_path / "latest").symlink_to("bare")
     done = lf("serve", "--runs", tmp_path)
     assert (
@@ -43,7 +45,9 @@ def test_no_artifacts_says_how_to_make_one(tiny_run: Run, tmp_path: Path, lf: Ca
     assert lf("serve", "--runs", tmp_path / "none").exit_code == 1
 
 
-def test_a_changed_file_is_listed_and_not_run(changed: Callable[..., Artifact], entries: dict[str, Entry]) -> None:
+def test_a_changed_file_is_listed_and_not_run(
+    changed: Callable[..., Artifact], entries: dict[str, Entry]
+) -> None:
     artifact = changed("peer0-onnx-fp32", sha256="0" * 64)
     (entry,) = open_all([artifact], "cpu")
     assert entry.predictor is None and "sha256" in entry.reason
@@ -52,21 +56,34 @@ def test_a_changed_file_is_listed_and_not_run(changed: Callable[..., Artifact], 
 
 
 def test_a_verified_one_is_preferred(changed: Callable[..., Artifact], entries: dict[str, Entry]) -> None:
-    doubtful = changed("fused-doubtful", target="fused", parity={"verdict": "unverified", "reason": "no GPU", "checks": []})
+    doubtful = changed(
+        "fused-doubtful", target="fused", parity={"verdict": "unverified", "reason": "no GPU", "checks": []}
+    )
     (entry,) = open_all([doubtful], "cpu")
     assert entry.predictor is not None and entry.choice == "fused-doubtful · unverified"
     assert preferred([entry, *entries.values()]).key == "fused-onnx-fp32"
     assert preferred([entry, entries["peer0-onnx-fp32"]]).key == "peer0-onnx-fp32"
 
 
-def test_equal_names_are_told_apart(artifacts: tuple[Artifact, Artifact], changed: Callable[..., Artifact]) -> None:
+def test_equal_names_are_told_apart(
+    artifacts: tuple[Artifact, Artifact], changed: Callable[..., Artifact]
+) -> None:
     other = changed("peer0-onnx-fp32", run=artifacts[0].manifest["run"] | {"name": "other"})
     keys = [entry.key for entry in open_all([artifacts[0], other, artifacts[1], artifacts[0]], "cpu")]
-    assert keys == ["tiny/peer0-onnx-fp32", "other/peer0-onnx-fp32", "fused-onnx-fp32", "tiny/peer0-onnx-fp32 (2)"]
+    assert keys == [
+        "tiny/peer0-onnx-fp32",
+        "other/peer0-onnx-fp32",
+        "fused-onnx-fp32",
+        "tiny/peer0-onnx-fp32 (2)",
+    ]
 
 
-def test_greeting_names_address_artifacts_and_verdicts(entries: dict[str, Entry], artifacts: tuple[Artifact, Artifact]) -> None:
-    shown = hello([*entries.values(), Entry("engine", artifacts[0], reason="no GPU")], "127.0.0.1", 7860).splitlines()
+def test_greeting_names_address_artifacts_and_verdicts(
+    entries: dict[str, Entry], artifacts: tuple[Artifact, Artifact]
+) -> None:
+    shown = hello(
+        [*entries.values(), Entry("engine", artifacts[0], reason="no GPU")], "127.0.0.1", 7860
+    ).splitlines()
     assert shown[0] == "lfdeploy serve: http://127.0.0.1:7860  (Ctrl-C stops it)"
     assert "  fused-onnx-fp32: export verified" in shown and "cannot run here: no GPU" in shown[-1]
 

@@ -12,7 +12,9 @@ from lfdeploy.run import Run
 from serve.examples import COUNT, write_examples
 
 
-def test_examples_are_pictures_of_the_test_split(artifacts: tuple[Artifact, Artifact], tiny_run: Run, tmp_path: Path) -> None:
+def test_examples_are_pictures_of_the_test_split(
+    artifacts: tuple[Artifact, Artifact], tiny_run: Run, tmp_path: Path
+) -> None:
     test = tiny_run.data().test
     known = {test.images[[i]][0].tobytes() for i in range(len(test))}
     found = write_examples(artifacts[0], tmp_path)

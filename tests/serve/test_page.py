@@ -45,10 +45,19 @@ def test_page_in_a_browser(served: Any, page: Any, tmp_path: Path, tiny_run: Run
     page.on("request", lambda request: requests.append(request.url))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    files = {"good.jpg": JPEG, "bad.png": b"hello", "large.png": JPEG + b"\0" * 11_000_000, "view.tiff": saved(plain(), "TIFF")}
+    files = {
+        "good.jpg": JPEG,
+        "bad.png": b"hello",
+        "large.png": JPEG + b"\0" * 11_000_000,
+        "view.tiff": saved(plain(), "TIFF"),
+    }
     for name, blob in files.items():
         (tmp_path / name).write_bytes(blob)
-    upload, answer, picker = page.locator("#photo input[type=file]"), page.locator("#answer"), page.locator("#picker input")
+    upload, answer, picker = (
+        page.locator("#photo input[type=file]"),
+        page.locator("#answer"),
+        page.locator("#picker input"),
+    )
 
     def choose(text: str) -> None:
         picker.click()
@@ -80,20 +89,26 @@ def test_page_in_a_browser(served: Any, page: Any, tmp_path: Path, tiny_run: Run
     expect(answer).to_contain_text("The upload is not a picture")
     upload.set_input_files(tmp_path / "view.tiff")
     expect(answer.locator(".lf-bars")).to_be_visible()
-    page.get_by_role("button", name="Remove Image").click()  # and only then the next: the page may still be putting this one in its place
+    page.get_by_role(
+        "button", name="Remove Image"
+    ).click()  # and only then the next: the page may still be putting this one in its place
     expect(answer.locator(".lf-bars")).not_to_be_visible()
     upload.set_input_files(tmp_path / "large.png")
     expect(answer).to_contain_text("large.png has 11.0 MB; at most 10 MB are accepted")
 
     # A picture dropped anywhere on the page is answered, and so is one pasted.
     data = (
-        "bytes => { const d = new DataTransfer(); d.items.add(new File([new Uint8Array(bytes)], 'd.jpg', {type: 'image/jpeg'})); return d }"
+        "bytes => { const d = new DataTransfer(); d.items.add(new File([new Uint8Array(bytes)], "
+        "'d.jpg', {type: 'image/jpeg'})); return d }"
     )
     page.locator("#heading").dispatch_event("drop", {"dataTransfer": page.evaluate_handle(data, list(JPEG))})
     expect(answer.locator(".lf-bars")).to_be_visible()
     page.get_by_role("button", name="Remove Image").click()
     expect(answer).to_contain_text("The answer appears here")
-    paste = f"bytes => document.body.dispatchEvent(new ClipboardEvent('paste', {{clipboardData: ({data})(bytes), bubbles: true}}))"
+    paste = (
+        "bytes => document.body.dispatchEvent(new ClipboardEvent('paste', "
+        f"{{clipboardData: ({data})(bytes), bubbles: true}}))"
+    )
     page.evaluate(paste, list(JPEG))
     expect(answer.locator(".lf-bars")).to_be_visible()
 
@@ -125,17 +140,28 @@ def test_programs_get_the_numbers_of_predict(served: Any, tmp_path: Path, tiny_r
     for key in ("fused-onnx-fp32", "peer0-onnx-fp32"):
         told = client.predict(handle_file(tmp_path / "good.jpg"), key, api_name="/predict")
         expected = Predictor.open(tiny_run.artifacts / key, device="cpu").predict([JPEG], top=10)[0].top
-        assert [(row["label"], row["probability"]) for row in told["top"]] == [(label, pytest.approx(p, abs=1e-6)) for label, p in expected]
+        assert [(row["label"], row["probability"]) for row in told["top"]] == [
+            (label, pytest.approx(p, abs=1e-6)) for label, p in expected
+        ]
         assert told["artifact"] == key and told["parity"] == "pass"
     with pytest.raises(Exception, match="not a picture"):
         client.predict(handle_file(tmp_path / "bad.jpg"), api_name="/predict")
     client.close()
 
     secret = str(tmp_path / "good.jpg")
-    for sent in ({"path": secret, **FILE}, {"path": secret}, {"path": "http://127.0.0.1:9/a.png", **FILE}, {"path": "/etc/passwd", **FILE}):
+    for sent in (
+        {"path": secret, **FILE},
+        {"path": secret},
+        {"path": "http://127.0.0.1:9/a.png", **FILE},
+        {"path": "/etc/passwd", **FILE},
+    ):
         assert "Only uploaded files are accepted" in ask(served.url, sent, "fused-onnx-fp32")
     assert "event: error" in ask(served.url, None, {"path": secret, **FILE})
-    for path in ("/gradio_api/file=https://example.com/a.png", f"/gradio_api/file={secret}", "/gradio_api/proxy=https://example.com"):
+    for path in (
+        "/gradio_api/file=https://example.com/a.png",
+        f"/gradio_api/file={secret}",
+        "/gradio_api/proxy=https://example.com",
+    ):
         with pytest.raises(HTTPError) as refused:
             urlopen(served.url + path, timeout=10)
         refused.value.close()

@@ -22,33 +22,77 @@ def entry(base: dict[str, Entry], **manifest: object) -> Entry:
 
 @pytest.mark.parametrize(
     ("probability", "text"),
-    [(1.0, "100.0 %"), (0.99999, "> 99.9 %"), (0.9731, "97.3 %"), (0.5, "50.0 %"), (0.0004, "< 0.1 %"), (0.0, "0.0 %")],
+    [
+        (1.0, "100.0 %"),
+        (0.99999, "> 99.9 %"),
+        (0.9731, "97.3 %"),
+        (0.5, "50.0 %"),
+        (0.0004, "< 0.1 %"),
+        (0.0, "0.0 %"),
+    ],
 )
 def test_percent_never_rounds_to_certainty(probability: float, text: str) -> None:
     assert percent(probability) == text
 
 
 def test_an_answer_has_headline_bars_times_and_verdict(entries: dict[str, Entry]) -> None:
-    top = (("cat", 0.7312), ("dog", 0.2), ("cow", 0.03), ("hen", 0.02), ("ant", 0.01), ("bee", 0.005), ("fly", 0.0038))
+    top = (
+        ("cat", 0.7312),
+        ("dog", 0.2),
+        ("cow", 0.03),
+        ("hen", 0.02),
+        ("ant", 0.01),
+        ("bee", 0.005),
+        ("fly", 0.0038),
+    )
     page = answered(Answer(entries["fused-onnx-fp32"], top, ("first of 3 frames used",), 2.04, 1.96))
-    for part in ("<h2>cat</h2>", "73.1 % probability", "width:73.12%", "20.0 %", "and 2 less probable classes", "First of 3 frames used."):
+    for part in (
+        "<h2>cat</h2>",
+        "73.1 % probability",
+        "width:73.12%",
+        "20.0 %",
+        "and 2 less probable classes",
+        "First of 3 frames used.",
+    ):
         assert part in page
     assert "Answered in 4.0 ms: decode 2.0 ms, model 2.0 ms" in page
-    assert "<b>fused-onnx-fp32</b> (onnxruntime on cpu)" in page and "Export verified" in page and 'role="status"' in page
+    assert (
+        "<b>fused-onnx-fp32</b> (onnxruntime on cpu)" in page
+        and "Export verified" in page
+        and 'role="status"' in page
+    )
     assert "bee" not in page
 
 
 def test_an_answer_below_the_threshold_is_not_sure(entries: dict[str, Entry]) -> None:
     top = (("cat", 0.7312), ("dog", 0.2688))
-    told = {"temperature": 1.2, "threshold": 0.93, "target_accuracy": 99.0, "split": "val", "right": 398, "answered": 400}
+    told = {
+        "temperature": 1.2,
+        "threshold": 0.93,
+        "target_accuracy": 99.0,
+        "split": "val",
+        "right": 398,
+        "answered": 400,
+    }
     held = entry(entries, probability_calibration=told)
     page = answered(Answer(held, top, ("first of 3 frames used",), abstain=True))
-    for part in ("<h2>Not sure</h2>", "Closest: <b>cat</b>, 73.1 %", "First of 3 frames used.", "width:73.12%", "width:26.88%"):
+    for part in (
+        "<h2>Not sure</h2>",
+        "Closest: <b>cat</b>, 73.1 %",
+        "First of 3 frames used.",
+        "width:73.12%",
+        "width:26.88%",
+    ):
         assert part in page
-    assert "Of the validation pictures answered with 93.0 % or more, 398 of 400 were right. This answer has less." in page
+    assert (
+        "Of the validation pictures answered with 93.0 % or more, 398 of 400 were right. This answer "
+        "has less." in page
+    )
     measured = {"split": "test", "right": 1970, "answered": 2000}
     held = entry(entries, probability_calibration=told, parity={"verdict": "pass", "probabilities": measured})
-    assert "Of the test pictures answered with 93.0 % or more, 1,970 of 2,000 were right." in answered(Answer(held, top, abstain=True))
+    assert "Of the test pictures answered with 93.0 % or more, 1,970 of 2,000 were right." in answered(
+        Answer(held, top, abstain=True)
+    )
     for sure in (False, None):
         page = answered(Answer(held, top, abstain=sure))
         assert "<h2>cat</h2>" in page and "73.1 % sure" in page and "Not sure" not in page
@@ -58,15 +102,26 @@ def test_an_answer_below_the_threshold_is_not_sure(entries: dict[str, Entry]) ->
 
 def test_sure_is_said_only_of_calibrated_probabilities(entries: dict[str, Entry]) -> None:
     top = (("cat", 0.7312), ("dog", 0.2688))
-    for block, word in ((None, "probability"), ({"temperature": 1.2, "threshold": None}, "sure"), ({"threshold": 0.5}, "sure")):
-        page = answered(Answer(entry(entries, probability_calibration=block), top, abstain=False if block else None))
+    for block, word in (
+        (None, "probability"),
+        ({"temperature": 1.2, "threshold": None}, "sure"),
+        ({"threshold": 0.5}, "sure"),
+    ):
+        page = answered(
+            Answer(entry(entries, probability_calibration=block), top, abstain=False if block else None)
+        )
         assert f"73.1 % {word}" in page and ("sure</p>" in page) == (word == "sure")
 
 
 def test_a_network_no_better_than_its_most_frequent_class_says_so(entries: dict[str, Entry]) -> None:
     line = "This network is not better than always answering the most frequent class."
     accuracy = {"split": "test", "images": 359, "top1": 10.3}
-    for chance, shown in (({"p": 0.4, "majority": 11.0, "above": False}, True), ({"above": True}, False), (None, False), ("?", False)):
+    for chance, shown in (
+        ({"p": 0.4, "majority": 11.0, "above": False}, True),
+        ({"above": True}, False),
+        (None, False),
+        ("?", False),
+    ):
         held = entry(entries, accuracy=accuracy | ({} if chance is None else {"chance": chance}))
         assert (line in answered(Answer(held, (("cat", 0.6), ("dog", 0.4))))) == shown
         assert (line in foot(held)) == shown
@@ -75,7 +130,9 @@ def test_a_network_no_better_than_its_most_frequent_class_says_so(entries: dict[
 
 def test_names_are_escaped_everywhere(entries: dict[str, Entry]) -> None:
     run = {"name": EVIL, "method": EVIL, "archs": [EVIL], "data": EVIL}
-    held = replace(entry(entries, run=run, parity={"verdict": "unverified", "reason": EVIL}, sha256=EVIL), key=EVIL)
+    held = replace(
+        entry(entries, run=run, parity={"verdict": "unverified", "reason": EVIL}, sha256=EVIL), key=EVIL
+    )
     pages = [
         answered(Answer(held, ((EVIL, 0.9), (EVIL, 0.1)), (EVIL,))),
         answered(Answer(error=EVIL)),
@@ -99,7 +156,11 @@ def test_heading_and_foot(entries: dict[str, Entry]) -> None:
     assert "<h1>digits</h1>" in heading(held)
     assert "lfmkd · 2 × resnet8" in heading(held) and "Nothing leaves this machine." in heading(held)
     line = foot(held)
-    assert held.artifact.manifest["sha256"][:12] in line and " MB" in line and "% right on 359 test pictures of digits" in line
+    assert (
+        held.artifact.manifest["sha256"][:12] in line
+        and " MB" in line
+        and "% right on 359 test pictures of digits" in line
+    )
     assert foot(entry(entries, accuracy=None, bytes=None))
 
 

@@ -27,11 +27,21 @@ from serve_pictures import BAD, GOOD
 ARTIFACT = "peer0-onnx-fp32"
 FILE = {"meta": {"_type": "gradio.FileData"}}
 JOIN, CALL = "/gradio_api/queue/join", "/gradio_api/call/predict"
-RESIZER = "/static/js/iframeResizer.contentWindow.min.js"  # Gradio's page names it from the root; without it nothing lacks
+# Gradio's page names it from the root; without it nothing lacks
+RESIZER = "/static/js/iframeResizer.contentWindow.min.js"
 MALFORMED: list[tuple[str, object]] = [
-    *[(JOIN, {"data": [None, ARTIFACT], "fn_index": index, "session_hash": "a"}) for index in (3, 4, 5, -1, 10**30, "x", None, True)],
-    *[(JOIN, {"data": data, "fn_index": 1, "session_hash": "a"}) for data in ("data:...", 123, [1], None, {})],
-    *[(CALL, {"data": data}) for data in ("data:...", 123, [1], None, {}, ["data:image/png;base64,xx", ARTIFACT])],
+    *[
+        (JOIN, {"data": [None, ARTIFACT], "fn_index": index, "session_hash": "a"})
+        for index in (3, 4, 5, -1, 10**30, "x", None, True)
+    ],
+    *[
+        (JOIN, {"data": data, "fn_index": 1, "session_hash": "a"})
+        for data in ("data:...", 123, [1], None, {})
+    ],
+    *[
+        (CALL, {"data": data})
+        for data in ("data:...", 123, [1], None, {}, ["data:image/png;base64,xx", ARTIFACT])
+    ],
     *[(CALL, {"data": [picture, ARTIFACT]}) for picture in (7, [1], {"path": 5}, {"path": "a", "meta": 3})],
     (JOIN, {"data": [99], "fn_index": 0, "session_hash": "a"}),
     (JOIN, {"data": [None, ARTIFACT], "fn_index": 1, "session_hash": {"a": 1}}),
@@ -90,14 +100,18 @@ def test_below(root_path: str, sent: dict[str, str], path: str, host: str | None
     scope = {"type": "http", "path": path, "raw_path": path.encode(), "headers": headers}
     outer = Below(None, root_path)._outside(scope)  # type: ignore[arg-type]
     told = dict(outer["headers"]).get(b"x-forwarded-host")
-    assert outer["path"] == seen and (told.decode() if told else None) == (host if host else sent.get("x-forwarded-host"))
+    assert outer["path"] == seen and (told.decode() if told else None) == (
+        host if host else sent.get("x-forwarded-host")
+    )
 
 
 @pytest.mark.slow
 def test_malformed_requests_and_a_stop_with_32_answers_under_way(served: Any) -> None:
     visitor = Visitor(served.url)
     for path, body in MALFORMED:
-        status, answer = visitor.request("POST", path, body if isinstance(body, bytes) else json.dumps(body).encode())
+        status, answer = visitor.request(
+            "POST", path, body if isinstance(body, bytes) else json.dumps(body).encode()
+        )
         assert 400 <= status < 500, (path, body, status, answer)
         assert b"\n" not in answer and b"Traceback" not in answer and answer.endswith(b"."), (
             path,
@@ -105,7 +119,9 @@ def test_malformed_requests_and_a_stop_with_32_answers_under_way(served: Any) ->
             answer,
         )
     for boundary in ("a" * 5000, "", "abc"):
-        status, _ = visitor.request("POST", "/gradio_api/upload", b"x", f"multipart/form-data; boundary={boundary}")
+        status, _ = visitor.request(
+            "POST", "/gradio_api/upload", b"x", f"multipart/form-data; boundary={boundary}"
+        )
         assert 400 <= status < 500
     for path in ("/gradio_api/queue/data?session_hash=nope", f"{CALL}/nope", "/?page=nope"):
         status, _ = visitor.request("GET", path)
@@ -115,7 +131,10 @@ def test_malformed_requests_and_a_stop_with_32_answers_under_way(served: Any) ->
     numbers = [visitor.accepted(place, ARTIFACT) for _ in range(32)]
     served.process.send_signal(signal.SIGTERM)
     answers: list[str] = []
-    fetching = [threading.Thread(target=lambda n=n: answers.append(Visitor(served.url).fetched(n)[0])) for n in numbers]
+    fetching = [
+        threading.Thread(target=lambda n=n: answers.append(Visitor(served.url).fetched(n)[0]))
+        for n in numbers
+    ]
     for thread in fetching:
         thread.start()
     for thread in fetching:
@@ -131,7 +150,9 @@ def test_no_file_costs_more_than_its_share(served: Any) -> None:
     visitor.ask("good.png", good_picture(), ARTIFACT)
     for name, (make, word) in files.items():
         blob = make()
-        (kind, answer), growth = growth_during(served.process.pid, lambda name=name, blob=blob: visitor.ask(name, blob, ARTIFACT))
+        (kind, answer), growth = growth_during(
+            served.process.pid, lambda name=name, blob=blob: visitor.ask(name, blob, ARTIFACT)
+        )
         assert growth < 200, (name, growth)
         if word:
             assert kind in ("error", "refused") and (word in str(answer) or kind == "refused"), (
@@ -148,7 +169,9 @@ def test_no_file_costs_more_than_its_share(served: Any) -> None:
 
 @pytest.fixture
 def proxied(tiny_run: Run, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
-    """A server started with the words of the parameter, and a reverse proxy that shows it below /demo: their addresses."""
+    """A server started with the words of the parameter,
+    and a reverse proxy that shows it below /demo: their addresses.
+    """
     words, strips = request.param
     with running(tiny_run.artifacts / ARTIFACT, "--device", "cpu", *words) as (url, _, _):
         target = urlsplit(url).netloc
@@ -167,7 +190,9 @@ def proxied(tiny_run: Run, request: pytest.FixtureRequest) -> Iterator[tuple[str
                     "Connection": "close",
                 }
                 headers |= {} if words else {"X-Forwarded-Prefix": "/demo"}
-                inner.request(self.command, self.path.removeprefix("/demo") if strips else self.path, body, headers)
+                inner.request(
+                    self.command, self.path.removeprefix("/demo") if strips else self.path, body, headers
+                )
                 reply = inner.getresponse()
                 self.send_response(reply.status)
                 for name, value in reply.getheaders():

@@ -24,7 +24,9 @@ def teacher(classes: int, arch: str = "resnet8", name: str = "teacher") -> Given
     return GivenTeacher(name, create(arch, classes), same, same)
 
 
-def built(method: str, archs: Sequence[str], classes: int, size: int, options: Any, teacher_arch: str = "resnet8") -> Cohort:
+def built(
+    method: str, archs: Sequence[str], classes: int, size: int, options: Any, teacher_arch: str = "resnet8"
+) -> Cohort:
     """A cohort of fresh networks; methods that need a teacher get an untrained one, made after them."""
     row = METHODS[method]
     peers = [create(arch, classes) for arch in archs]
@@ -47,7 +49,9 @@ def at(graph: LossGraph, factor: float) -> Ramps:
     return {ramp: torch.tensor(factor, dtype=torch.float64) for ramp in graph.ramps(0, 1)}
 
 
-def parts_of(graph: LossGraph, cohort: Cohort, images: Tensor, labels: Tensor, factor: float = 1.0) -> dict[str, Tensor]:
+def parts_of(
+    graph: LossGraph, cohort: Cohort, images: Tensor, labels: Tensor, factor: float = 1.0
+) -> dict[str, Tensor]:
     """The parts of a loss from one forward pass."""
     return evaluate_graph(graph, cohort(given(cohort, images, labels)), at(graph, factor))
 

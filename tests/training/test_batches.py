@@ -51,8 +51,16 @@ def test_the_largest_seed_draws_batches() -> None:
 
 def test_no_two_small_or_large_seeds_draw_alike() -> None:
     """A seed above 2**12 lies outside of what the generator reads of (seed << 20) + epoch."""
-    seeds = [epoch_seed(seed, epoch, view) for seed in (0, 1, 4095, 4096, 8192, LARGEST_SEED) for epoch in (0, 1, 299) for view in range(4)]
+    seeds = [
+        epoch_seed(seed, epoch, view)
+        for seed in (0, 1, 4095, 4096, 8192, LARGEST_SEED)
+        for epoch in (0, 1, 299)
+        for view in range(4)
+    ]
     assert len(set(seeds)) == len(seeds)
     assert epoch_seed(7, 3) == (7 << 20) + 3  # as ever
-    orders = [next(Batches(split(8, 8), 8, Augment(1, True), seed, "cpu").epoch(0)).index.tolist() for seed in (0, 4096)]
+    orders = [
+        next(Batches(split(8, 8), 8, Augment(1, True), seed, "cpu").epoch(0)).index.tolist()
+        for seed in (0, 4096)
+    ]
     assert orders[0] != orders[1]

@@ -39,7 +39,12 @@ def labels(count: int = 6) -> Tensor:
 
 
 def cohort_of(
-    method: str = "lfmkd", archs: str = "resnet8,resnet8", size: int = 16, seed: int = 0, classes: int = CLASSES, **options: str
+    method: str = "lfmkd",
+    archs: str = "resnet8,resnet8",
+    size: int = 16,
+    seed: int = 0,
+    classes: int = CLASSES,
+    **options: str,
 ) -> tuple[Cohort, LossGraph]:
     """A cohort and its loss, with options as a user writes them."""
     torch.manual_seed(seed)
@@ -66,12 +71,16 @@ def seen(cohort: Cohort, size: int = 16) -> Cohort:
 # ---------------------------------------------------------------- sizes
 
 
-@pytest.mark.parametrize(("arch", "parameters"), [("resnet32", 472_756), ("resnet56", 861_620), ("resnet110", 1_736_564)])
+@pytest.mark.parametrize(
+    ("arch", "parameters"), [("resnet32", 472_756), ("resnet56", 861_620), ("resnet110", 1_736_564)]
+)
 def test_parameters_of_a_peer(arch: str, parameters: int) -> None:
     assert count(create(arch, 100)) == parameters
 
 
-@pytest.mark.parametrize(("archs", "middle", "end"), [(2, [1_276, 3_468], 16_228), (3, [1_708, 4_844], 21_028)])
+@pytest.mark.parametrize(
+    ("archs", "middle", "end"), [(2, [1_276, 3_468], 16_228), (3, [1_708, 4_844], 21_028)]
+)
 def test_parameters_of_fusions(archs: int, middle: list[int], end: int) -> None:
     cohort, _ = cohort_of(archs=",".join(["resnet32"] * archs), size=32, classes=100)
     assert [count(t.fusion) + count(t.attention) for t in auxiliaries(cohort)] == middle
@@ -97,7 +106,10 @@ def test_parameters_of_auxiliary_heads(arch: str, head: str, expected: list[int]
 def test_shapes_of_resnet32() -> None:
     cohort, _ = cohort_of(archs="resnet32,resnet32", size=32, classes=100)
     nodes = cohort.see(images(2, 32, dtype=torch.float32))
-    assert {n: tuple(m.shape) for n, m in nodes.items() if n.endswith(".map")} == {"aux0.map": (2, 16, 32, 32), "aux1.map": (2, 32, 16, 16)}
+    assert {n: tuple(m.shape) for n, m in nodes.items() if n.endswith(".map")} == {
+        "aux0.map": (2, 16, 32, 32),
+        "aux1.map": (2, 32, 16, 16),
+    }
     assert {tuple(nodes[name].shape) for name in cohort.names} == {(2, 100)}
     assert cohort.names == ["peer0", "peer1", "fused", "ensemble", "aux0", "aux1"]
 
@@ -189,7 +201,10 @@ def test_no_peer_hears_another_in_the_forward_pass(method: str, training: bool) 
             p.add_(torch.randn_like(p))
     after = answers()
     for name in before:
-        last = any(read == f"{second}.map{len(changed.stages) - 1}" or read == second for read in _reads(cohort, name))
+        last = any(
+            read == f"{second}.map{len(changed.stages) - 1}" or read == second
+            for read in _reads(cohort, name)
+        )
         assert torch.equal(before[name], after[name]) == (not last), name
 
 
@@ -206,7 +221,9 @@ def test_nothing_is_shared_unless_asked() -> None:
     assert not torch.equal(cohort.networks[0].stem[0].weight, cohort.networks[1].stem[0].weight)
 
 
-@pytest.mark.parametrize(("share", "taps", "parts"), [("stem", "auto", 1), ("stage1", "2", 2), ("stage2", "none", 3)])
+@pytest.mark.parametrize(
+    ("share", "taps", "parts"), [("stem", "auto", 1), ("stage1", "2", 2), ("stage2", "none", 3)]
+)
 def test_shared_parts_are_one_and_train_from_every_peer(share: str, taps: str, parts: int) -> None:
     cohort, graph = cohort_of(share=share, taps=taps)
     cohort.double()
@@ -277,22 +294,37 @@ def test_what_is_deployed_answers_as_it_did_in_the_cohort(method: str, archs: st
 def test_a_peer_of_a_cohort_that_shares_parts_deploys_alone() -> None:
     cohort, _ = cohort_of("ffl", share="stage2")
     seen(cohort)
-    spec = {"method": "ffl", "archs": ["resnet8", "resnet8"], "classes": list(range(CLASSES))} | cohort.layout.document()
+    spec = {
+        "method": "ffl",
+        "archs": ["resnet8", "resnet8"],
+        "classes": list(range(CLASSES)),
+    } | cohort.layout.document()
     x = images(dtype=torch.float32)
     with torch.no_grad():
         for i in range(2):
-            assert torch.equal(build_network(f"peer{i}", spec, cohort.state_dict())(x), cohort.see(x)[f"peer{i}"])
+            assert torch.equal(
+                build_network(f"peer{i}", spec, cohort.state_dict())(x), cohort.see(x)[f"peer{i}"]
+            )
 
 
 def test_a_run_from_before_the_table_of_targets_is_read() -> None:
-    """spec.json told of architectures and of a fused classifier; weights were named by the place of a peer."""
+    """spec.json told of architectures and of a fused classifier;
+    weights were named by the place of a peer.
+    """
     cohort, _ = cohort_of(archs="resnet8,resnet14")
     seen(cohort)
     fusion = cohort.parts["fused"].head.fusion
-    spec = {"archs": ["resnet8", "resnet14"], "classes": list(range(CLASSES)), "fused": {"channels": [64, 64], "operator": fusion.operator}}
+    spec = {
+        "archs": ["resnet8", "resnet14"],
+        "classes": list(range(CLASSES)),
+        "fused": {"channels": [64, 64], "operator": fusion.operator},
+    }
     names = {"peer0.network.": "peers.0.", "peer1.network.": "peers.1.", "fused.head.": "fused."}
     weights = {
-        old + key.removeprefix(new): value for new, old in names.items() for key, value in cohort.kept().items() if key.startswith(new)
+        old + key.removeprefix(new): value
+        for new, old in names.items()
+        for key, value in cohort.kept().items()
+        if key.startswith(new)
     }
     x = images(dtype=torch.float32)
     with torch.no_grad():
@@ -300,34 +332,72 @@ def test_a_run_from_before_the_table_of_targets_is_read() -> None:
             assert torch.equal(build_network(target, spec, weights)(x), cohort.see(x)[target]), target
     assert list(layout_of(spec).targets) == ["peer0", "peer1", "fused", "ensemble"]
     assert list(layout_of(spec | {"fused": None}).targets) == ["peer0", "peer1", "ensemble"]
-    assert top1_of({"peers": [1.0, 2.0], "fused": None, "ensemble": 3.0}) == {"peer0": 1.0, "peer1": 2.0, "ensemble": 3.0}
+    assert top1_of({"peers": [1.0, 2.0], "fused": None, "ensemble": 3.0}) == {
+        "peer0": 1.0,
+        "peer1": 2.0,
+        "ensemble": 3.0,
+    }
 
 
 # ---------------------------------------------------------------- options
 
 SWITCHES = [
-    {}, {"taps": "none"}, {"taps": "1"}, {"taps": "2"}, {"taps": "1,2"}, {"taps": "2,1"},
-    {"share": "stem"}, {"share": "stage1", "taps": "2"}, {"share": "stage2", "taps": "none"},
-    {"fuse": "pw"}, {"fuse": "sum"},
-    {"attn": "none"}, {"attn": "se"}, {"attn": "eca"}, {"attn": "cbam"},
+    {},
+    {"taps": "none"},
+    {"taps": "1"},
+    {"taps": "2"},
+    {"taps": "1,2"},
+    {"taps": "2,1"},
+    {"share": "stem"},
+    {"share": "stage1", "taps": "2"},
+    {"share": "stage2", "taps": "none"},
+    {"fuse": "pw"},
+    {"fuse": "sum"},
+    {"attn": "none"},
+    {"attn": "se"},
+    {"attn": "eca"},
+    {"attn": "cbam"},
     *({"attn": a, "attn_pos": "concat"} for a in ("none", "se", "eca", "cbam")),
-    {"attn": "cbam", "attn_pos": "concat", "fuse": "sum"}, {"attn": "eca", "attn_pos": "concat", "fuse": "pw"},
+    {"attn": "cbam", "attn_pos": "concat", "fuse": "sum"},
+    {"attn": "eca", "attn_pos": "concat", "fuse": "pw"},
     *({"aux_head": h} for h in ("gap", "lite", "continue", "dks")),
-    {"knowledge": "maps"}, {"knowledge": "maps", "beta": "10", "lambda_teachers": "1"}, {"detach_taps": "true"},
-    {"detach_taps": "true", "knowledge": "maps"}, {"temperature": "1"}, {"ramp": "0"},
-    {"label_fused": "0"}, {"label_aux": "0"}, {"label_aux": "0", "lambda_teachers": "0.5"},
-    {"label_fused": "0", "lambda_ensemble": "0"}, {"lambda_fused": "0"}, {"lambda_aux": "0"}, {"lambda_ensemble": "0"},
-]  # fmt: skip
+    {"knowledge": "maps"},
+    {"knowledge": "maps", "beta": "10", "lambda_teachers": "1"},
+    {"detach_taps": "true"},
+    {"detach_taps": "true", "knowledge": "maps"},
+    {"temperature": "1"},
+    {"ramp": "0"},
+    {"label_fused": "0"},
+    {"label_aux": "0"},
+    {"label_aux": "0", "lambda_teachers": "0.5"},
+    {"label_fused": "0", "lambda_ensemble": "0"},
+    {"lambda_fused": "0"},
+    {"lambda_aux": "0"},
+    {"lambda_ensemble": "0"},
+]
 
 
 def trained(options: dict[str, str]) -> dict[str, bool]:
     """Which parts besides the peers the loss trains, by the weights alone."""
-    on = {key: float(options.get(key, default)) > 0 for key, default in
-          {"label_fused": "1", "label_aux": "1", "lambda_ensemble": "1", "lambda_teachers": "0"}.items()}  # fmt: skip
-    return {"fused.": on["label_fused"] or on["lambda_ensemble"], "aux": on["label_aux"] or on["lambda_teachers"], "peer": True}
+    on = {
+        key: float(options.get(key, default)) > 0
+        for key, default in {
+            "label_fused": "1",
+            "label_aux": "1",
+            "lambda_ensemble": "1",
+            "lambda_teachers": "0",
+        }.items()
+    }
+    return {
+        "fused.": on["label_fused"] or on["lambda_ensemble"],
+        "aux": on["label_aux"] or on["lambda_teachers"],
+        "peer": True,
+    }
 
 
-@pytest.mark.parametrize("options", SWITCHES, ids=lambda o: " ".join(f"{k}={v}" for k, v in o.items()) or "defaults")
+@pytest.mark.parametrize(
+    "options", SWITCHES, ids=lambda o: " ".join(f"{k}={v}" for k, v in o.items()) or "defaults"
+)
 def test_every_switch_builds_and_trains_what_it_should(options: dict[str, str]) -> None:
     cohort, graph = cohort_of(**options)
     x, y = images(8, dtype=torch.float32), labels(8)
@@ -338,8 +408,13 @@ def test_every_switch_builds_and_trains_what_it_should(options: dict[str, str]) 
         expected = next(on for prefix, on in trained(options).items() if name.startswith(prefix))
         reached = p.grad is not None and bool(p.grad.isfinite().all()) and bool(p.grad.abs().max() > 0)
         assert reached == expected, name
-    dropped = {"label_fused": "ce_fused", "label_aux": "ce_aux0", "lambda_fused": "kd_fused", "lambda_aux": "kd_aux",
-               "lambda_ensemble": "kd_ensemble"}  # fmt: skip
+    dropped = {
+        "label_fused": "ce_fused",
+        "label_aux": "ce_aux0",
+        "lambda_fused": "kd_fused",
+        "lambda_aux": "kd_aux",
+        "lambda_ensemble": "kd_ensemble",
+    }
     for option, part in dropped.items():
         if options.get(option) == "0":
             assert part not in parts
@@ -348,8 +423,16 @@ def test_every_switch_builds_and_trains_what_it_should(options: dict[str, str]) 
 def test_switches_change_what_they_name() -> None:
     taps = {t: len(cohort_of(taps=t)[0].watched) for t in ("auto", "none", "1", "2", "1,2")}
     assert taps == {"auto": 2, "none": 0, "1": 1, "2": 1, "1,2": 2}
-    kinds = {a: type(auxiliaries(cohort_of(attn=a)[0])[0].attention).__name__ for a in ("none", "se", "eca", "cbam")}
-    assert kinds == {"none": "Identity", "se": "SqueezeExcite", "eca": "EfficientChannelAttention", "cbam": "CBAM"}
+    kinds = {
+        a: type(auxiliaries(cohort_of(attn=a)[0])[0].attention).__name__
+        for a in ("none", "se", "eca", "cbam")
+    }
+    assert kinds == {
+        "none": "Identity",
+        "se": "SqueezeExcite",
+        "eca": "EfficientChannelAttention",
+        "cbam": "CBAM",
+    }
     assert auxiliaries(cohort_of(attn="se")[0])[0].attention.gate[0].in_features == 16
     assert auxiliaries(cohort_of(attn="se", attn_pos="concat")[0])[0].attention.gate[0].in_features == 32
     assert {e.term.temperature for e in cohort_of(temperature="2.5")[1].edges} == {2.5}
@@ -363,7 +446,11 @@ def test_fusion_operators_have_their_own_weight_decay_and_every_parameter_one_gr
     groups = cohort.parameter_groups(5e-4)
     assert [g["weight_decay"] for g in groups] == [5e-4, 1e-5]
     members = [{id(p) for p in g["params"]} for g in groups]
-    assert sum(len(g["params"]) for g in groups) == len(members[0] | members[1]) == len(list(cohort.parameters()))
+    assert (
+        sum(len(g["params"]) for g in groups)
+        == len(members[0] | members[1])
+        == len(list(cohort.parameters()))
+    )
     small = {id(p) for t in auxiliaries(cohort) for m in (t.fusion, t.attention) for p in m.parameters()} | {
         id(p) for p in cohort.parts["fused"].parameters()
     }
@@ -420,7 +507,9 @@ def test_a_temperature_that_means_nothing_is_refused(method: str, temperature: s
 
 @pytest.mark.parametrize("share", ["stage1", "stage2"])
 def test_networks_of_unlike_depth_cannot_share_stages(share: str) -> None:
-    """Their maps are of the same shape, but a shared stage would replace two blocks by one: peer 1 would not deploy."""
+    """Their maps are of the same shape, but a shared stage would replace two blocks by one:
+    peer 1 would not deploy.
+    """
     with pytest.raises(UsageError, match="one architecture"):
         cohort_of("ffl", "resnet8,resnet14", share=share)
 
@@ -451,14 +540,22 @@ def test_unlike_peers_meet_where_their_maps_are_alike(archs: str, size: int, tap
 
 @pytest.mark.parametrize(
     ("archs", "knowledge"),
-    [("resnet8,mobilenet_v3_small", "logits"), ("mobilenet_v3_small,resnet8", "maps"), ("resnet8,resnet18", "logits")],
+    [
+        ("resnet8,mobilenet_v3_small", "logits"),
+        ("mobilenet_v3_small,resnet8", "maps"),
+        ("resnet8,resnet18", "logits"),
+    ],
 )
 def test_unlike_peers_train(archs: str, knowledge: str) -> None:
     cohort, graph = cohort_of(archs=archs, size=32, knowledge=knowledge)
     parts = parts_of(graph, cohort, images(8, 32, dtype=torch.float32), labels(8))
     assert all(part.isfinite() for part in parts.values())
     sum(parts.values()).backward()
-    silent = [n for n, p in cohort.named_parameters() if p.grad is None or not p.grad.isfinite().all() or p.grad.abs().max() == 0]
+    silent = [
+        n
+        for n, p in cohort.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all() or p.grad.abs().max() == 0
+    ]
     assert not silent
 
 
@@ -479,7 +576,9 @@ def test_align_takes_the_smallest_side_and_keeps_the_mean_level(sides: tuple[int
 LABELS_FIRST = {"kd": {"labels": "1", "weight": "0.02"}, "codistillation": {"every": "5"}}
 
 
-@pytest.mark.parametrize("method", [pytest.param(name, marks=() if name == "lfmkd" else pytest.mark.slow) for name in METHODS])
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name == "lfmkd" else pytest.mark.slow) for name in METHODS]
+)
 def test_64_pictures_are_learnt_by_heart(method: str) -> None:
     cohort, graph = cohort_of(method, size=8, **LABELS_FIRST.get(method, {}))
     x, y = images(64, size=8, dtype=torch.float32), torch.arange(64) % CLASSES
@@ -489,7 +588,9 @@ def test_64_pictures_are_learnt_by_heart(method: str) -> None:
     for step in range(60):
         chosen = torch.randperm(64, generator=order)[:32] if step < 45 else torch.arange(64)
         optimizer.zero_grad(set_to_none=True)
-        parts = engine.step(given(cohort, x[chosen], y[chosen]) | {"index": chosen}, at(graph, min(1.0, step / 20)))
+        parts = engine.step(
+            given(cohort, x[chosen], y[chosen]) | {"index": chosen}, at(graph, min(1.0, step / 20))
+        )
         optimizer.step()
         cohort.after_step(step)
     cross = {node: parts[f"ce_{node}"].item() / weight for node, weight in graph.labels.items()}

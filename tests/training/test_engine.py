@@ -51,7 +51,9 @@ def engines() -> Iterator[list[Engine]]:
         engine.close()
 
 
-def cohort_of(method: str, archs: list[str], options: dict[str, str], size: int = SIZE) -> tuple[Cohort, LossGraph]:
+def cohort_of(
+    method: str, archs: list[str], options: dict[str, str], size: int = SIZE
+) -> tuple[Cohort, LossGraph]:
     torch.manual_seed(0)
     row = METHODS[method]
     chosen = parse_options(row.options, list(options.items()), method)
@@ -77,14 +79,18 @@ def three_steps(engine: Engine, size: int = SIZE) -> list[dict[str, Tensor]]:
         optimizer.zero_grad(set_to_none=True)
         parts = take(engine, *batch(size=size, seed=step), factor=0.3)
         assert not any(part.requires_grad for part in parts.values())
-        grads = {f"grad of {n}": p.grad.clone() for n, p in engine.cohort.named_parameters() if p.grad is not None}
+        grads = {
+            f"grad of {n}": p.grad.clone() for n, p in engine.cohort.named_parameters() if p.grad is not None
+        }
         optimizer.step()
         found.append({**parts, **grads, **{n: t.clone() for n, t in engine.cohort.state_dict().items()}})
     return found
 
 
 def test_bf16_is_the_same_in_every_run(engines: list[Engine]) -> None:
-    """Autocast's cache is one for all threads, and emptied by the first that ends: sums would depend on who won."""
+    """Autocast's cache is one for all threads,
+    and emptied by the first that ends: sums would depend on who won.
+    """
     runs = []
     for threads in (0, 2):
         cohort, graph = cohort_of("lfmkd", ["resnet8"] * 2, {})
@@ -97,8 +103,12 @@ def test_bf16_is_the_same_in_every_run(engines: list[Engine]) -> None:
 
 
 @pytest.mark.parametrize("peers", [2, 3])
-@pytest.mark.parametrize(("method", "options"), CASES, ids=lambda v: v if isinstance(v, str) else " ".join(v) or "defaults")
-def test_threads_take_the_same_step_to_the_bit(method: str, options: dict[str, str], peers: int, engines: list[Engine]) -> None:
+@pytest.mark.parametrize(
+    ("method", "options"), CASES, ids=lambda v: v if isinstance(v, str) else " ".join(v) or "defaults"
+)
+def test_threads_take_the_same_step_to_the_bit(
+    method: str, options: dict[str, str], peers: int, engines: list[Engine]
+) -> None:
     runs = []
     for threads in (0, peers):
         cohort, graph = cohort_of(method, ["resnet8"] * peers, options)
@@ -108,14 +118,19 @@ def test_threads_take_the_same_step_to_the_bit(method: str, options: dict[str, s
     for step, (serial, threaded) in enumerate(zip(*runs, strict=True)):
         assert list(serial) == list(threaded)
         for name, value in serial.items():
-            assert torch.equal(value, threaded[name]), (step, name, (value - threaded[name]).abs().max().item())
+            assert torch.equal(value, threaded[name]), (
+                step,
+                name,
+                (value - threaded[name]).abs().max().item(),
+            )
 
 
 @pytest.mark.parametrize("knowledge", ["logits", "maps"])
 def test_threads_take_the_same_step_with_unlike_peers(knowledge: str, engines: list[Engine]) -> None:
     """Maps of unlike size are pooled inside the joint: the gradient passes through that as well.
 
-    By maps, one stage of peer 1 is read four times; then gradients are summed in another order, so not to the bit.
+    By maps, one stage of peer 1 is read four times; then gradients are summed in another order, so not to the
+    bit.
     """
     runs = []
     for threads in (0, 2):
@@ -129,7 +144,10 @@ def test_threads_take_the_same_step_with_unlike_peers(knowledge: str, engines: l
     assert list(serial) == list(threaded)
     for name, value in serial.items():
         off = (value - threaded[name]).abs().max().item()
-        assert off == 0 if knowledge == "logits" else off <= 1e-5 * value.abs().max().item() + 1e-7, (name, off)
+        assert off == 0 if knowledge == "logits" else off <= 1e-5 * value.abs().max().item() + 1e-7, (
+            name,
+            off,
+        )
 
 
 def test_a_step_adds_to_gradients_and_counts_one_batch(engines: list[Engine]) -> None:
@@ -170,11 +188,17 @@ def test_threads_evaluate_alike(method: str, peers: int, engines: list[Engine]) 
 
 
 def test_accuracy_is_counted_over_the_whole_split(engines: list[Engine]) -> None:
-    """Against a count by hand, over more pictures than one batch of evaluation and a last one that is smaller."""
+    """Against a count by hand, over more pictures than one batch
+    of evaluation and a last one that is smaller.
+    """
     cohort, graph = cohort_of("lfmkd", ["resnet8"] * 2, {})
     engines.append(Engine(cohort, graph, "cpu", torch.float32, 0))
     random = np.random.default_rng(0)
-    split = Split(random.integers(0, 256, (261, SIZE, SIZE, 3), dtype=np.uint8), random.integers(0, CLASSES, 261), "digest")
+    split = Split(
+        random.integers(0, 256, (261, SIZE, SIZE, 3), dtype=np.uint8),
+        random.integers(0, CLASSES, 261),
+        "digest",
+    )
     mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.25, 0.3])
     scores = evaluate_cohort(engines[0], split, mean, std)
     cohort.eval()
@@ -183,9 +207,13 @@ def test_accuracy_is_counted_over_the_whole_split(engines: list[Engine]) -> None
         logits = cohort.see(x)
     truth = torch.from_numpy(split.labels)
     for name in cohort.names:
-        assert scores.top1[name] == pytest.approx(100 * (logits[name].argmax(1) == truth).double().mean().item(), abs=0.8), name
+        assert scores.top1[name] == pytest.approx(
+            100 * (logits[name].argmax(1) == truth).double().mean().item(), abs=0.8
+        ), name
     mixed = (torch.softmax(logits["peer0"], 1) + torch.softmax(logits["peer1"], 1)).argmax(1)
-    assert scores.top1["ensemble_probs"] == pytest.approx(100 * (mixed == truth).double().mean().item(), abs=0.8)
+    assert scores.top1["ensemble_probs"] == pytest.approx(
+        100 * (mixed == truth).double().mean().item(), abs=0.8
+    )
     assert np.mean(scores.predicted == logits["fused"].argmax(1).numpy()) > 0.99
     document = scores.document()
     assert document["peers"] == [scores.top1["peer0"], scores.top1["peer1"]]
@@ -196,15 +224,25 @@ def test_accuracy_is_counted_over_the_whole_split(engines: list[Engine]) -> None
 def test_evaluation_without_a_fused_head_predicts_with_peer_0(engines: list[Engine]) -> None:
     cohort, graph = cohort_of("independent", ["resnet8"] * 2, {})
     engines.append(Engine(cohort, graph, "cpu", torch.float32, 0))
-    split = Split(np.random.default_rng(0).integers(0, 256, (32, SIZE, SIZE, 3), dtype=np.uint8), np.arange(32) % CLASSES, "digest")
+    split = Split(
+        np.random.default_rng(0).integers(0, 256, (32, SIZE, SIZE, 3), dtype=np.uint8),
+        np.arange(32) % CLASSES,
+        "digest",
+    )
     scores = evaluate_cohort(engines[0], split, torch.full((3,), 0.5), torch.full((3,), 0.25))
     assert scores.top1["peer0"] == pytest.approx(100 * np.mean(scores.predicted == split.labels))
     assert scores.document()["fused"] is None
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-@pytest.mark.parametrize(("method", "options"), CASES[:2] + CASES[4:], ids=lambda v: v if isinstance(v, str) else " ".join(v) or "defaults")
-def test_bf16_is_close_to_fp32(method: str, options: dict[str, str], threads: int, engines: list[Engine]) -> None:
+@pytest.mark.parametrize(
+    ("method", "options"),
+    CASES[:2] + CASES[4:],
+    ids=lambda v: v if isinstance(v, str) else " ".join(v) or "defaults",
+)
+def test_bf16_is_close_to_fp32(
+    method: str, options: dict[str, str], threads: int, engines: list[Engine]
+) -> None:
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         cohort, graph = cohort_of(method, ["resnet8"] * 2, options)
@@ -230,7 +268,9 @@ def test_threads_are_taken_only_where_they_are_exact(monkeypatch: pytest.MonkeyP
     assert threads_for("auto", pair, "cuda") == 0
     assert threads_for("auto", cohort_of("independent", ["resnet8"], {})[0], "cpu") == 0
     assert threads_for("auto", cohort_of("ffl", ["resnet8"] * 2, {"share": "stem"})[0], "cpu") == 2
-    assert threads_for("auto", cohort_of("independent", ["resnet8", "mobilenet_v3_small"], {})[0], "cpu") == 0  # dropout
+    assert (
+        threads_for("auto", cohort_of("independent", ["resnet8", "mobilenet_v3_small"], {})[0], "cpu") == 0
+    )  # dropout
     monkeypatch.setattr("training.engine._cores", lambda: 1)
     assert threads_for("auto", pair, "cpu") == 0
 
@@ -258,4 +298,26 @@ def test_precision_is_probed_without_leaving_a_trace() -> None:
         pick_precision("bf16", cohort, "cpu", batch()[0])
     if torch.cpu._is_avx512_bf16_supported():
         dtype, said = pick_precision("auto", cohort, "cpu", batch()[0])
-        assert (dtype, said.split()[0]) == (torch.float32, "fp32")  # its first word is the summary's precision
+        assert (dtype, said.split()[0]) == (
+            torch.float32,
+            "fp32",
+        )  # its first word is the summary's precision
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize(("method", "unasked"), [("kd", "teacher"), ("codistillation", "stale_peer0")])
+def test_what_nobody_asks_for_is_not_computed(method: str, unasked: str, threads: int) -> None:
+    """Teachers of other runs and stale copies cost nothing in evaluation."""
+    torch.manual_seed(0)
+    row = METHODS[method]
+    peers = ["resnet8"] * max(2, row.peers)
+    cohort = built(method, peers, CLASSES, 16, row.options()).eval()
+    engine = Engine(cohort, row.graph(cohort, row.options()), "cpu", torch.float32, threads)
+    x = torch.randn(4, 3, 16, 16)
+    try:
+        whole, asked = engine.forward(x), engine.forward(x, cohort.names)
+    finally:
+        engine.close()
+    assert set(cohort.names) <= set(asked) <= set(whole)
+    assert all(torch.equal(asked[name], whole[name]) for name in cohort.names)
+    assert unasked in whole and unasked not in asked

@@ -63,10 +63,18 @@ def test_losses_are_those_of_the_file(method: str) -> None:
         file.write_text("".join(f"{step} {loss:.4f}\n" for step, loss in enumerate(found)))
     command = f"{WRITE}=1 python -m pytest tests/training/test_golden.py"
     assert file.exists(), f"{file.name} is missing; write it with: {command}"
-    expected = {int(step): float(loss) for step, loss in (line.split() for line in file.read_text().splitlines())}
+    expected = {
+        int(step): float(loss) for step, loss in (line.split() for line in file.read_text().splitlines())
+    }
     assert list(expected) == list(range(STEPS))
-    wrong = {step: (round(found[step], 4), loss) for step, loss in expected.items() if not abs(found[step] - loss) <= TOLERANCE}
-    assert not wrong, f"step: (now, file); if this change of numbers is meant, write the file again with: {command}"
+    wrong = {
+        step: (round(found[step], 4), loss)
+        for step, loss in expected.items()
+        if not abs(found[step] - loss) <= TOLERANCE
+    }
+    assert not wrong, (
+        f"step: (now, file); if this change of numbers is meant, write the file again with: {command}"
+    )
 
 
 def test_no_file_is_left_without_a_method() -> None:

@@ -34,7 +34,9 @@ def batch(count: int = 8) -> tuple[Tensor, Tensor]:
     return draw(count, 3, SIZE, SIZE), torch.arange(count) % CLASSES
 
 
-def cohort_of(method: str = "lfmkd", peers: int = 2, seed: int = 0, **options: object) -> tuple[Cohort, LossGraph]:
+def cohort_of(
+    method: str = "lfmkd", peers: int = 2, seed: int = 0, **options: object
+) -> tuple[Cohort, LossGraph]:
     torch.manual_seed(seed)
     row = METHODS[method]
     chosen = row.options(**options)
@@ -46,7 +48,10 @@ def gradients(cohort: Cohort, graph: LossGraph, ramp: float = 1.0) -> dict[str, 
     images, labels = batch()
     cohort.zero_grad(set_to_none=True)
     sum(parts_of(graph, cohort, images, labels, ramp).values()).backward()
-    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in cohort.named_parameters()}
+    return {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in cohort.named_parameters()
+    }
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0, 50.0])
@@ -54,7 +59,9 @@ def test_gradient_of_distillation_is_the_formula(temperature: float) -> None:
     teacher, student = draw(6, 7, seed=1).requires_grad_(), draw(6, 7, seed=2).requires_grad_()
     graph = LossGraph({}, (Edge("kd", "t", "s", 1.0, kd_of(temperature)),))
     evaluate_graph(graph, {"t": teacher, "s": student}, at(graph, 1.0))["kd"].backward()
-    expected = temperature / 6 * (torch.softmax(student / temperature, 1) - torch.softmax(teacher / temperature, 1))
+    expected = (
+        temperature / 6 * (torch.softmax(student / temperature, 1) - torch.softmax(teacher / temperature, 1))
+    )
     assert teacher.grad is None
     assert (student.grad - expected).abs().max() < CLOSE
 
@@ -94,7 +101,9 @@ def test_low_precision_logits_are_judged_in_fp32() -> None:
     logits = draw(4, 7).bfloat16()
     assert distillation(logits, logits * 2, 3.0).dtype == torch.float32
     graph = LossGraph({"p": 1.0})
-    part = evaluate_graph(graph, {"p": logits, "labels": torch.zeros(4, dtype=torch.long)}, at(graph, 1.0))["ce_p"]
+    part = evaluate_graph(graph, {"p": logits, "labels": torch.zeros(4, dtype=torch.long)}, at(graph, 1.0))[
+        "ce_p"
+    ]
     assert part.dtype == torch.float32
     assert part == F.cross_entropy(logits.float(), torch.zeros(4, dtype=torch.long))
 
@@ -122,7 +131,9 @@ def test_teacher_of_maps_is_detached() -> None:
 def test_parts_are_weighted_ramped_and_summed_by_name() -> None:
     a, b, c = (draw(4, 7, seed=s) for s in range(3))
     labels = torch.tensor([0, 1, 2, 3])
-    graph = LossGraph({"a": 2.0}, (Edge("kd", "a", "b", 0.5, kd_of(2.0)), Edge("kd", "a", "c", 3.0, kd_of(4.0))))
+    graph = LossGraph(
+        {"a": 2.0}, (Edge("kd", "a", "b", 0.5, kd_of(2.0)), Edge("kd", "a", "c", 3.0, kd_of(4.0)))
+    )
     parts = evaluate_graph(graph, {"a": a, "b": b, "c": c, "labels": labels}, at(graph, 0.25))
     assert set(parts) == {"ce_a", "kd"}
     assert (parts["ce_a"] - 2 * F.cross_entropy(a, labels)).abs() < CLOSE
@@ -131,7 +142,17 @@ def test_parts_are_weighted_ramped_and_summed_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("epoch", "value"),
-    [(0, 0.006738), (1, 0.007629), (10, 0.021750), (20, 0.060055), (40, 0.286505), (60, 0.731616), (79, 0.999219), (80, 1), (300, 1)],
+    [
+        (0, 0.006738),
+        (1, 0.007629),
+        (10, 0.021750),
+        (20, 0.060055),
+        (40, 0.286505),
+        (60, 0.731616),
+        (79, 0.999219),
+        (80, 1),
+        (300, 1),
+    ],
 )
 def test_ramp(epoch: int, value: float) -> None:
     assert ramp_up(epoch, 80) == pytest.approx(value, abs=1e-6)
@@ -178,11 +199,17 @@ TABLE = [
 
 
 @pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
-@pytest.mark.parametrize(("graph", "attached", "detached"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+@pytest.mark.parametrize(
+    ("graph", "attached", "detached"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
 def test_gradient_table(graph: LossGraph, attached: set[str], detached: set[str], detach: bool) -> None:
     cohort, _ = cohort_of(detach_taps=detach)
     found = gradients(cohort, graph)
-    reached = {group for group, inside in GROUPS.items() if any(g.abs().max() > 0 for n, g in found.items() if inside(n))}
+    reached = {
+        group
+        for group, inside in GROUPS.items()
+        if any(g.abs().max() > 0 for n, g in found.items() if inside(n))
+    }
     assert reached == (detached if detach else attached)
 
 
@@ -221,7 +248,13 @@ def test_without_ramp_the_logged_edges_change_no_gradient(method: str) -> None:
 
 def test_loss_of_lfmkd_is_the_sum_of_section_two() -> None:
     cohort, graph = cohort_of(
-        peers=3, label_fused=0.7, label_aux=0.6, lambda_fused=0.9, lambda_aux=0.8, lambda_ensemble=1.1, lambda_teachers=0.3
+        peers=3,
+        label_fused=0.7,
+        label_aux=0.6,
+        lambda_fused=0.9,
+        lambda_aux=0.8,
+        lambda_ensemble=1.1,
+        lambda_teachers=0.3,
     )
     images, labels = batch()
     z = cohort.see(images)
@@ -245,7 +278,9 @@ def test_loss_of_lfmkd_by_maps() -> None:
     images, labels = batch()
     nodes = cohort.see(images)
     peers = [network.features(images) for network in cohort.networks]
-    expected = sum(attention_distance(nodes[f"aux{s}.map"], peers[m][s]) for s in (0, 1) for m in (0, 1)) * 10 / 2
+    expected = (
+        sum(attention_distance(nodes[f"aux{s}.map"], peers[m][s]) for s in (0, 1) for m in (0, 1)) * 10 / 2
+    )
     parts = parts_of(graph, cohort, images, labels)
     assert "kd_aux" not in parts
     assert (parts["maps_aux"] - expected).abs() < CLOSE
@@ -258,8 +293,12 @@ def test_loss_of_lfmkd_by_maps() -> None:
 def test_ffl_is_lfmkd_without_taps() -> None:
     (one, graph), (other, its) = cohort_of("ffl"), cohort_of("lfmkd", taps="none")
     assert graph == its
-    assert {n: t.shape for n, t in one.state_dict().items()} == {n: t.shape for n, t in other.state_dict().items()}
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    assert {n: t.shape for n, t in one.state_dict().items()} == {
+        n: t.shape for n, t in other.state_dict().items()
+    }
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
     images, labels = batch()
     parts, its_parts = (parts_of(g, c, images, labels, 0.3) for c, g in ((one, graph), (other, its)))
     assert set(parts) == {"ce_peer0", "ce_peer1", "ce_fused", "kd_fused", "kd_ensemble"}
@@ -274,7 +313,10 @@ def test_ffl_is_the_loss_of_its_paper() -> None:
     z = cohort.see(images)
     bar = (z["peer0"] + z["peer1"]) / 2
     expected = sum(F.cross_entropy(z[n], labels) for n in ("peer0", "peer1", "fused"))
-    expected = expected + 0.3 * (sum(distillation(z["fused"], z[p], 3.0) for p in ("peer0", "peer1")) + distillation(bar, z["fused"], 3.0))
+    expected = expected + 0.3 * (
+        sum(distillation(z["fused"], z[p], 3.0) for p in ("peer0", "peer1"))
+        + distillation(bar, z["fused"], 3.0)
+    )
     assert (sum(parts_of(graph, cohort, images, labels, 0.3).values()) - expected).abs() < CLOSE
 
 
@@ -287,9 +329,22 @@ def independent_gradients(peers: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"label_fused": 0.0, "label_aux": 0.0, "lambda_fused": 0.0, "lambda_aux": 0.0, "lambda_ensemble": 0.0},
+        {
+            "label_fused": 0.0,
+            "label_aux": 0.0,
+            "lambda_fused": 0.0,
+            "lambda_aux": 0.0,
+            "lambda_ensemble": 0.0,
+        },
         {"detach_taps": True, "lambda_fused": 0.0, "lambda_aux": 0.0},
-        {"detach_taps": True, "lambda_fused": 0.0, "lambda_aux": 0.0, "lambda_teachers": 1.0, "knowledge": "maps", "beta": 0.0},
+        {
+            "detach_taps": True,
+            "lambda_fused": 0.0,
+            "lambda_aux": 0.0,
+            "lambda_teachers": 1.0,
+            "knowledge": "maps",
+            "beta": 0.0,
+        },
     ],
     ids=["weights zero", "detached", "detached maps"],
 )
@@ -345,7 +400,9 @@ def test_loss_at_the_start_is_that_of_chance(method: str) -> None:
         assert value == pytest.approx(graph.labels[name.removeprefix("ce_")] * math.log(100), rel=0.2), name
     if graph.ramp.share == 0:
         return  # a method that teaches from the start
-    assert sum(p.item() for n, p in parts.items() if n not in cross) < 0.01 * sum(p.item() for p in parts.values())
+    assert sum(p.item() for n, p in parts.items() if n not in cross) < 0.01 * sum(
+        p.item() for p in parts.values()
+    )
 
 
 def test_every_node_of_a_graph_exists() -> None:

@@ -59,7 +59,10 @@ def cl(n: Nodes) -> Tensor:
 
 
 def codistillation(n: Nodes) -> Tensor:
-    return sum((ce(n[a]) + W * kl(n[f"stale_{b}"], n[a], 1) for a, b in (("peer0", "peer1"), ("peer1", "peer0"))), torch.tensor(0.0))
+    return sum(
+        (ce(n[a]) + W * kl(n[f"stale_{b}"], n[a], 1) for a, b in (("peer0", "peer1"), ("peer1", "peer0"))),
+        torch.tensor(0.0),
+    )
 
 
 def one(n: Nodes) -> Tensor:
@@ -69,7 +72,10 @@ def one(n: Nodes) -> Tensor:
 def okddip(n: Nodes) -> Tensor:
     aux = ["peer0", "peer1", "peer2"]
     mean = (n["peer0"] + n["peer1"] + n["peer2"]) / 3
-    return sum((ce(n[p]) + W * kl(n[f"mix_{p}"], n[p], 3) for p in aux), ce(n["leader"]) + W * kl(mean, n["leader"], 3))
+    return sum(
+        (ce(n[p]) + W * kl(n[f"mix_{p}"], n[p], 3) for p in aux),
+        ce(n["leader"]) + W * kl(mean, n["leader"], 3),
+    )
 
 
 def kdcl(n: Nodes) -> Tensor:
@@ -101,7 +107,12 @@ def pcl(n: Nodes) -> Tensor:
     total = ce(n["fused"])
     for i in range(3):
         z = n[f"peer{i}"]
-        total = total + ce(z) + W * kl(n["fused"], z, 3) + W * sum(kl(n[f"ema{j}"], z, 3) for j in range(3) if j != i) / 2
+        total = (
+            total
+            + ce(z)
+            + W * kl(n["fused"], z, 3)
+            + W * sum(kl(n[f"ema{j}"], z, 3) for j in range(3) if j != i) / 2
+        )
     return total
 
 
@@ -129,7 +140,9 @@ def attention(x: Tensor) -> Tensor:
 
 
 def at_(n: Nodes) -> Tensor:
-    apart = [((attention(n[f"teacher.map{s}"]) - attention(n[f"peer0.map{s}"])) ** 2).mean() for s in range(3)]
+    apart = [
+        ((attention(n[f"teacher.map{s}"]) - attention(n[f"peer0.map{s}"])) ** 2).mean() for s in range(3)
+    ]
     return ce(n["peer0"]) + 1000 / 3 * sum(apart)
 
 
@@ -164,9 +177,24 @@ def crd(n: Nodes) -> Tensor:
 
 
 FORMULAS: dict[str, Callable[[Nodes], Tensor]] = {
-    "dml": dml, "cl": cl, "codistillation": codistillation, "one": one, "okddip": okddip, "kdcl": kdcl, "dualnet": dualnet, "dks": dks,
-    "dcm": dcm, "pcl": pcl, "byot": byot, "multi_exit": multi_exit, "kd": kd, "fitnets": fitnets, "at": at_, "rkd": rkd, "crd": crd,
-}  # fmt: skip
+    "dml": dml,
+    "cl": cl,
+    "codistillation": codistillation,
+    "one": one,
+    "okddip": okddip,
+    "kdcl": kdcl,
+    "dualnet": dualnet,
+    "dks": dks,
+    "dcm": dcm,
+    "pcl": pcl,
+    "byot": byot,
+    "multi_exit": multi_exit,
+    "kd": kd,
+    "fitnets": fitnets,
+    "at": at_,
+    "rkd": rkd,
+    "crd": crd,
+}
 
 
 def test_every_method_has_its_formula() -> None:
@@ -179,7 +207,10 @@ def test_the_loss_is_the_formula(method: str) -> None:
     cohort, graph = made(method)
     nodes = cohort(given(cohort, pictures(), LABELS))
     ramps = {ramp: torch.tensor(W if ramp.share else 1.0, dtype=torch.float64) for ramp in graph.ramps(0, 1)}
-    loss, formula = (float(x.detach()) for x in (sum(evaluate_graph(graph, nodes, ramps).values()), FORMULAS[method](nodes)))
+    loss, formula = (
+        float(x.detach())
+        for x in (sum(evaluate_graph(graph, nodes, ramps).values()), FORMULAS[method](nodes))
+    )
     assert abs(loss - formula) < 1e-10 * max(1.0, loss)
 
 
@@ -191,7 +222,9 @@ def test_threads_and_one_after_the_other_are_the_same_step(method: str) -> None:
     gradients = []
     for threads in (0, 3):
         cohort, graph = made(method)
-        engine = Engine(cohort.train(), graph, "cpu", torch.float32, threads)  # fp32: no autocast; the networks are in float64
+        engine = Engine(
+            cohort.train(), graph, "cpu", torch.float32, threads
+        )  # fp32: no autocast; the networks are in float64
         engine.step(given(cohort, pictures(), LABELS), at(graph, W))
         engine.close()
         gradients.append({n: p.grad for n, p in cohort.named_parameters() if p.grad is not None})
@@ -244,7 +277,10 @@ def test_one_with_a_uniform_gate_is_the_mean() -> None:
 
 
 def random_logits(peers: int = 3) -> list[Tensor]:
-    return [3 * torch.randn(COUNT, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(peers)]
+    return [
+        3 * torch.randn(COUNT, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(i))
+        for i in range(peers)
+    ]
 
 
 def losses_of(z: Tensor) -> Tensor:
@@ -312,7 +348,9 @@ def test_the_gradient_of_a_shared_trunk_is_the_mean_of_the_branches() -> None:
         cohort = built(method, ["resnet8"] * 2, CLASSES, SIZE, options).double()
         graph = LossGraph({"peer0": 1.0, "peer1": 1.0})
         sum(parts_of(graph, cohort, pictures(), LABELS).values()).backward()  # type: ignore[union-attr]
-        found.append((cohort.networks[0].stem[0].weight.grad, cohort.networks[0].stages[2][0].conv1.weight.grad))
+        found.append(
+            (cohort.networks[0].stem[0].weight.grad, cohort.networks[0].stages[2][0].conv1.weight.grad)
+        )
     assert (2 * found[0][0] - found[1][0]).abs().max() < 1e-10
     assert (found[0][1] - found[1][1]).abs().max() < 1e-10
 

@@ -14,5 +14,7 @@ FILE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
 def test_the_page_is_that_of_the_table() -> None:
-    assert FILE.read_text() == page(), "write it again: python tests/training/methods_page.py > docs/methods.md"
+    assert FILE.read_text() == page(), (
+        "write it again: python tests/training/methods_page.py > docs/methods.md"
+    )
     assert all(f"### {name}\n" in page() for name in METHODS)

@@ -1,4 +1,6 @@
-"""Every method the whole way: trained, interrupted and resumed to the same bits, exported with a passing gate. Long: marked slow."""
+"""Every method the whole way: trained, interrupted and resumed to the same bits,
+exported with a passing gate. Long: marked slow.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ from training.methods import METHODS
 
 pytestmark = pytest.mark.slow
 CASES = [(method, ()) for method in METHODS]
-CASES += [("kdcl", (("target", "general"),)), ("lfmkd", (("aux_of", "peer"),)), ("lfmkd", (("knowledge", "both"), ("attn", "bilinear")))]
+CASES += [
+    ("kdcl", (("target", "general"),)),
+    ("lfmkd", (("aux_of", "peer"),)),
+    ("lfmkd", (("knowledge", "both"), ("attn", "bilinear"))),
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    config = TrainConfig(data=str(data), arch="resnet14", peers=1, method="independent", epochs=2, batch_size=32, lr=0.05)
+    config = TrainConfig(
+        data=str(data), arch="resnet14", peers=1, method="independent", epochs=2, batch_size=32, lr=0.05
+    )
     return train(config, "teacher", tmp_path_factory.mktemp("teacher"))
 
 
@@ -58,14 +66,32 @@ def interrupted_at(number: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Engine, "step", counted)
 
 
-@pytest.mark.parametrize(("method", "options"), CASES, ids=lambda v: v if isinstance(v, str) else "-".join(value for _, value in v))
+def named(value: Any) -> str:
+    return value if isinstance(value, str) else "-".join(choice for _, choice in value)
+
+
+@pytest.mark.parametrize(("method", "options"), CASES, ids=named)
+@pytest.mark.parametrize("arch", ["resnet8", pytest.param("wrn16_2", marks=pytest.mark.wide)])
 def test_the_whole_way(
-    method: str, options: tuple[tuple[str, str], ...], data: Path, teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arch: str,
+    method: str,
+    options: tuple[tuple[str, str], ...],
+    data: Path,
+    teacher: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = TrainConfig(
-        data=str(data), arch="resnet8", method=method, option=options, epochs=2, batch_size=32, lr=0.05, precision="fp32",
+        data=str(data),
+        arch=arch,
+        method=method,
+        option=options,
+        epochs=2,
+        batch_size=32,
+        lr=0.05,
+        precision="fp32",
         teacher=str(teacher.path) if METHODS[method].teachers else None,
-    )  # fmt: skip
+    )
     run = train(config, "whole", tmp_path)
     with monkeypatch.context() as patch:
         interrupted_at(9, patch)  # in the second epoch
@@ -88,7 +114,9 @@ def test_one_teacher_several_students_and_several_teachers(data: Path, teacher: 
     first = train(TrainConfig(method="kd", teacher=str(teacher.path), peers=2, **common), "two", tmp_path)
     assert list(layout_of(first.spec).targets) == ["peer0", "peer1", "ensemble"]
     both = ",".join(str(run.path) for run in (teacher, first))
-    second = train(TrainConfig(method="kd", teacher=both, option=(("relative", "1"),), **common), "taught", tmp_path)
+    second = train(
+        TrainConfig(method="kd", teacher=both, option=(("relative", "1"),), **common), "taught", tmp_path
+    )
     assert not any(name.startswith("teacher") for name in second.tensors())
     artifact = export(ExportConfig(all=True, single_file=True), first)[0]
     assert artifact.verdict == "pass"

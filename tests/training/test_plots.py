@@ -17,8 +17,12 @@ TRUTH = np.array([0, 0, 1, 1, 2, 2])
 ANSWER = np.array([0, 1, 1, 1, 2, 0])
 
 
-@pytest.mark.parametrize("classes", [("A$$AP", "Ke$ha", "$x$"), ("猫", "犬", "鳥"), ("\U00013080", "b" * 300, "=")])
-def test_any_class_name_is_drawn(classes: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "classes", [("A$$AP", "Ke$ha", "$x$"), ("猫", "犬", "鳥"), ("\U00013080", "b" * 300, "=")]
+)
+def test_any_class_name_is_drawn(
+    classes: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "confusion.png"
     plots.attempt(file, lambda path: plots.confusion(TRUTH, ANSWER, classes, path, "run $a$: 猫"))
     assert capsys.readouterr().err == ""
@@ -36,7 +40,9 @@ def test_names_without_a_font_are_numbers() -> None:
 def test_dollars_are_dollars(tmp_path: Path) -> None:
     """As mathematics, $x$ would be drawn as an italic x."""
     for name in ("a", "b"):
-        plots.confusion(TRUTH, ANSWER, ("cat", "dog", "$x$" if name == "a" else "x"), tmp_path / f"{name}.png", "")
+        plots.confusion(
+            TRUTH, ANSWER, ("cat", "dog", "$x$" if name == "a" else "x"), tmp_path / f"{name}.png", ""
+        )
     with Image.open(tmp_path / "a.png") as first, Image.open(tmp_path / "b.png") as second:
         assert first.tobytes() != second.tobytes()
     import matplotlib
@@ -68,6 +74,8 @@ plots.attempt(Path(sys.argv[1]), lambda path: plots.confusion(y, y, ("a", "b"), 
 """
     env = {key: value for key, value in os.environ.items() if not key.startswith(("XDG", "MPL"))}
     command = [sys.executable, "-c", code, str(tmp_path / "confusion.png")]
-    done = subprocess.run(command, env=env | {"HOME": "/dev/null"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=env | {"HOME": "/dev/null"}, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "confusion.png").exists()

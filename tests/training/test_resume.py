@@ -51,7 +51,9 @@ STEPS, EPOCHS = 5, 2
 
 
 def write_coloured(path: Path, seed: int = 0, train: int = 90) -> Path:
-    """Three classes that differ by colour: training pictures of 16x16, of which a tenth is held out, 30 for testing."""
+    """Three classes that differ by colour: training pictures of 16x16,
+    of which a tenth is held out, 30 for testing.
+    """
     draw = np.random.default_rng(seed)
     arrays = {"classes": np.array(["red", "green", "blue"])}
     for split, count in (("train", train), ("test", 30)):
@@ -66,7 +68,15 @@ def write_coloured(path: Path, seed: int = 0, train: int = 90) -> Path:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     path = write_coloured(tmp_path_factory.mktemp("data") / "coloured.npz")
-    return TrainConfig(data=str(path), image_size=16, arch="resnet8", epochs=EPOCHS, batch_size=16, precision="fp32", device="cpu")
+    return TrainConfig(
+        data=str(path),
+        image_size=16,
+        arch="resnet8",
+        epochs=EPOCHS,
+        batch_size=16,
+        precision="fp32",
+        device="cpu",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +98,14 @@ def during_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], 
     monkeypatch.setattr(Engine, "step", counted)
 
 
-MOMENTS = {"first": 1, "middle": 3, "last but one": 4, "last of epoch": STEPS, "next epoch": STEPS + 1, "very last": EPOCHS * STEPS}
+MOMENTS = {
+    "first": 1,
+    "middle": 3,
+    "last but one": 4,
+    "last of epoch": STEPS,
+    "next epoch": STEPS + 1,
+    "very last": EPOCHS * STEPS,
+}
 
 
 MANY = [("middle", "SIGINT"), ("middle", "SIGTERM")]
@@ -97,7 +114,12 @@ MANY += [pytest.param(moment, "SIGTERM", marks=pytest.mark.slow) for moment in M
 
 @pytest.mark.parametrize(("step", "signals"), MANY)
 def test_a_signal_ends_the_step_saves_and_resumes(
-    step: str, signals: str, config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str,
+    signals: str,
+    config: TrainConfig,
+    reference: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
@@ -132,7 +154,9 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize("place", [PLACES[0], *(pytest.param(place, marks=pytest.mark.slow) for place in list(PLACES)[1:])])
+@pytest.mark.parametrize(
+    "place", [PLACES[0], *(pytest.param(place, marks=pytest.mark.slow) for place in list(PLACES)[1:])]
+)
 def test_sudden_death_at_every_place_of_an_epoch(
     place: str, config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +180,9 @@ def test_sudden_death_at_every_place_of_an_epoch(
         elif place == "before the weights are kept":
             patch.setattr(loop, "evaluate_cohort", lethal(loop.evaluate_cohort, 2))
         elif place == "before the metrics line":
-            patch.setattr(loop.json, "dumps", lethal(json.dumps, 4))  # config.json, spec.json and epoch 1 come first
+            patch.setattr(
+                loop.json, "dumps", lethal(json.dumps, 4)
+            )  # config.json, spec.json and epoch 1 come first
         elif place == "before the checkpoint":
             patch.setattr(checkpoint, "save", lethal(checkpoint.save, 2))
         else:
@@ -169,7 +195,9 @@ def test_sudden_death_at_every_place_of_an_epoch(
     assert_same(run.path, reference.path)
 
 
-@pytest.mark.parametrize("tail", [b'{"epoch": 2, "lo', pytest.param(b"", marks=pytest.mark.slow)], ids=["half a line", "no line"])
+@pytest.mark.parametrize(
+    "tail", [b'{"epoch": 2, "lo', pytest.param(b"", marks=pytest.mark.slow)], ids=["half a line", "no line"]
+)
 def test_a_torn_metrics_line_is_dropped(
     tail: bytes, config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +212,9 @@ def test_a_torn_metrics_line_is_dropped(
     assert_same(run.path, reference.path)
 
 
-def test_seconds_of_an_interrupted_epoch_are_counted(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_of_an_interrupted_epoch_are_counted(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Otherwise images_per_second of the summary would count pictures whose time is lost."""
     with monkeypatch.context() as patch:
         during_step(patch, 4, lambda: signal.raise_signal(signal.SIGTERM))
@@ -196,9 +226,13 @@ def test_seconds_of_an_interrupted_epoch_are_counted(config: TrainConfig, tmp_pa
 
 
 @pytest.mark.slow
-def test_layers_that_draw_resume_their_draws(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_draw_resume_their_draws(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """mobilenet has dropout: the random state is part of the checkpoint."""
-    mixed = TrainConfig(**{**vars(config), "arch": "resnet8,mobilenet_v3_small", "epochs": 2, "method": "independent"})
+    mixed = TrainConfig(
+        **{**vars(config), "arch": "resnet8,mobilenet_v3_small", "epochs": 2, "method": "independent"}
+    )
     whole = train(mixed, "whole", tmp_path)
     with monkeypatch.context() as patch:
         during_step(patch, 3, lambda: signal.raise_signal(signal.SIGTERM))
@@ -213,14 +247,18 @@ def test_one_step_an_epoch_is_enough(config: TrainConfig, tmp_path: Path) -> Non
     assert [row["epoch"] for row in metrics(run.path)] == [1, 2]
 
 
-def test_what_was_trained_differs_from_what_was_not(config: TrainConfig, reference: Run, tmp_path: Path) -> None:
+def test_what_was_trained_differs_from_what_was_not(
+    config: TrainConfig, reference: Run, tmp_path: Path
+) -> None:
     """The comparison itself can fail: another seed gives other weights."""
     other = train(TrainConfig(**{**vars(config), "seed": 1}), "other", tmp_path)
     with pytest.raises(AssertionError):
         assert_same(other.path, reference.path)
 
 
-def test_an_interrupted_epoch_keeps_its_rate(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_epoch_keeps_its_rate(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Interrupted at its last step, nothing of it is left to do, but all of it was done."""
     with monkeypatch.context() as patch:
         during_step(patch, STEPS, lambda: signal.raise_signal(signal.SIGTERM))
@@ -233,7 +271,9 @@ def test_an_interrupted_epoch_keeps_its_rate(config: TrainConfig, tmp_path: Path
     assert row["images_per_second"] == pytest.approx(STEPS * 16 / row["seconds"])
 
 
-def test_a_run_in_training_is_not_resumed_twice(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_training_is_not_resumed_twice(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From within a step of it, when it is new and when it is resumed itself."""
     refusals = []
 
@@ -254,7 +294,9 @@ def test_a_run_in_training_is_not_resumed_twice(config: TrainConfig, tmp_path: P
     assert not (tmp_path / "cut" / ".lock").exists()
 
 
-def test_an_interrupt_in_the_last_evaluation(config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_in_the_last_evaluation(
+    config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, calls = loop.evaluate_cohort, iter(range(100))
 
     def evaluate(*args: Any, **how: Any) -> Any:
@@ -272,7 +314,9 @@ def test_an_interrupt_in_the_last_evaluation(config: TrainConfig, reference: Run
     assert_same(run.path, reference.path)
 
 
-def test_a_full_disk_says_what_is_kept(config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_says_what_is_kept(
+    config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A limit on the size of files stands for the disk; from the second epoch on no checkpoint fits."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with monkeypatch.context() as patch:
@@ -291,7 +335,9 @@ def test_a_full_disk_says_what_is_kept(config: TrainConfig, reference: Run, tmp_
     assert_same(run.path, reference.path)
 
 
-def test_the_summary_comes_before_the_plots(config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_summary_comes_before_the_plots(
+    config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever becomes of the process while they are drawn."""
     monkeypatch.setattr(loop.plots, "draw", lambda *args: die())
     with pytest.raises(Killed):
@@ -300,7 +346,11 @@ def test_the_summary_comes_before_the_plots(config: TrainConfig, reference: Run,
 
 
 def test_a_plot_that_fails_costs_nothing(
-    config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: TrainConfig,
+    reference: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A directory has the name that a picture is to have."""
     during_step(monkeypatch, 1, (tmp_path / "cut" / "curves.png").mkdir)
@@ -312,7 +362,9 @@ def test_a_plot_that_fails_costs_nothing(
     assert_same(run.path, reference.path)
 
 
-def test_without_standard_error(config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_standard_error(
+    config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     assert_same(train(config, "mute", tmp_path).path, reference.path)
 
@@ -329,7 +381,9 @@ def test_a_finished_run_refuses_to_resume(reference: Run, lf: Callable[..., Resu
     before = {p.name: p.stat().st_mtime_ns for p in reference.path.iterdir()}
     result = lf("train", "--resume", reference.name, "--runs", reference.path.parent)
     assert result.exit_code == 1
-    assert one_line(result) == f"Error: Run {reference.name} has finished already; there is nothing to resume."
+    assert (
+        one_line(result) == f"Error: Run {reference.name} has finished already; there is nothing to resume."
+    )
     assert result.stdout == ""
     assert {p.name: p.stat().st_mtime_ns for p in reference.path.iterdir()} == before
 
@@ -346,7 +400,9 @@ def test_resume_of_no_run_names_those_there_are(reference: Run, lf: Callable[...
     assert "whole" in one_line(result)
 
 
-def test_a_damaged_checkpoint_is_said_in_one_line(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_checkpoint_is_said_in_one_line(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         during_step(patch, STEPS + 1, die)
         with pytest.raises(Killed):
@@ -358,7 +414,9 @@ def test_a_damaged_checkpoint_is_said_in_one_line(config: TrainConfig, tmp_path:
     assert "\n" not in str(caught.value)
 
 
-def test_other_pictures_refuse_to_resume(tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_pictures_refuse_to_resume(
+    tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_coloured(tmp_path / "mine.npz")
     mine = TrainConfig(**{**vars(config), "data": str(path)})
     with monkeypatch.context() as patch:
@@ -370,8 +428,23 @@ def test_other_pictures_refuse_to_resume(tmp_path: Path, config: TrainConfig, mo
         train(mine, resume=Run(tmp_path / "cut"))
 
 
-def test_a_loss_that_is_no_number_names_the_rate(config: TrainConfig, tmp_path: Path, lf: Callable[..., Result]) -> None:
-    words = ("--data", config.data, "--image-size", 16, "--arch", "resnet8", "--batch-size", 16, "--precision", "fp32", "--device", "cpu")
+def test_a_loss_that_is_no_number_names_the_rate(
+    config: TrainConfig, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
+    words = (
+        "--data",
+        config.data,
+        "--image-size",
+        16,
+        "--arch",
+        "resnet8",
+        "--batch-size",
+        16,
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+    )
     result = lf("train", *words, "--epochs", 2, "--lr", "1e30", "--runs", tmp_path)
     assert result.exit_code == 1
     said = one_line(result)
@@ -381,7 +454,9 @@ def test_a_loss_that_is_no_number_names_the_rate(config: TrainConfig, tmp_path: 
     for words in (("train", "--resume", run.name), ("export", run.name, "--peer", 0), ("evaluate",)):
         again = lf(*words, "--runs", tmp_path)
         assert (again.exit_code, one_line(again)) == (1, said)
-    assert [row["state"] for row in json.loads(lf("list", "runs", "--runs", tmp_path, "--json").stdout)] == ["diverged"]
+    assert [row["state"] for row in json.loads(lf("list", "runs", "--runs", tmp_path, "--json").stdout)] == [
+        "diverged"
+    ]
 
 
 # ---------------------------------------------------------------- real processes
@@ -396,7 +471,14 @@ def start(runs: Path, *words: str) -> subprocess.Popen[str]:
         data = write_coloured(runs.parent / f"{runs.name}.npz", train=400)
         words = ("--data", str(data), *WORDS, "--name", "mine")
     command = [str(LFDEPLOY), "train", "--runs", str(runs), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=runs.parent, env=dict(os.environ))
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=runs.parent,
+        env=dict(os.environ),
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -439,14 +521,24 @@ def until_it_trains(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 def test_kill_9_at_ten_random_moments(whole: tuple[Path, float], tmp_path: Path) -> None:
-    """One run, killed in the first and in the second half of each of its five epochs, and each time resumed."""
+    """One run, killed in the first and in the second half of each of its five epochs,
+    and each time resumed.
+    """
     reference, seconds = whole
-    runs, draw = tmp_path / "runs", random.Random()  # every time at other moments; what is printed shows which
+    runs, draw = (
+        tmp_path / "runs",
+        random.Random(),
+    )  # every time at other moments; what is printed shows which
     lines, words = runs / "mine" / "metrics.jsonl", ()
     for half in range(10):
         process = start(runs, *words)
         until_it_trains(process)
-        wait_until(process, lambda done=half // 2: not done or (lines.exists() and len(lines.read_bytes().splitlines()) >= done))  # type: ignore[misc]
+        wait_until(
+            process,
+            lambda done=half // 2: (
+                not done or (lines.exists() and len(lines.read_bytes().splitlines()) >= done)
+            ),
+        )  # type: ignore[misc]
         delay = (half % 2 + draw.random()) / 2 * seconds / 6
         print(f"killed {delay:.2f} s after epoch {half // 2}")
         try:

@@ -1,6 +1,7 @@
 """AT: where a student looks is to be where its teacher looks (Zagoruyko and Komodakis; ICLR 2017).
 
-L = CE(z) + beta/S sum over stages of the distance of their normalised attention maps, for all stages that have a side in common.
+L = CE(z) + beta/S sum over stages of the distance of their normalised attention maps, for all stages that
+have a side in common.
 """
 
 from __future__ import annotations

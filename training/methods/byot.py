@@ -1,7 +1,8 @@
 """BYOT: a network's deepest classifier and map teach its shallower ones (Zhang et al.; ICCV 2019).
 
-L = CE(z) + sum_h ((1 - a) CE(z_h) + a KD_3(z -> z_h) + b |F_h - F|^2), a = 0.3, b = 0.03, F the last map's mean. Deviations: the
-auxiliary heads are those of the other methods here, and the hint compares pooled vectors through a linear layer.
+L = CE(z) + sum_h ((1 - a) CE(z_h) + a KD_3(z -> z_h) + b |F_h - F|^2), a = 0.3, b = 0.03, F the last map's
+mean. Deviations: the auxiliary heads are those of the other methods here, and the hint compares pooled
+vectors through a linear layer.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ from training.terms import hint
 class Options(Distilled):
     """Of BYOT."""
 
-    share: float = option(0.3, "of the deepest classifier in what a shallower one learns; the rest is the labels'")
+    share: float = option(
+        0.3, "of the deepest classifier in what a shallower one learns; the rest is the labels'"
+    )
     hint: float = option(0.03, "weight of the distance to the deepest map")
-    heads: str = option("auto", "auto: continue for residual nets, else lite", "auto", "gap", "lite", "continue", "dks")
+    heads: str = option(
+        "auto", "auto: continue for residual nets, else lite", "auto", "gap", "lite", "continue", "dks"
+    )
 
 
 class Projected(Part):
@@ -51,7 +56,9 @@ def build(given: Given) -> Cohort:
             Projected(f"{name}_fit{number}", f"{name}.map{stage}", shapes[stage][0], shapes[-1][0])
             for number, stage in enumerate(middle_stages(network))
         ]
-    return Cohort([*parts, *means(given.names), *extra, *fits], ships=["peer0"], watched=[head.name for head in extra])
+    return Cohort(
+        [*parts, *means(given.names), *extra, *fits], ships=["peer0"], watched=[head.name for head in extra]
+    )
 
 
 def graph(cohort: Cohort, options: Any) -> LossGraph:

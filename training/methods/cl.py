@@ -1,7 +1,7 @@
 """CL-ILR: heads behind shared layers learn from the mean of the others (Song and Chai; NeurIPS 2018).
 
-L = sum_m beta CE(z_m) + (1 - beta) KD_2(mean of the others -> z_m), beta = 1/2; at the split the gradient of the shared layers is
-divided by the number of heads. Deviation: one split instead of a tree of splits.
+L = sum_m beta CE(z_m) + (1 - beta) KD_2(mean of the others -> z_m), beta = 1/2; at the split the gradient of
+the shared layers is divided by the number of heads. Deviation: one split instead of a tree of splits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ class Options(Distilled):
 
     temperature: float = option(2.0, "of every distillation term")
     beta: float = option(0.5, "share of the labels; the rest is what the other heads teach")
-    share: str = option("auto", "leading parts that all share; auto: all stages but the last", "auto", "none", "stem", "stage1", "stage2")
+    share: str = option(
+        "auto",
+        "leading parts that all share; auto: all stages but the last",
+        "auto",
+        "none",
+        "stem",
+        "stage1",
+        "stage2",
+    )
 
 
 def build(given: Given) -> Cohort:

@@ -1,7 +1,8 @@
 """Codistillation: peers learn from stale copies of the others (Anil et al.; ICLR 2018).
 
-L_m = CE(z_m) + w cross-entropy of p_m to the mean prediction of the others' stale copies, from a burn-in on. Deviations: all on
-one machine and on the same pictures; the constant entropy of the target is left out, which changes no gradient.
+L_m = CE(z_m) + w cross-entropy of p_m to the mean prediction of the others' stale copies, from a burn-in on.
+Deviations: all on one machine and on the same pictures; the constant entropy of the target is left out, which
+changes no gradient.
 """
 
 from __future__ import annotations
@@ -42,9 +43,18 @@ def build(given: Given) -> Cohort:
     """Peers, their stale copies, and for each peer the mean prediction of the others' copies."""
     least_peers(given, 2, "codistillation")
     peers, names = private(given), given.names
-    stale = [Copy(f"stale_{peer.name}", peer, every=given.options.every) for peer in peers if isinstance(peer, Peer)]
-    targets = [Rule(f"others_{name}", [f"stale_{other}" for other in names if other != name], log_mean) for name in names]
-    return Cohort([*peers, *means(names), *stale, *targets], ships=["peer0"], hidden=[copy.name for copy in stale])
+    stale = [
+        Copy(f"stale_{peer.name}", peer, every=given.options.every)
+        for peer in peers
+        if isinstance(peer, Peer)
+    ]
+    targets = [
+        Rule(f"others_{name}", [f"stale_{other}" for other in names if other != name], log_mean)
+        for name in names
+    ]
+    return Cohort(
+        [*peers, *means(names), *stale, *targets], ships=["peer0"], hidden=[copy.name for copy in stale]
+    )
 
 
 def graph(cohort: Cohort, options: Any) -> LossGraph:

@@ -1,8 +1,10 @@
-"""CRD: a student's vector of a picture is to be found among many by its teacher's vector of it (Tian, Krishnan, Isola; ICLR 2020).
+"""CRD: a student's vector of a picture is to be found among many by its teacher's vector of it (Tian,
+Krishnan, Isola; ICLR 2020).
 
-L = CE(z) + 0.8 contrast, with teacher vectors of other pictures remembered from earlier steps. Deviations: a softmax over one right
-and ``negatives`` wrong vectors (InfoNCE) for their estimate with a constant; 1,024 negatives drawn once a step for the whole batch,
-where the released code draws 16,384 for each picture; vectors are the last maps' means.
+L = CE(z) + 0.8 contrast, with teacher vectors of other pictures remembered from earlier steps. Deviations: a
+softmax over one right and ``negatives`` wrong vectors (InfoNCE) for their estimate with a constant; 1,024
+negatives drawn once a step for the whole batch, where the released code draws 16,384 for each picture;
+vectors are the last maps' means.
 """
 
 from __future__ import annotations
@@ -35,18 +37,26 @@ def build(given: Given) -> Cohort:
     width = teacher.shapes(given.size)[-1][0]
     memories = [
         Memory(
-            f"{name}_contrast", (f"{TEACHER}.vector", f"{name}.vector"), (width, student.shapes(given.size)[-1][0]), given.pictures,
-            negatives=options.negatives, width=options.width, temperature=options.contrast_temperature,
+            f"{name}_contrast",
+            (f"{TEACHER}.vector", f"{name}.vector"),
+            (width, student.shapes(given.size)[-1][0]),
+            given.pictures,
+            negatives=options.negatives,
+            width=options.width,
+            temperature=options.contrast_temperature,
         )
         for name, student in zip(given.names, given.peers, strict=True)
-    ]  # fmt: skip
+    ]
     return cohort_of(given, memories, vector=True)
 
 
 def graph(cohort: Cohort, options: Any) -> LossGraph:
     """Labels, contrast, and logits if asked for."""
     names = [peer.name for peer in cohort.peers]
-    edges = [Edge("contrast", f"{name}_contrast", f"{name}_contrast", options.contrast, first_entry) for name in names]
+    edges = [
+        Edge("contrast", f"{name}_contrast", f"{name}_contrast", options.contrast, first_entry)
+        for name in names
+    ]
     return LossGraph(dict.fromkeys(names, options.labels), (*logit_edges(cohort, options), *edges))
 
 

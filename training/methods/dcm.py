@@ -1,7 +1,8 @@
 """DCM: all classifiers of two networks teach each other across the networks (Yao and Sun; ECCV 2020).
 
-L = sum_h CE(z_h) + sum KL(p_a || p_b) over all ordered pairs of classifiers of different networks, weight 1, T = 1, none within one.
-With more than two networks the pairs of one classifier are averaged over the other networks.
+L = sum_h CE(z_h) + sum KL(p_a || p_b) over all ordered pairs of classifiers of different networks, weight 1,
+T = 1, none within one. With more than two networks the pairs of one classifier are averaged over the other
+networks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ class Options(Distilled):
 
     temperature: float = option(1.0, "of every distillation term")
     weight: float = option(1.0, "of each pair")
-    heads: str = option("auto", "auto: dks for residual nets, else lite", "auto", "gap", "lite", "continue", "dks")
+    heads: str = option(
+        "auto", "auto: dks for residual nets, else lite", "auto", "gap", "lite", "continue", "dks"
+    )
 
 
 def graph(cohort: Cohort, options: Any) -> LossGraph:

@@ -1,7 +1,7 @@
 """DKS: all classifiers of one network teach each other (Sun, Yao, Zhou, Zhao; CVPR 2019).
 
-L = sum_h CE(z_h) + sum over ordered pairs of one network's classifiers KL(p_a || p_b), weight 1, T = 1. Several peers are several
-such networks side by side, which have nothing in common.
+L = sum_h CE(z_h) + sum over ordered pairs of one network's classifiers KL(p_a || p_b), weight 1, T = 1.
+Several peers are several such networks side by side, which have nothing in common.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ class Options(Distilled):
 
     temperature: float = option(1.0, "of every distillation term")
     weight: float = option(1.0, "of each pair")
-    heads: str = option("auto", "auto: dks for residual nets, else lite", "auto", "gap", "lite", "continue", "dks")
+    heads: str = option(
+        "auto", "auto: dks for residual nets, else lite", "auto", "gap", "lite", "continue", "dks"
+    )
 
 
 def build(given: Given) -> Cohort:
@@ -32,7 +34,9 @@ def build(given: Given) -> Cohort:
     for index, network in enumerate(given.peers):
         kind = given.options.heads
         extra += heads(given, index, "dks" if kind == "auto" and network.residual else kind)
-    return Cohort([*parts, *means(given.names), *extra], ships=["peer0"], watched=[head.name for head in extra])
+    return Cohort(
+        [*parts, *means(given.names), *extra], ships=["peer0"], watched=[head.name for head in extra]
+    )
 
 
 def graph(cohort: Cohort, options: Any) -> LossGraph:
@@ -41,7 +45,9 @@ def graph(cohort: Cohort, options: Any) -> LossGraph:
     for peer in cohort.peers:
         own = [peer.name, *heads_of(cohort, peer.name)]
         edges += [Edge("kd_heads", a, b, options.weight, term) for b in own for a in own if a != b]
-    return LossGraph(dict.fromkeys([*(peer.name for peer in cohort.peers), *cohort.watched], 1.0), tuple(edges))
+    return LossGraph(
+        dict.fromkeys([*(peer.name for peer in cohort.peers), *cohort.watched], 1.0), tuple(edges)
+    )
 
 
 METHOD = Method(

@@ -1,7 +1,7 @@
 """DML: every peer learns from every other one (Zhang, Xiang, Hospedales, Lu; CVPR 2018).
 
-L_m = CE(z_m) + 1/(M-1) sum_{j != m} KL(p_j || p_m), no temperature, no ramp. The paper steps one network after the other; here
-all learn from one forward pass, as in the authors' released code.
+L_m = CE(z_m) + 1/(M-1) sum_{j != m} KL(p_j || p_m), no temperature, no ramp. The paper steps one network
+after the other; here all learn from one forward pass, as in the authors' released code.
 """
 
 from __future__ import annotations

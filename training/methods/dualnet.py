@@ -1,7 +1,7 @@
 """DualNet: networks whose mean map one classifier reads (Hou, Liu, Wang; ICCV 2017). No distillation.
 
-L = CE(z_f) + 0.3 sum_m CE(z_m), with the fused map the mean of the last maps. Deviation: the paper trains one extractor after the
-other and starts from a trained network; here all are trained together, from scratch.
+L = CE(z_f) + 0.3 sum_m CE(z_m), with the fused map the mean of the last maps. Deviation: the paper trains one
+extractor after the other and starts from a trained network; here all are trained together, from scratch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def build(given: Given) -> Cohort:
     shapes = [peer.shapes(given.size) for peer in given.peers]
     channels = [each[-1][0] for each in shapes]
     if len(set(channels)) > 1:
-        raise UsageError(f"Method dualnet takes the mean of the last maps: equal channels are needed, not {channels}.")
+        raise UsageError(
+            f"Method dualnet takes the mean of the last maps: equal channels are needed, not {channels}."
+        )
     reads = [f"{name}.map{len(each) - 1}" for name, each in zip(given.names, shapes, strict=True)]
     fused = FusedPart("fused", reads, FusedHead(channels, given.classes, "sum"))
     return Cohort([*private(given), fused, *means(given.names)], ships=["fused"])

@@ -1,6 +1,7 @@
 """FFL: feature fusion learning (Kim, Hyun, Chung, Kwak; ICPR 2020): LFMKD without middle fusions.
 
-Peers are private by default; ``-o share stage2`` is the released CIFAR model, whose branches part before stage 3.
+Peers are private by default; ``-o share stage2`` is the released CIFAR model, whose branches part before
+stage 3.
 """
 
 from __future__ import annotations

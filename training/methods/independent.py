@@ -1,7 +1,7 @@
 """Peers that share a loop and nothing else: the baseline of every comparison.
 
-``-o heads auto`` adds auxiliary classifiers on each peer's middle maps, which are trained by the labels alone: deep supervision
-(Lee et al. 2015), the control for every method that has such heads.
+``-o heads auto`` adds auxiliary classifiers on each peer's middle maps, which are trained by the labels
+alone: deep supervision (Lee et al. 2015), the control for every method that has such heads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from training.options import option
 class Options:
     """Of the baseline."""
 
-    heads: str = option("none", "auxiliary classifiers on each peer's middle maps", "none", "auto", "gap", "lite", "continue", "dks")
+    heads: str = option(
+        "none",
+        "auxiliary classifiers on each peer's middle maps",
+        "none",
+        "auto",
+        "gap",
+        "lite",
+        "continue",
+        "dks",
+    )
 
 
 def build(given: Given) -> Cohort:
@@ -28,7 +37,9 @@ def build(given: Given) -> Cohort:
     parts = private(given)
     kind = given.options.heads
     extra = [head for i in range(len(parts)) for head in heads(given, i, kind)] if kind != "none" else []
-    return Cohort([*parts, *means(given.names), *extra], ships=["peer0"], watched=[head.name for head in extra])
+    return Cohort(
+        [*parts, *means(given.names), *extra], ships=["peer0"], watched=[head.name for head in extra]
+    )
 
 
 def graph(cohort: Cohort, options: Any) -> LossGraph:

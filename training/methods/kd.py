@@ -1,8 +1,8 @@
 """KD: students learn from the logits of teachers trained before (Hinton, Vinyals, Dean; 2015).
 
-L = 0.1 CE(z) + 0.9 KD_4(t -> z); of several teachers t is the mean of their logits. ``-o relative W`` adds the votes of several
-teachers on which of two pictures is nearer to a third (You, Xu, Xu, Tao; KDD 2017), on their last maps' means and the student's;
-deviation: for triplets of neighbours in the batch.
+L = 0.1 CE(z) + 0.9 KD_4(t -> z); of several teachers t is the mean of their logits. ``-o relative W`` adds
+the votes of several teachers on which of two pictures is nearer to a third (You, Xu, Xu, Tao; KDD 2017), on
+their last maps' means and the student's; deviation: for triplets of neighbours in the batch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Options(Taught):
 
 
 def ballot(*vectors: Tensor) -> Tensor:
-    """(B,): how many of the teachers' vectors (B, C) have picture i nearer to i + 1 than to i + 2, less those that do not."""
+    """(B,): how many of the teachers' vectors (B,
+    C) have picture i nearer to i + 1 than to i + 2, less those that do not.
+    """
     count = torch.zeros(len(vectors[0]), device=vectors[0].device)
     for each in vectors:
         unit = F.normalize(wide(each), dim=1)
@@ -50,7 +52,10 @@ def build(given: Given) -> Cohort:
     if not given.options.relative:
         return cohort_of(given)
     if not all(isinstance(teacher.network, Backbone) for teacher in given.teachers):
-        raise UsageError("-o relative needs the teachers' inner maps, which only single networks have: name peers, not fused targets.")
+        raise UsageError(
+            "-o relative needs the teachers' inner maps, which only single networks have: name peers, "
+            "not fused targets."
+        )
     parts = [Rule("ballot", [f"{teacher.name}.vector" for teacher in given.teachers], ballot)]
     return cohort_of(given, parts, vector=True)
 
@@ -58,7 +63,11 @@ def build(given: Given) -> Cohort:
 def graph(cohort: Cohort, options: Any) -> LossGraph:
     """Labels, logits, votes."""
     names = [peer.name for peer in cohort.peers]
-    edges = [Edge("votes", "ballot", f"{name}.vector", options.relative, votes) for name in names if options.relative]
+    edges = [
+        Edge("votes", "ballot", f"{name}.vector", options.relative, votes)
+        for name in names
+        if options.relative
+    ]
     return LossGraph(dict.fromkeys(names, options.labels), (*logit_edges(cohort, options), *edges))
 
 

@@ -1,13 +1,14 @@
 """KDCL: peers learn from one target that a rule makes of all their answers (Guo et al.; CVPR 2020).
 
-L = sum_m CE(z_m) + lambda KD_2(t -> z_m); each peer sees its own augmentation of the same pictures. The target t is a constant:
+L = sum_m CE(z_m) + lambda KD_2(t -> z_m); each peer sees its own augmentation of the same pictures. The
+target t is a constant:
 
 - naive: for each picture the logits of the peer with the lowest cross-entropy;
-- linear: the mix of all logits, with weights from the simplex, whose cross-entropy is lowest, by 20 steps of exponentiated
-  gradient, or of the best peer alone (deviation: the paper solves for it exactly);
+- linear: the mix of all logits, with weights from the simplex, whose cross-entropy is lowest, by 20 steps of
+  exponentiated gradient, or of the best peer alone (deviation: the paper solves for it exactly);
 - minlogit: each peer's logits less that of the true class, and of these the least for every class;
-- general: a mix with weights from the covariance of the peers' errors on the validation split, renewed every epoch; negative
-  weights are clipped (deviation), and without a validation split all weigh the same.
+- general: a mix with weights from the covariance of the peers' errors on the validation split, renewed every
+  epoch; negative weights are clipped (deviation), and without a validation split all weigh the same.
 """
 
 from __future__ import annotations
@@ -36,18 +37,26 @@ class Options(Distilled):
 
     temperature: float = option(2.0, "of every distillation term")
     weight: float = option(1.0, "of what the target teaches")
-    target: str = option("minlogit", "the rule that makes the target", "naive", "linear", "minlogit", "general")
+    target: str = option(
+        "minlogit", "the rule that makes the target", "naive", "linear", "minlogit", "general"
+    )
 
 
 def naive(*tensors: Tensor) -> Tensor:
-    """(B, K): per picture the logits of the peer with the lowest cross-entropy. Reads M logits (B, K) and labels (B,)."""
+    """(B, K): per picture the logits of the peer with the lowest cross-entropy.
+
+    Reads M logits (B, K) and labels (B,).
+    """
     logits, labels = _stacked(tensors)
     losses = torch.stack([F.cross_entropy(each, labels, reduction="none") for each in logits])
     return logits[losses.argmin(0), torch.arange(len(labels), device=labels.device)]
 
 
 def linear(*tensors: Tensor) -> Tensor:
-    """(B, K): per picture the mix of logits with the lowest cross-entropy. Reads M logits (B, K) and labels (B,)."""
+    """(B, K): per picture the mix of logits with the lowest cross-entropy.
+
+    Reads M logits (B, K) and labels (B,).
+    """
     logits, labels = _stacked(tensors)
     truth = F.one_hot(labels, logits.shape[2]).to(logits.dtype)
     weights = logits.new_full(logits.shape[:2], 1 / len(logits))
@@ -65,7 +74,10 @@ def linear(*tensors: Tensor) -> Tensor:
 
 
 def minlogit(*tensors: Tensor) -> Tensor:
-    """(B, K): the least over peers of logits less that of the true class. Reads M logits (B, K) and labels (B,)."""
+    """(B, K): the least over peers of logits less that of the true class.
+
+    Reads M logits (B, K) and labels (B,).
+    """
     logits, labels = _stacked(tensors)
     own = logits.gather(2, labels.expand(len(logits), -1)[..., None])
     return (logits - own).min(0).values
@@ -87,15 +99,23 @@ class General(Part):
 
     def forward(self, *logits: Tensor) -> Nodes:
         """The mix."""
-        return {self.name: torch.einsum("m,mbk->bk", self.weights, torch.stack([wide(each) for each in logits]))}
+        return {
+            self.name: torch.einsum("m,mbk->bk", self.weights, torch.stack([wide(each) for each in logits]))
+        }
 
     def after_epoch(self, nodes: Nodes) -> None:
         """w_i = sum_j (C^-1)_ij / sum_ij (C^-1)_ij with C the correlation of the peers' errors (eq. 12)."""
         labels = nodes["labels"]
         truth = F.one_hot(labels, nodes[self.reads[0]].shape[1]).double()
-        errors = torch.stack([(torch.softmax(nodes[name].double(), 1) - truth).flatten() for name in self.reads])
+        errors = torch.stack(
+            [(torch.softmax(nodes[name].double(), 1) - truth).flatten() for name in self.reads]
+        )
         correlation = errors @ errors.T / len(labels)
-        ridge = 1e-6 * correlation.diagonal().mean() * torch.eye(len(errors), dtype=torch.float64, device=errors.device)
+        ridge = (
+            1e-6
+            * correlation.diagonal().mean()
+            * torch.eye(len(errors), dtype=torch.float64, device=errors.device)
+        )
         weights = torch.linalg.solve(correlation + ridge, torch.ones_like(correlation[0])).clamp_min(0)
         if weights.sum() > 0:
             self.weights.copy_(weights / weights.sum())
@@ -107,7 +127,9 @@ RULES = {"naive": naive, "linear": linear, "minlogit": minlogit}
 def build(given: Given) -> Cohort:
     """Peers, a view each, and the target."""
     names, rule = given.names, given.options.target
-    target: Part = General("target", names) if rule == "general" else Rule("target", [*names, "labels"], RULES[rule])
+    target: Part = (
+        General("target", names) if rule == "general" else Rule("target", [*names, "labels"], RULES[rule])
+    )
     return Cohort([*private(given, views=True), *means(names), target], ships=["peer0"], views=len(names))
 
 

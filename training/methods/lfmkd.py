@@ -1,9 +1,9 @@
 """LFMKD: layer-fusion mutual knowledge distillation, a reconstruction.
 
-After the abstract of Hu, Ji, Liang and Han, "Layer-fusion for online mutual knowledge distillation" (Multimedia
-Systems 29, 2023), whose full text was not at hand, and after FFL (Kim et al. 2020) where the abstract is silent.
-Middle fusions with attention are auxiliary teachers; the end fusion is the ensemble teacher; each peer learns
-from the labels and from both; the mean of the peers teaches the end fusion.
+After the abstract of Hu, Ji, Liang and Han, "Layer-fusion for online mutual knowledge distillation"
+(Multimedia Systems 29, 2023), whose full text was not at hand, and after FFL (Kim et al. 2020) where the
+abstract is silent. Middle fusions with attention are auxiliary teachers; the end fusion is the ensemble
+teacher; each peer learns from the labels and from both; the mean of the peers teaches the end fusion.
 """
 
 from __future__ import annotations
@@ -40,9 +40,19 @@ class Options(Distilled):
     share: str = option("none", "leading parts that all peers share", *SHARES)
     fuse: str = option("dwpw", "how maps are fused", "dwpw", "pw", "sum")
     attn: str = option("cbam", "attention in middle fusions", "none", "se", "eca", "cbam", "at", "bilinear")
-    attn_pos: str = option("fused", "attention after the fusion, before it on all maps, or on each peer's", "fused", "concat", "peer")
-    aux_head: str = option("auto", "auto: continue for residual nets, else lite", "auto", "gap", "lite", "continue", "dks")
-    aux_of: str = option("fusion", "auxiliary teachers on fused maps, or on each peer's own", "fusion", "peer")
+    attn_pos: str = option(
+        "fused",
+        "attention after the fusion, before it on all maps, or on each peer's",
+        "fused",
+        "concat",
+        "peer",
+    )
+    aux_head: str = option(
+        "auto", "auto: continue for residual nets, else lite", "auto", "gap", "lite", "continue", "dks"
+    )
+    aux_of: str = option(
+        "fusion", "auxiliary teachers on fused maps, or on each peer's own", "fusion", "peer"
+    )
     knowledge: str = option("logits", "what auxiliary teachers pass on", "logits", "maps", "both")
     beta: float = option(1000.0, "weight of the maps' term (knowledge maps, both)")
     detach_taps: bool = option(False, "fusions and heads do not train the peers")
@@ -68,7 +78,9 @@ def middle_taps(peers: list[Backbone], size: int, taps: str) -> list[list[int]]:
             raise UsageError(f"-o taps is '{taps}'; write auto, none, or stages like 1,2.") from None
         wrong = [i + 1 for i in chosen if not 0 <= i < last]
         if wrong:
-            raise UsageError(f"-o taps names stage {wrong[0]}; middle stages of this network are 1 to {last}.")
+            raise UsageError(
+                f"-o taps names stage {wrong[0]}; middle stages of this network are 1 to {last}."
+            )
     found = []
     for stage in chosen:
         side, row = shapes[0][stage][1], [stage]
@@ -90,7 +102,9 @@ def build(given: Given) -> Cohort:
     if share:
         check_alike(peers, share)
     if share and any(min(row) < share - 1 for row in taps):
-        raise UsageError(f"-o share {options.share} would fuse a map with itself; add -o taps none, or share less.")
+        raise UsageError(
+            f"-o share {options.share} would fuse a map with itself; add -o taps none, or share less."
+        )
     ends = [s[-1][0] for s in shapes]
     if options.fuse == "sum" and len(set(ends)) > 1:
         raise UsageError("-o fuse sum needs peers with equal channels; take dwpw.")
@@ -123,21 +137,28 @@ def _fused_heads(given: Given, taps: list[list[int]]) -> list[Part]:
 def _own_heads(given: Given) -> list[Part]:
     """Without fusion, as in DCM: heads on every peer's own middle maps, which teach the other peers."""
     if given.options.knowledge != "logits":
-        raise UsageError(f"-o aux_of peer passes on logits alone; drop -o knowledge {given.options.knowledge}.")
+        raise UsageError(
+            f"-o aux_of peer passes on logits alone; drop -o knowledge {given.options.knowledge}."
+        )
     return [head for i in range(len(given.peers)) for head in heads(given, i, given.options.aux_head)]
 
 
 def graph(cohort: Cohort, options: Any) -> LossGraph:
     """L = CE of peers, fused, auxiliary + w(e) (fused -> peers + auxiliary -> peers + ensemble -> fused)."""
     peers, aux = [peer.name for peer in cohort.peers], list(cohort.watched)
-    labels = dict.fromkeys(peers, 1.0) | {"fused": options.label_fused} | dict.fromkeys(aux, options.label_aux)
+    labels = (
+        dict.fromkeys(peers, 1.0) | {"fused": options.label_fused} | dict.fromkeys(aux, options.label_aux)
+    )
     term, share = term_of(options), 1 / max(1, len(aux))
     edges = [Edge("kd_fused", "fused", p, options.lambda_fused, term) for p in peers]
     for a in aux:
         others = [p for p in peers if not a.startswith(f"{p}_")] if options.aux_of == "peer" else peers
         if options.knowledge in ("maps", "both"):
             own = attention_distance
-            edges += [Edge("maps_aux", f"{a}.map", f"{a}.in{i}", options.beta * share, own) for i in range(len(peers))]
+            edges += [
+                Edge("maps_aux", f"{a}.map", f"{a}.in{i}", options.beta * share, own)
+                for i in range(len(peers))
+            ]
         if options.knowledge in ("logits", "both"):
             edges += [Edge("kd_aux", a, p, options.lambda_aux * share, term) for p in others]
         edges.append(Edge("kd_teachers", "fused", a, options.lambda_teachers * share, term))
@@ -151,7 +172,8 @@ METHOD = Method(
     options=Options,
     build=build,
     graph=graph,
-    loss="sum CE(z_m), CE(z_f), CE(a_s) + w (sum_m KD_3(z_f -> z_m) + 1/S sum_s,m KD_3(a_s -> z_m) + KD_3(mean z -> z_f))",
+    loss="sum CE(z_m), CE(z_f), CE(a_s) + w (sum_m KD_3(z_f -> z_m) + 1/S sum_s,m KD_3(a_s -> z_m) + "
+    "KD_3(mean z -> z_f))",
     ships="fused, or peer0 at one network's cost",
     when="the subject of this project: a reconstruction; see docs/results.md for what it gains",
     source="after the abstract of Hu et al. 2022, Layer-fusion for online mutual knowledge distillation",

@@ -1,4 +1,6 @@
-"""What a method is: its options, a cohort built from plain peers, its loss as data, and what is to be said of it."""
+"""What a method is: its options, a cohort built from plain peers,
+its loss as data, and what is to be said of it.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ from training.terms import Term, kd
 class Given:
     """What a cohort is built from.
 
-    ``peers``: fresh networks, of which parts take the weights. ``size``: side of the square pictures. ``options``: the method's.
-    ``teachers``: trained before, for methods that are taught by them. ``pictures``: how many there are to train on.
+    ``peers``: fresh networks, of which parts take the weights. ``size``: side of the square pictures.
+    ``options``: the method's. ``teachers``: trained before, for methods that are taught by them.
+    ``pictures``: how many there are to train on.
     """
 
     peers: list[Backbone]
@@ -38,10 +41,11 @@ class Given:
 class Method:
     """A row of the table.
 
-    ``about``: what it does, in a line. ``options``: a flat frozen dataclass (``-o KEY VALUE``). ``build`` returns the cohort and
-    ``graph`` its loss. ``loss``: the same as a formula. ``ships``: what is deployed. ``when``: when to choose it.
-    ``source``: where it was published. ``group``: online, teacher, self or baseline. ``peers``: how many by default, and
-    ``least`` of them; ``teachers``: whether it is taught by networks trained before.
+    ``about``: what it does, in a line. ``options``: a flat frozen dataclass (``-o KEY VALUE``). ``build``
+    returns the cohort and ``graph`` its loss. ``loss``: the same as a formula. ``ships``: what is deployed.
+    ``when``: when to choose it. ``source``: where it was published. ``group``: online, teacher, self or
+    baseline. ``peers``: how many by default, and ``least`` of them; ``teachers``: whether it is taught by
+    networks trained before.
     """
 
     about: str
@@ -59,5 +63,8 @@ class Method:
 
 
 def term_of(options: Any) -> Term:
-    """Distillation of logits as a method's options have it: ``temperature`` and ``logits`` (plain or standard)."""
+    """Distillation of logits as a method's options have it:
+
+    ``temperature`` and ``logits`` (plain or standard).
+    """
     return kd(options.temperature, options.logits)

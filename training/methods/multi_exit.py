@@ -1,6 +1,7 @@
 """Multi-exit: a network's last exit teaches the earlier ones (Phuong and Lampert; ICCV 2019).
 
-L = sum_h CE(z_h) + sum over earlier exits KD_T(z -> z_h). Deviation: a fixed temperature; the paper raises it as teachers grow sure.
+L = sum_h CE(z_h) + sum over earlier exits KD_T(z -> z_h). Deviation: a fixed temperature; the paper raises it
+as teachers grow sure.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ class Options(Distilled):
     """Of multi-exit training."""
 
     weight: float = option(1.0, "of what the last exit teaches")
-    heads: str = option("auto", "auto: dks for residual nets, else lite", "auto", "gap", "lite", "continue", "dks")
+    heads: str = option(
+        "auto", "auto: dks for residual nets, else lite", "auto", "gap", "lite", "continue", "dks"
+    )
 
 
 def graph(cohort: Cohort, options: Any) -> LossGraph:
     """Labels of all, and the last exit teaches the others."""
     term, peers = term_of(options), [peer.name for peer in cohort.peers]
-    edges = [Edge("kd_exit", peer, head, options.weight, term) for peer in peers for head in heads_of(cohort, peer)]
+    edges = [
+        Edge("kd_exit", peer, head, options.weight, term) for peer in peers for head in heads_of(cohort, peer)
+    ]
     return LossGraph(dict.fromkeys([*peers, *cohort.watched], 1.0), tuple(edges))
 
 

@@ -1,7 +1,8 @@
 """OKDDip: auxiliary peers learn from mixes of their own, a leader from their mean (Chen et al.; AAAI 2020).
 
-L = sum_a CE(z_a) + CE(z_leader) + w(e) (sum_a KD_3(mix_a -> z_a) + KD_3(mean_a z_a -> z_leader)). The mixes' weights are learnt
-through their own distillation term; logits that are mixed are constants, which the released code leaves attached.
+L = sum_a CE(z_a) + CE(z_leader) + w(e) (sum_a KD_3(mix_a -> z_a) + KD_3(mean_a z_a -> z_leader)). The mixes'
+weights are learnt through their own distillation term; logits that are mixed are constants, which the
+released code leaves attached.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ class Options(Distilled):
     """Of OKDDip."""
 
     ramp: float = option(RAMP_SHARE, "share of the epochs over which distillation is ramped up; 0: none")
-    share: str = option("auto", "leading parts that all share; auto: all stages but the last", "auto", "none", "stem", "stage1", "stage2")
+    share: str = option(
+        "auto",
+        "leading parts that all share; auto: all stages but the last",
+        "auto",
+        "none",
+        "stem",
+        "stage1",
+        "stage2",
+    )
 
 
 def build(given: Given) -> Cohort:
@@ -33,7 +42,9 @@ def build(given: Given) -> Cohort:
     names = [*given.names[:-1], "leader"]
     widths = {network.shapes(given.size)[-1][0] for network in given.peers[:-1]}
     if len(widths) > 1:
-        raise UsageError("Method okddip compares the vectors of its auxiliary peers: their last maps need equal channels.")
+        raise UsageError(
+            "Method okddip compares the vectors of its auxiliary peers: their last maps need equal channels."
+        )
     parts = branches(given, all_but_last(given, given.options.share), vector=True, names=names)
     mixes = [Attention(names[:-1], widths.pop()), Mean("auxiliary_mean", names[:-1])]
     return Cohort([*parts, *means(names), *mixes], ships=["leader"])

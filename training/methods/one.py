@@ -22,7 +22,9 @@ class Options(Distilled):
     """Of ONE."""
 
     ramp: float = option(RAMP_SHARE, "share of the epochs over which distillation is ramped up; 0: none")
-    share: str = option("auto", "leading parts that all share; auto: all stages but the last", "auto", "stage1", "stage2")
+    share: str = option(
+        "auto", "leading parts that all share; auto: all stages but the last", "auto", "stage1", "stage2"
+    )
 
 
 def build(given: Given) -> Cohort:
@@ -32,7 +34,11 @@ def build(given: Given) -> Cohort:
     check_alike(given.peers, skip)
     channels = network.shapes(given.size)[skip - 2][0]
     parts = branches(given, skip)
-    return Cohort([*parts, *means(given.names), Gate("gate", "trunk", channels, given.names)], ships=["peer0"], watched=["gate"])
+    return Cohort(
+        [*parts, *means(given.names), Gate("gate", "trunk", channels, given.names)],
+        ships=["peer0"],
+        watched=["gate"],
+    )
 
 
 def graph(cohort: Cohort, options: Any) -> LossGraph:

@@ -1,8 +1,9 @@
-"""PCL: branches learn from their concatenated vectors and from averaged copies of the others (Wu and Gong; AAAI 2021).
+"""PCL: branches learn from their concatenated vectors and from averaged copies of the others (Wu and Gong;
+AAAI 2021).
 
-L = sum_m CE(z_m) + CE(z_f) + w(e) sum_m (KD_3(z_f -> z_m) + mean_{j != m} KD_3(EMA_j -> z_m)); each branch sees its own
-augmentation. Shipped is the averaged copy of the first. Deviations: no shared trunk, whose one view would undo the views of the
-branches; statistics of normalisation are averaged with the weights.
+L = sum_m CE(z_m) + CE(z_f) + w(e) sum_m (KD_3(z_f -> z_m) + mean_{j != m} KD_3(EMA_j -> z_m)); each branch
+sees its own augmentation. Shipped is the averaged copy of the first. Deviations: no shared trunk, whose one
+view would undo the views of the branches; statistics of normalisation are averaged with the weights.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ def build(given: Given) -> Cohort:
     """Peers, a view each; their averaged copies; a linear classifier on all their vectors."""
     peers, shapes = private(given, views=True), [peer.shapes(given.size) for peer in given.peers]
     copies = [
-        Copy(f"ema{i}", peer, decay=given.options.decay) for i, peer in enumerate(peers) if isinstance(peer, Peer)
-    ]  # fmt: skip
+        Copy(f"ema{i}", peer, decay=given.options.decay)
+        for i, peer in enumerate(peers)
+        if isinstance(peer, Peer)
+    ]
     reads = [f"{name}.map{len(each) - 1}" for name, each in zip(given.names, shapes, strict=True)]
     fused = FusedPart("fused", reads, FusedHead([each[-1][0] for each in shapes], given.classes, "concat"))
     return Cohort([*peers, *copies, fused, *means(given.names)], ships=["ema0"], views=len(peers))
@@ -44,7 +47,12 @@ def graph(cohort: Cohort, options: Any) -> LossGraph:
     names, term = [peer.name for peer in cohort.peers], term_of(options)
     edges = [Edge("kd_fused", "fused", name, 1.0, term) for name in names]
     share = 1 / max(1, len(names) - 1)
-    edges += [Edge("kd_ema", f"ema{j}", name, share, term) for i, name in enumerate(names) for j in range(len(names)) if j != i]
+    edges += [
+        Edge("kd_ema", f"ema{j}", name, share, term)
+        for i, name in enumerate(names)
+        for j in range(len(names))
+        if j != i
+    ]
     return LossGraph(dict.fromkeys([*names, "fused"], 1.0), tuple(edges), Ramp(options.ramp))
 
 

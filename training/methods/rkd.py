@@ -1,7 +1,8 @@
-"""RKD: distances and angles between a student's vectors are to be those between the teacher's (Park, Kim, Lu, Cho; CVPR 2019).
+"""RKD: distances and angles between a student's vectors are to be those between the teacher's (Park, Kim, Lu,
+Cho; CVPR 2019).
 
-L = CE(z) + 25 Huber(distances) + 50 Huber(angles), over all pairs and triplets of a batch, on the last maps' means. Angles cost
-memory that grows with the cube of the batch size.
+L = CE(z) + 25 Huber(distances) + 50 Huber(angles), over all pairs and triplets of a batch, on the last maps'
+means. Angles cost memory that grows with the cube of the batch size.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ def graph(cohort: Cohort, options: Any) -> LossGraph:
     edges = logit_edges(cohort, options)
     for peer in cohort.peers:
         ends = f"{TEACHER}.vector", f"{peer.name}.vector"
-        edges += [Edge("distances", *ends, options.distance, distances), Edge("angles", *ends, options.angle, angles)]
+        edges += [
+            Edge("distances", *ends, options.distance, distances),
+            Edge("angles", *ends, options.angle, angles),
+        ]
     used = tuple(edge for edge in edges if edge.weight)
     return LossGraph(dict.fromkeys((peer.name for peer in cohort.peers), options.labels), used)
 

@@ -1,4 +1,6 @@
-"""What several methods build in the same way: peers, private or behind a shared trunk, and heads on the maps of one network."""
+"""What several methods build in the same way: peers,
+private or behind a shared trunk, and heads on the maps of one network.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,12 @@ def private(given: Given, *, views: bool = False, vector: bool = False) -> list[
     ]
 
 
-def branches(given: Given, skip: int, *, scale: float = 1.0, vector: bool = False, names: Sequence[str] = ()) -> list[Part]:
-    """Peers that share their first ``skip`` parts, and before them their trunk; none is shared where ``skip`` is 0."""
+def branches(
+    given: Given, skip: int, *, scale: float = 1.0, vector: bool = False, names: Sequence[str] = ()
+) -> list[Part]:
+    """Peers that share their first ``skip`` parts, and before them their trunk;
+    none is shared where ``skip`` is 0.
+    """
     names = names or given.names
     if skip == 0:
         return [Peer(name, network, vector=vector) for name, network in zip(names, given.peers, strict=True)]
@@ -44,7 +50,9 @@ def means(names: Sequence[str]) -> list[Part]:
 
 
 def all_but_last(given: Given, share: str) -> int:
-    """How many leading parts ``share`` means: ``auto`` is all stages but the last, or none for unlike peers."""
+    """How many leading parts ``share`` means:
+    ``auto`` is all stages but the last, or none for unlike peers.
+    """
     if share != "auto":
         return parts_shared(share)
     return len(given.peers[0].stages) if alike(given.peers) and len(given.peers) > 1 else 0
@@ -66,13 +74,19 @@ def check_alike(peers: Sequence[Backbone], skip: int) -> None:
 def least_peers(given: Given, least: int, method: str) -> None:
     """Raise `UsageError` for fewer networks than a method needs."""
     if len(given.peers) < least:
-        raise UsageError(f"Method {method} needs at least {least} networks, not {len(given.peers)}: add --peers {least}.")
+        raise UsageError(
+            f"Method {method} needs at least {least} networks, not {len(given.peers)}: add --peers {least}."
+        )
 
 
-def auxiliary(network: Backbone, stage: int, channels: int, shapes: Sequence[tuple[int, int]], classes: int, kind: str) -> nn.Module:
-    """A head from the map of a stage, of so many channels, to logits (B, K), after the network's own remaining stages.
+def auxiliary(
+    network: Backbone, stage: int, channels: int, shapes: Sequence[tuple[int, int]], classes: int, kind: str
+) -> nn.Module:
+    """A head from the map of a stage, of so many channels, to logits (B, K), after the network's own
+    remaining stages.
 
     ``kind``: see `training.fusion.auxiliary_head`; auto is continue for residual networks, else lite.
+
     """
     if kind == "auto":
         kind = "continue" if network.residual else "lite"
@@ -83,7 +97,9 @@ def auxiliary(network: Backbone, stage: int, channels: int, shapes: Sequence[tup
 
 
 def heads(given: Given, index: int, kind: str = "auto") -> list[Part]:
-    """Auxiliary classifiers ``PEER_aux0``.. on the maps of one peer's middle stages, at most the two deepest."""
+    """Auxiliary classifiers ``PEER_aux0``..
+    on the maps of one peer's middle stages, at most the two deepest.
+    """
     network, name = given.peers[index], given.names[index]
     shapes = network.shapes(given.size)
     made: list[Part] = []

@@ -1,4 +1,6 @@
-"""What methods with a teacher trained before have in common: students, the teacher, which of their maps belong together."""
+"""What methods with a teacher trained before have in common: students,
+the teacher, which of their maps belong together.
+"""
 
 from __future__ import annotations
 
@@ -38,34 +40,52 @@ def cohort_of(given: Given, parts: Sequence[Part] = (), vector: bool = False) ->
 
 def logit_edges(cohort: Cohort, options: Taught) -> list[Edge]:
     """The teacher's logits to every student."""
-    edges = [Edge("kd_teacher", TEACHER, peer.name, options.weight, term_of(options)) for peer in cohort.peers]
+    edges = [
+        Edge("kd_teacher", TEACHER, peer.name, options.weight, term_of(options)) for peer in cohort.peers
+    ]
     return [edge for edge in edges if edge.weight]
 
 
 def network_of(given: Given, method: str) -> Backbone:
-    """The one teacher's network, for methods that need its maps. Raises `UsageError` for several teachers, or one of several networks."""
+    """The one teacher's network, for methods that need its maps.
+
+    Raises `UsageError` for several teachers, or one of several networks.
+    """
     if len(given.teachers) != 1:
-        raise UsageError(f"Method {method} takes one teacher, not {len(given.teachers)}. Method kd takes several.")
+        raise UsageError(
+            f"Method {method} takes one teacher, not {len(given.teachers)}. Method kd takes several."
+        )
     network = given.teachers[0].network
     if not isinstance(network, Backbone):
-        raise UsageError(f"Method {method} needs a teacher's inner maps, which only one network has: name one peer, not a fused target.")
+        raise UsageError(
+            f"Method {method} needs a teacher's inner maps, which only one network has: name one peer, "
+            "not a fused target."
+        )
     return network
 
 
 def pairs(teacher: Backbone, student: Backbone, size: int) -> list[tuple[int, int]]:
-    """Stages (of the teacher, of the student) whose maps have the same side; for each side the deepest of both."""
-    sides = [{side: stage for stage, (_, side) in enumerate(network.shapes(size))} for network in (teacher, student)]
+    """Stages (of the teacher, of the student) whose maps have the same side;
+    for each side the deepest of both.
+    """
+    sides = [
+        {side: stage for stage, (_, side) in enumerate(network.shapes(size))}
+        for network in (teacher, student)
+    ]
     found = [(sides[0][side], sides[1][side]) for side in sides[0] if side in sides[1]]
     if not found:
-        raise UsageError("The teacher's maps and the student's have no side in common; take method kd, which compares logits alone.")
+        raise UsageError(
+            "The teacher's maps and the student's have no side in common; take method kd, which "
+            "compares logits alone."
+        )
     return found
 
 
 class Pair(Part):
     """A teacher's and a student's map that belong together: ``NAME.teacher`` and ``NAME.student``.
 
-    With ``channels`` (the teacher's, the student's) a 1x1 convolution with BatchNorm and ReLU brings the student's to the teacher's
-    width (FitNets' regressor).
+    With ``channels`` (the teacher's, the student's) a 1x1 convolution with BatchNorm and ReLU brings the
+    student's to the teacher's width (FitNets' regressor).
     """
 
     def __init__(self, name: str, reads: tuple[str, str], channels: tuple[int, int] | None = None) -> None:

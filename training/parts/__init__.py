@@ -6,10 +6,23 @@ from training.parts.copies import Copy
 from training.parts.given import GivenTeacher
 from training.parts.joint import Auxiliary, FusedPart, Mean, Rule
 from training.parts.mixing import Attention, Gate, Memory
-from training.parts.part import Nodes, Part
+from training.parts.part import Nodes, Part, run
 from training.parts.peer import Peer, Trunk, share_modules
 
 __all__ = [
-    "Attention", "Auxiliary", "Copy", "FusedPart", "Gate", "GivenTeacher", "Mean", "Memory", "Nodes", "Part", "Peer", "Rule",
-    "Trunk", "share_modules",
-]  # fmt: skip
+    "Attention",
+    "Auxiliary",
+    "Copy",
+    "FusedPart",
+    "Gate",
+    "GivenTeacher",
+    "Mean",
+    "Memory",
+    "Nodes",
+    "Part",
+    "Peer",
+    "Rule",
+    "Trunk",
+    "run",
+    "share_modules",
+]

@@ -16,11 +16,13 @@ class Copy(Peer):
     """A copy of a peer, in eval mode, which teaches and is never trained. Its weights belong to the run.
 
     ``decay``: after every step t (from 0) weights and statistics move to decay * old + (1 - decay) * new with
-    min(decay, t / (t + 1)), the plain mean of the first steps (PCL; Wu and Gong 2021). None: they are taken anew every ``every``
-    steps (codistillation; Anil et al. 2018, section 2.1).
+    min(decay, t / (t + 1)), the plain mean of the first steps (PCL; Wu and Gong 2021). None: they are taken
+    anew every ``every`` steps (codistillation; Anil et al. 2018, section 2.1).
     """
 
-    def __init__(self, name: str, of: Peer, decay: float | None = None, every: int = 1, reads: str | None = None) -> None:
+    def __init__(
+        self, name: str, of: Peer, decay: float | None = None, every: int = 1, reads: str | None = None
+    ) -> None:
         network = _copied(of.network)
         super().__init__(name, network, reads or of.reads[0], of.skip if reads is None else 0, of.vector)
         self.network.requires_grad_(False)
@@ -53,7 +55,12 @@ class Copy(Peer):
 
 
 def _copied(network: Backbone) -> Backbone:
-    """Another network with the same numbers. Tensors are cloned one by one: that also works for those without numbers."""
-    memo: dict[int, object] = {id(p): nn.Parameter(p.detach().clone(), p.requires_grad) for p in network.parameters()}
+    """Another network with the same numbers.
+
+    Tensors are cloned one by one: that also works for those without numbers.
+    """
+    memo: dict[int, object] = {
+        id(p): nn.Parameter(p.detach().clone(), p.requires_grad) for p in network.parameters()
+    }
     memo |= {id(buffer): buffer.detach().clone() for buffer in network.buffers()}
     return copy.deepcopy(network, memo)

@@ -13,7 +13,10 @@ from training.parts.part import Nodes, Part, wide
 
 
 class FusedPart(Part):
-    """The fused classifier: the peers' last maps to logits (B, K). With ``detach`` it does not train the peers."""
+    """The fused classifier: the peers' last maps to logits (B, K).
+
+    With ``detach`` it does not train the peers.
+    """
 
     def __init__(self, name: str, reads: Iterable[str], head: FusedHead, detach: bool = False) -> None:
         super().__init__(name, reads)
@@ -32,10 +35,13 @@ class FusedPart(Part):
 class Auxiliary(Part):
     """An auxiliary teacher on the fused middle maps of peers, or an auxiliary head on the map of one.
 
-    Gives logits ``NAME`` (B, K), the map ``NAME.map`` that they were read from, and ``NAME.inI``, the maps read, of equal sides.
+    Gives logits ``NAME`` (B, K), the map ``NAME.map`` that they were read from, and ``NAME.inI``, the maps
+    read, of equal sides.
     """
 
-    def __init__(self, name: str, reads: Iterable[str], module: AuxiliaryTeacher | nn.Module, detach: bool = False) -> None:
+    def __init__(
+        self, name: str, reads: Iterable[str], module: AuxiliaryTeacher | nn.Module, detach: bool = False
+    ) -> None:
         super().__init__(name, reads)
         self.module, self.detach = module, detach
 
@@ -43,12 +49,20 @@ class Auxiliary(Part):
         """Logits, the map that they were read from, the maps that were fused."""
         aligned = align(maps)
         read = [each.detach() for each in aligned] if self.detach else aligned
-        logits, seen = self.module(read) if isinstance(self.module, AuxiliaryTeacher) else (self.module(read[0]), read[0])
-        return {self.name: logits, f"{self.name}.map": seen} | {f"{self.name}.in{i}": each for i, each in enumerate(aligned)}
+        logits, seen = (
+            self.module(read)
+            if isinstance(self.module, AuxiliaryTeacher)
+            else (self.module(read[0]), read[0])
+        )
+        return {self.name: logits, f"{self.name}.map": seen} | {
+            f"{self.name}.in{i}": each for i, each in enumerate(aligned)
+        }
 
     def lightly_decayed(self) -> list[nn.Module]:
         """The fusion and its attention; the head is as large as a network's, and decays like one."""
-        return [self.module.fusion, self.module.attention] if isinstance(self.module, AuxiliaryTeacher) else []
+        return (
+            [self.module.fusion, self.module.attention] if isinstance(self.module, AuxiliaryTeacher) else []
+        )
 
 
 class Mean(Part):

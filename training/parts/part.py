@@ -7,13 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-#: Tensors by name: ``view0`` images (B, 3, H, W), ``labels`` (B,), ``index`` (B,) into the training split, ``peer0`` logits
-#: (B, K), ``peer0.map1`` the map (B, C, H, W) of a stage, ``peer0.vector`` (B, C) its last map's mean.
+#: Tensors by name: ``view0`` images (B, 3, H, W), ``labels`` (B,), ``index`` (B,) into the training split,
+#: ``peer0`` logits (B, K), ``peer0.map1`` the map (B, C, H, W) of a stage, ``peer0.vector`` (B, C) its last
+#: map's mean.
 Nodes = dict[str, Tensor]
 
 
 class Part(nn.Module):
-    """A module with a name that maps the tensors it ``reads`` to tensors named after it, or as ``gives`` says.
+    """A module with a name, from the tensors it ``reads`` to tensors named after it, or as ``gives`` says.
 
     A part that reads what a step does not have, as ``labels`` in evaluation, is left out of it.
     """
@@ -27,6 +28,10 @@ class Part(nn.Module):
         self.name, self.reads = name, tuple(reads)
         self.gives: tuple[str, ...] = (name,)
 
+    def readable(self, nodes: Nodes) -> bool:
+        """Whether all that it reads is there."""
+        return all(name in nodes for name in self.reads)
+
     def after_step(self, step: int) -> None:
         """What is to be done once the optimiser has made step ``step`` (from 0 over the whole training)."""
 
@@ -36,6 +41,15 @@ class Part(nn.Module):
     def lightly_decayed(self) -> list[nn.Module]:
         """Modules whose weight decay is the method's own, smaller one."""
         return []
+
+
+def run(parts: Iterable[Part], given: Nodes) -> Nodes:
+    """The given tensors and those of the parts, in order; a part whose reads are missing is left out."""
+    nodes = dict(given)
+    for part in parts:
+        if part.readable(nodes):
+            nodes.update(part(*(nodes[name] for name in part.reads)))
+    return nodes
 
 
 def wide(x: Tensor) -> Tensor:

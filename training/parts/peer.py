@@ -13,12 +13,16 @@ from training.parts.part import Nodes, Part
 
 
 class Peer(Part):
-    """A network. Gives its logits ``NAME`` (B, K), ``NAME.mapS`` of every stage it runs, ``NAME.vector`` (B, C) if asked for.
+    """A network. Gives its logits ``NAME`` (B, K), ``NAME.mapS`` of every stage it runs, ``NAME.vector`` (B,
+    C) if asked for.
 
     ``skip``: how many leading parts, the stem and then stages, are left to a `Trunk` whose output it reads.
+
     """
 
-    def __init__(self, name: str, network: Backbone, reads: str = "view0", skip: int = 0, vector: bool = False) -> None:
+    def __init__(
+        self, name: str, network: Backbone, reads: str = "view0", skip: int = 0, vector: bool = False
+    ) -> None:
         super().__init__(name, (reads,))
         self.network, self.skip, self.vector = network, skip, vector
 
@@ -36,14 +40,17 @@ class Peer(Part):
 class Trunk(Part):
     """The leading parts that all peers share: images to the map that they go on from, ``trunk``.
 
-    The modules are those of the first peer, which saves them. ``scale`` multiplies the gradient that comes back: 1 / M makes it
-    the mean of the peers' gradients (CL-ILR; Song and Chai 2018, section 3.2).
+    The modules are those of the first peer, which saves them. ``scale`` multiplies the gradient that comes
+    back: 1 / M makes it the mean of the peers' gradients (CL-ILR; Song and Chai 2018, section 3.2).
     """
 
     def __init__(self, network: Backbone, skip: int, scale: float = 1.0) -> None:
         super().__init__("trunk", ("view0",))
         self.scale = scale
-        self._modules_of_peer = [network.stem, *list(network.stages)[: skip - 1]]  # a list: registered by the peer alone
+        self._modules_of_peer = [
+            network.stem,
+            *list(network.stages)[: skip - 1],
+        ]  # a list: registered by the peer alone
 
     def forward(self, x: Tensor) -> Nodes:
         """The shared map."""

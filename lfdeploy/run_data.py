@@ -11,9 +11,9 @@ import numpy as np
 
 from lfdeploy.config import DataConfig
 from lfdeploy.data import Data, Fault, Report, decode_all, load, name_of, part_of
+from lfdeploy.data_summary import remarks_on, unread
 from lfdeploy.errors import LfdeployError
 from lfdeploy.labels import counted, some
-from lfdeploy.numbers import remarks_on, unread
 from lfdeploy.recall import Changes, Index, Listing, listed, match, recalled
 from lfdeploy.record import NO_PIXELS, SPLITS, Record
 from lfdeploy.sources import Source, read
@@ -139,7 +139,10 @@ def _recalled(
 def _redecoded(count: int, run: Run) -> list[str]:
     if not count:
         return []
-    return [f"{counted(count, 'picture')} decode to other pixels than when run {run.name} was trained: was Pillow changed?"]
+    return [
+        f"{counted(count, 'picture')} decode to other pixels than when run {run.name} was trained: was "
+        "Pillow changed?"
+    ]
 
 
 def _told(
@@ -226,8 +229,13 @@ def _judged(
     trained_on = np.isin(split.digests, record.splits["train"].digests)
     known = f"{int(trained_on.sum()) or 'none'} of them"
     others = sum(len(labels) for part, (_, labels) in source.splits.items() if part != name)
-    which = "" if len(source.splits) == 1 else f" (its {name} split; {others:,} of its other splits are left out)"
-    remarks.append(f"all {counted(len(split), 'picture')} of {place}{which} are judged; run {run.name} was trained on {known}")
+    which = (
+        "" if len(source.splits) == 1 else f" (its {name} split; {others:,} of its other splits are left out)"
+    )
+    remarks.append(
+        f"all {counted(len(split), 'picture')} of {place}{which} are judged; run {run.name} was "
+        f"trained on {known}"
+    )
     remarks += remarks_on({asked: split}, tuple(classes))
     splits = {part: _empty() for part in SPLITS} | own | {asked: split}
     data = _data(run, config, source, splits, remarks, tuple(fault.message for fault in faults))

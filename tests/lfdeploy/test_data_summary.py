@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from lfdeploy.config import LARGEST_SEED, DataConfig
 from lfdeploy.data import Data, load
+from lfdeploy.data_summary import drawn_out
 from lfdeploy.errors import UsageError
-from lfdeploy.numbers import drawn_out
 
 sys.path.insert(0, str(Path(__file__).parent))
 from made_pictures import classes

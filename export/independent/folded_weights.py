@@ -1,7 +1,8 @@
-"""The numbers that a file of a run should hold, in float64 from the run's own weights; nothing of the exporter is used.
+"""The numbers that a file of a run should hold, in float64 from the run's own weights; nothing of the
+exporter is used.
 
-BatchNorm is folded into the convolution before it, as every exported file has it:
-w' = w g / sqrt(v + eps) and b' = (b - m) g / sqrt(v + eps) + beta, for the norm's weight g, bias beta, mean m and variance v.
+BatchNorm is folded into the convolution before it, as every exported file has it: w' = w g / sqrt(v + eps)
+and b' = (b - m) g / sqrt(v + eps) + beta, for the norm's weight g, bias beta, mean m and variance v.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Exact:
-    """A tensor's value, and the sum of the sizes of the terms it was made of: rounding is a part of those. Same shape."""
+    """A tensor's value, and the sum of the sizes of the terms it was made of: rounding is a part of those.
+
+    Same shape.
+    """
 
     value: Array
     terms: Array
@@ -31,12 +35,15 @@ class Exact:
 
 
 def exact_tensors(classifier: nn.Module, spec: Mapping[str, Sequence[float]], size: int) -> dict[str, Exact]:
-    """Every tensor of a `Classifier` by each of its names, with BatchNorm folded where a convolution stands before it.
+    """Every tensor of a `Classifier` by each of its names, with BatchNorm folded where a convolution stands
+    before it.
 
-    ``spec`` gives ``mean`` and ``std`` per channel; ``size`` is the side of the pictures, for one pass that shows
-    which norm reads which convolution.
+    ``spec`` gives ``mean`` and ``std`` per channel; ``size`` is the side of the pictures, for one pass that
+    shows which norm reads which convolution.
     """
-    once = {id(tensor): _plain(tensor) for _, tensor in _named(classifier)}  # a tensor with two names stays one
+    once = {
+        id(tensor): _plain(tensor) for _, tensor in _named(classifier)
+    }  # a tensor with two names stays one
     exact = {name: once[id(tensor)] for name, tensor in _named(classifier)}
     mean, std = (np.asarray(spec[key], np.float64).reshape(1, 3, 1, 1) for key in ("mean", "std"))
     exact |= {"scale": _of(1 / (255 * std)), "shift": _of(-mean / std)}
@@ -83,7 +90,9 @@ def folded_pairs(classifier: nn.Module, size: int) -> list[tuple[nn.Conv2d, nn.B
         pairs.extend((kernel, module) for tensor, kernel in returned if tensor is inputs[0])
 
     hooks = [m.register_forward_hook(after) for m in classifier.modules() if isinstance(m, nn.Conv2d)]
-    hooks += [m.register_forward_pre_hook(before) for m in classifier.modules() if isinstance(m, nn.BatchNorm2d)]
+    hooks += [
+        m.register_forward_pre_hook(before) for m in classifier.modules() if isinstance(m, nn.BatchNorm2d)
+    ]
     try:
         with torch.no_grad():
             classifier(torch.zeros(1, size, size, 3, dtype=torch.uint8))
@@ -98,7 +107,8 @@ def _folded(kernel: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Exact, Exact]:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     gain, shift, mean, variance = (
-        tensor.detach().cpu().double().numpy() for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        tensor.detach().cpu().double().numpy()
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     )
     factor = gain / np.sqrt(variance + norm.eps)
     bias = np.zeros(len(factor)) if kernel.bias is None else kernel.bias.detach().cpu().double().numpy()

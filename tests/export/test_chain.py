@@ -59,7 +59,9 @@ def test_a_broken_file_is_seen_at_its_step(tiny_run: Run, copied: Callable[[str]
     assert found["P1"]["difference"] < 5e-6 < 1e-2 < found["P3"]["difference"]
 
 
-def test_a_broken_module_is_seen_at_its_step(tiny_run: Run, copied: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_module_is_seen_at_its_step(
+    tiny_run: Run, copied: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The module, not the file, has another shift: the first step away from it shows that."""
     real = Run.classifier
 

@@ -1,4 +1,6 @@
-"""All of a run as one module: the peers, the fused classifier and the ensemble, each backbone computed once."""
+"""All of a run as one module: the peers,
+the fused classifier and the ensemble, each backbone computed once.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +19,34 @@ ALL = "all"  # the target's name
 
 
 def main_of(spec: Mapping[str, Any]) -> str:
-    """The target that ``logits`` and ``probabilities`` are: ``fused``, or ``ensemble`` where the method trains no fused one."""
+    """The target that ``logits`` and ``probabilities`` are:
+
+    ``fused``, or ``ensemble`` where the method trains no fused one.
+    """
     return layout_of(spec).main
 
 
 def members_of(spec: Mapping[str, Any]) -> list[str]:
-    """The other targets, in the order of their outputs ``logits_TARGET``: the peers, then the ensemble where it is not the main."""
+    """The other targets, in the order of their outputs ``logits_TARGET``:
+    the peers, then the ensemble where it is not the main.
+    """
     return [name for name in layout_of(spec).targets if name != main_of(spec)]
 
 
 def member_outputs(target: str, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a manifest says of the outputs after the first two; none for any target but ``all``."""
     shape = ["batch", len(spec["classes"])]
-    return [{"name": f"logits_{name}", "dtype": "float32", "shape": shape} for name in members_of(spec)] if target == ALL else []
+    return (
+        [{"name": f"logits_{name}", "dtype": "float32", "shape": shape} for name in members_of(spec)]
+        if target == ALL
+        else []
+    )
 
 
 class Together(nn.Module):
-    """Images (B, 3, H, W) to the logits (B, K) of the main target and of each member, in the order of `members_of`."""
+    """Images (B, 3, H, W) to the logits (B, K) of the main target and of each member,
+    in the order of `members_of`.
+    """
 
     def __init__(self, peers: Sequence[Backbone], head: FusedHead | None, layout: Layout) -> None:
         super().__init__()
@@ -58,7 +71,9 @@ class Together(nn.Module):
 
 
 class TogetherClassifier(Classifier):
-    """uint8 pixels (B, H, W, 3) to the main target's logits and probabilities, and every member's logits, all fp32 (B, K)."""
+    """uint8 pixels (B, H, W, 3) to the main target's logits and probabilities,
+    and every member's logits, all fp32 (B, K).
+    """
 
     def __init__(self, network: Together, spec: Mapping[str, Any]) -> None:
         super().__init__(network, spec["mean"], spec["std"])

@@ -1,4 +1,6 @@
-"""Two exports of one artifact at once, in real processes: the second waits, says for whom, and takes what is there."""
+"""Two exports of one artifact at once, in real processes:
+the second waits, says for whom, and takes what is there.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from export import claims, export
-from export.claims import claim, release
+from export import concurrency, export
+from export.concurrency import claim, release
 from lfdeploy.artifact import read
 from lfdeploy.config import ExportConfig
 from lfdeploy.errors import LfdeployError
@@ -21,7 +23,7 @@ NAME = "peer0-onnx-fp32"
 HOLDER = """
 import sys
 from pathlib import Path
-from export.claims import claim, release
+from export.concurrency import claim, release
 from lfdeploy.artifact import publish
 (own,) = claim([Path(sys.argv[1])], [sys.argv[2]])
 print("held", flush=True)
@@ -52,11 +54,18 @@ def other(tiny_run: Run, tmp_path: Path) -> Iterator[Callable[[str], subprocess.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("order", "same", "done"), [("publish", True, True), ("publish", False, False), ("fail", True, False)])
+@pytest.mark.parametrize(
+    ("order", "same", "done"), [("publish", True, True), ("publish", False, False), ("fail", True, False)]
+)
 def test_the_second_waits(
-    order: str, same: bool, done: bool, tiny_run: Run, tmp_path: Path, other: Callable[[str], subprocess.Popen[str]],
+    order: str,
+    same: bool,
+    done: bool,
+    tiny_run: Run,
+    tmp_path: Path,
+    other: Callable[[str], subprocess.Popen[str]],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """It takes the other's artifact where that was published and everything it depends on is the same."""
     key = str(read(tiny_run.artifacts / NAME).manifest["made_from"])
     process, said = other(key), []
@@ -68,22 +77,30 @@ def test_the_second_waits(
             process.stdin.write(f"{order}\n")
             process.stdin.flush()
 
-    monkeypatch.setattr(claims, "say", say)
+    monkeypatch.setattr(concurrency, "say", say)
     (own,) = claim([tmp_path / "artifacts" / NAME], [key if same else "0" * 12])
     assert said[0].startswith(f"{NAME} is being exported by process {process.pid} on ")
     assert own.done is done
     release([own])
 
 
-def test_what_a_killed_export_left_is_swept(tmp_path: Path, other: Callable[[str], subprocess.Popen[str]]) -> None:
-    """Once it is dead: what it was building and an older key's; not what an interrupted one finished, nor what is not ours."""
+def test_what_a_killed_export_left_is_swept(
+    tmp_path: Path, other: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    """Once it is dead: what it was building and an older key's;
+    not what an interrupted one finished, nor what is not ours.
+    """
     process, artifacts, key = other("a" * 12), tmp_path / "artifacts", "a" * 12
     process.kill()
     process.wait()
     for end in (f"{key}.01234567", "b" * 12, key, "keep"):
         (artifacts / f".{NAME}.{end}").mkdir()
     (own,) = claim([artifacts / NAME], [key])
-    assert sorted(path.name for path in artifacts.iterdir()) == [f".{NAME}.{key}", f".{NAME}.keep", f".{NAME}.lock"]
+    assert sorted(path.name for path in artifacts.iterdir()) == [
+        f".{NAME}.{key}",
+        f".{NAME}.keep",
+        f".{NAME}.lock",
+    ]
     release([own])
     assert not (artifacts / f".{NAME}.lock").exists()
 
