@@ -204,6 +204,8 @@ def _stage(
     manifest["opset"] = opset_of(blob)
     if pictures and precision == "int8":
         (place / FLOAT).write_bytes(blob)
+        if config.format not in SCHEMES:
+            raise UsageError(f"--format {config.format} has no int8 scheme. Drop int8 from --precision.")
         blob, manifest["calibration"] = quantize(blob, SCHEMES[config.format], pictures)
     onnx.write_bytes(blob)
     material = Material(onnx, profile, traced.program, lone_facts(manifest), config.portable)
@@ -288,7 +290,7 @@ def _publish(config: ExportConfig, claims: list[Claim]) -> None:
     if slow:
         raise LfdeployError(". ".join(slow) + published)
     if unverified and config.require_verified:
-        raise UnverifiedError(
-            ". ".join(unverified)
-            + f". Complete it on a machine with the GPU: lfdeploy verify {shown(claims[0].final)}"
-        )
+        more = ""
+        if config.format == "trt":
+            more = f". Complete it on a machine with the GPU: lfdeploy verify {shown(claims[0].final)}"
+        raise UnverifiedError(". ".join(unverified) + more)

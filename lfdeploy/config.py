@@ -112,7 +112,9 @@ class ExportConfig:
     )
     all: bool = setting(False, "every peer, the fused classifier and the ensemble")
     single_file: bool = setting(False, "with --all: one file with every output, each backbone computed once")
-    format: str = setting("onnx", "of the file", choices=("onnx", "trt", "openvino", "torch"))
+    format: str = setting(
+        "onnx", "of the file: onnx, trt, openvino, torch; see: lfdeploy list backends", metavar="NAME"
+    )
     precision: str = setting("fp32", "fp32, fp16, bf16, int8, or several with commas", metavar="P[,P...]")
     batch: str = setting("1:8:64", "batch sizes it must serve", metavar="MIN:OPT:MAX")
     engine: str = setting("auto", "which TensorRT", choices=("auto", "tensorrt", "tensorrt-rtx"))

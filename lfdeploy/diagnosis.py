@@ -30,7 +30,7 @@ AMPERE = (8, 0)
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``state``: runs here, package missing, no GPU, wrong GPU, wrong version, damaged or refused.
+    """``state``: runs here, package missing, no GPU, wrong GPU, wrong version, damaged, refused or not known.
 
     ``command``: what to type then.
     """
@@ -58,6 +58,9 @@ def diagnose(
     """
     if artifact.manifest["format"] in RUNTIMES:
         return _of_file(artifact, gpus, installed, unusable)
+    if "engine" not in artifact.manifest and artifact.manifest["format"] != "trt":
+        reason = f"nothing here says what a {artifact.manifest['format']} file needs"
+        return Diagnosis("not known", reason, f"lfdeploy verify {_path(artifact)}")
     return _of_engine(artifact, gpus, installed, faults, unusable)
 
 

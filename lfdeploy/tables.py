@@ -103,8 +103,11 @@ def exported(artifacts: Sequence[Artifact]) -> None:
         if speed and max(one["ratio"] for one in speed.values()) < 1:
             where = f"slower than fp32 on this CPU ({a.manifest['cpu']})"
             say(f"{a.name}: {where}; published for its size and for other CPUs.")
+        reasons: dict[str, list[str]] = {}
         for one in a.manifest["parity"].get("not_examined", ()):
-            say(f"{a.name}: stage {one['stage']}: not examined: {one['reason']}.")
+            reasons.setdefault(one["reason"], []).append(one["stage"])
+        for reason, stages in reasons.items():
+            say(f"{a.name}: stage{'s' * (len(stages) > 1)} {', '.join(stages)}: not examined: {reason}.")
         if a.manifest["accuracy"] and (told := warning([a.name], [a.manifest["accuracy"]["chance"]])):
             say(told)
         if a.verdict == "unverified":

@@ -51,28 +51,22 @@ def chosen(manifest: dict[str, object], asked: str) -> str:
 
 
 def builder(format: str, engine: str, precision: str, portable: bool = False) -> str:
-    """The backend that builds a format; for trt,
-    ``auto`` means tensorrt where it can build, else tensorrt-rtx.
+    """The backend that builds a format; trt's ``auto`` is tensorrt where that can build, else tensorrt-rtx.
+
+    Raises `UsageError` for what no row has, and `LfdeployError` where its package is not installed.
     """
-    if format != "trt":
-        if engine != "auto":
-            raise LfdeployError(f"--engine {engine} has a meaning only with --format trt.")
-        name = next(name for name, backend in BACKENDS.items() if backend.format == format)
-    else:
-        name = (
-            engine
-            if engine != "auto"
-            else "tensorrt"
-            if not BACKENDS["tensorrt"].missing()
-            else "tensorrt-rtx"
-        )
+    built = {row.format: name for name, row in reversed(BACKENDS.items()) if row.build}
+    name = built[choose("format", format, list(built)[::-1])]
+    if format == "trt":
+        here = "tensorrt-rtx" if BACKENDS["tensorrt"].missing() else "tensorrt"
+        name = here if engine == "auto" else engine
+    elif engine != "auto":
+        raise LfdeployError(f"--engine {engine} has a meaning only with --format trt.")
     row = BACKENDS[name]
     if portable and name != "tensorrt":
-        why = (
-            "its engines run on every GPU from Ampere on as they are"
-            if format == "trt"
-            else "it is for --format trt"
-        )
+        why = "it is for --format trt"
+        if format == "trt":
+            why = "its engines run on every GPU from Ampere on as they are"
         raise UsageError(f"--portable has no meaning for {name}: {why}. Drop --portable.")
     if row.missing():
         raise LfdeployError(row.missing())

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A row: what it is, its builder (imported only when asked for), and the largest default image size."""
+    """A row: what it is, its builder (imported only when asked for), and the largest default image size.
+
+    ``family``: what the rows that one function builds have in common.
+    """
 
     about: str
     builder: Callable[[], Callable[[int], Backbone]]
     largest: int = 224
+    family: str = ""
 
     def __call__(self, classes: int) -> Backbone:
         """A fresh, untrained network with that many classes."""
@@ -38,7 +42,7 @@ def _row(about: str, module: str, function: str, *arguments: Any, largest: int =
         )
         return made
 
-    return Architecture(about, builder, largest)
+    return Architecture(about, builder, largest, f"{module}.{function}")
 
 
 def _small(about: str, module: str, function: str, *arguments: Any) -> Architecture:

@@ -204,6 +204,12 @@ def test_an_engine_that_tells_nothing_is_refused(engine: dict[str, Any] | None) 
         diagnose(artifact(engine, format="trt"), [ADA], HAS_RTX)
 
 
+def test_a_format_that_nobody_knows_is_no_damaged_engine() -> None:
+    found = diagnose(artifact(None, format="ort"), [], ORT)
+    assert (found.state, found.command) == ("not known", "lfdeploy verify x")
+    assert "ort" in found.reason
+
+
 def test_nothing_heavy_is_imported(tiny_run: Run) -> None:
     path = tiny_run.artifacts / "fused-onnx-fp32"
     code = f"import sys; from lfdeploy.doctor import doctor; doctor({str(path)!r}, 'runs', True); "
