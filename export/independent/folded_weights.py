@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Array = NDArray[np.float64]
 
@@ -77,13 +79,15 @@ def _names_of(module: nn.Module) -> dict[int, list[str]]:
 
 
 def folded_pairs(classifier: nn.Module, size: int) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each BatchNorm whose input is the very tensor that a convolution returned, with that convolution."""
+    """Each BatchNorm that alone reads the very tensor that a convolution returned, with that convolution."""
     returned: list[tuple[Tensor, nn.Conv2d]] = []
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    uses = _Uses()
 
     def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Conv2d)
         returned.append((output, module))
+        uses.times[id(output)] = 0  # whatever had this id before is no more
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, nn.BatchNorm2d)
@@ -94,12 +98,38 @@ def folded_pairs(classifier: nn.Module, size: int) -> list[tuple[nn.Conv2d, nn.B
         m.register_forward_pre_hook(before) for m in classifier.modules() if isinstance(m, nn.BatchNorm2d)
     ]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), uses:
             classifier(torch.zeros(1, size, size, 3, dtype=torch.uint8))
     finally:
         for hook in hooks:
             hook.remove()
-    return list({id(norm): (kernel, norm) for kernel, norm in pairs}.values())
+    lone = {id(kernel) for output, kernel in returned if uses.times[id(output)] == 1}
+    return list({id(norm): (kernel, norm) for kernel, norm in pairs if id(kernel) in lone}.values())
+
+
+class _Uses(TorchFunctionMode):
+    """How often each tensor, by its id, was given to an operation that gave a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: dict[int, int] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if list(_tensors(result)):
+            for tensor in _tensors([*args, *(kwargs or {}).values()]):
+                self.times[id(tensor)] = self.times.get(id(tensor), 0) + 1
+        return result
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
 
 
 def _folded(kernel: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Exact, Exact]:

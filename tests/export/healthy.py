@@ -25,7 +25,7 @@ from lfdeploy import __version__
 from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.devices import instruction_set
 from lfdeploy.errors import LfdeployError
-from lfdeploy.models import ARCHITECTURES, create
+from lfdeploy.models import ARCHITECTURES, architecture, create
 from lfdeploy.run import Run
 from training import train
 
@@ -52,9 +52,9 @@ KINDS = "onnx-fp32,onnx-fp16,onnx-int8,openvino-fp32,openvino-int8,torch-fp32"
 def trained(arch: str, data: Path, runs: Path) -> Run:
     config = TrainConfig(
         data=str(data), arch=arch, peers=1, method="independent", epochs=6, lr=0.01, batch_size=32,
-        image_size=32 if ARCHITECTURES[arch].largest == 64 else 48,
+        image_size=32 if architecture(arch).largest == 64 else 48,
     )  # fmt: skip
-    return train(config, name=arch, runs=runs)
+    return train(config, name=arch.replace(":", "-"), runs=runs)
 
 
 def heavy(arch: str) -> bool:
@@ -65,10 +65,10 @@ def heavy(arch: str) -> bool:
         return sum(p.numel() for p in create(arch, 4).parameters()) > 30_000_000
 
 
-def judged(run: Run, kind: str) -> dict[str, Any]:
+def judged(run: Run, arch: str, kind: str) -> dict[str, Any]:
     """The verdict of one export, with its distance from the module, or the stage that refused it."""
     format, precision = kind.split("-")
-    row: dict[str, Any] = {"arch": run.name, "kind": kind, "cpu": instruction_set(), "lfdeploy": __version__}
+    row: dict[str, Any] = {"arch": arch, "kind": kind, "cpu": instruction_set(), "lfdeploy": __version__}
     try:
         manifest = export(ExportConfig(peer=0, format=format, precision=precision), run)[0].manifest
     except LfdeployError as error:
@@ -95,7 +95,7 @@ def main() -> None:
             run = trained(arch, place / "data.npz", place / "runs") if missing else None
             for kind in missing:
                 assert run is not None
-                rows.append(judged(run, kind))
+                rows.append(judged(run, arch, kind))
                 with results.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
                 print(f"{arch:<20} {kind:<14} {rows[-1]['verdict']}", flush=True)

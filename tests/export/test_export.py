@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from export import export
 from export.build.graph import fold
+from export.independent.folded_weights import folded_pairs
 from export.independent.halves import nature
 from export.report.card import model_card
 from export.report.page import page
@@ -35,6 +36,7 @@ from lfdeploy.config import ExportConfig
 from lfdeploy.data import Split
 from lfdeploy.errors import ParityError
 from lfdeploy.models import create
+from lfdeploy.models.deploy import Classifier
 from lfdeploy.run import Run, sha256, write_json
 
 ROOT = Path(__file__).parent.parent.parent
@@ -164,6 +166,22 @@ def test_lone_file_knows_its_labels(tiny_run: Run) -> None:
     told = json.loads(session.get_modelmeta().custom_metadata_map["lfdeploy"])
     assert told["labels"] == tiny_run.spec["classes"]
     assert told["target"] == "peer0"
+
+
+@pytest.mark.parametrize(("arch", "kept"), [("densenet40_12_bc", 21), ("wrn40_1", 19)])
+def test_a_map_that_others_read_too_is_not_folded_into(arch: str, kept: int) -> None:
+    """Norms before a convolution stay, and one whose convolution a shortcut or a concatenation reads too."""
+    torch.manual_seed(0)
+    network = create(arch, 5).train()
+    network(torch.randn(8, 3, 32, 32))
+    network.eval()
+    made, x = fold(network, 32), torch.randn(4, 3, 32, 32)
+    norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules()) for net in (network, made)]
+    assert norms[1] == kept
+    with torch.no_grad():
+        assert (made(x) - network(x)).abs().max() <= 1e-4 * network(x).abs().max()
+    pairs = folded_pairs(Classifier(network, [0.5] * 3, [0.2] * 3).eval(), 32)
+    assert len(pairs) == norms[0] - kept
 
 
 @pytest.mark.parametrize("arch", ["resnet8", "mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2"])
