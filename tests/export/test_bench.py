@@ -373,6 +373,7 @@ def test_threads_are_the_same_for_all_and_given_back(tiny_run: Run, lf: Callable
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_backends_take_the_number_of_threads(tiny_run: Run, elsewhere: list[Path]) -> None:
     from lfdeploy.artifact import read
     from lfdeploy.backends import BACKENDS, Source, executes

@@ -109,6 +109,7 @@ def test_every_backend_keeps_the_contract(name: str, tiny_run: Run, tmp_path: Pa
             session(bad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_same_weights_same_bytes(name: str, tiny_run: Run, elsewhere: list[Path], tmp_path: Path) -> None:
     """Built twice more in this process, under another name and folder: the published bytes."""

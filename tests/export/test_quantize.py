@@ -69,7 +69,10 @@ def test_calibration_pictures_are_never_in_test(tiny_run: Run) -> None:
     assert sum(len(b) for b in batches(data.train.images, chosen.calibration)) == 512
 
 
-@pytest.mark.parametrize("scheme", ["u8s8", "s8s8", "n8s8"])
+SCHEMES = ["u8s8", *(pytest.param(scheme, marks=pytest.mark.slow) for scheme in ("s8s8", "n8s8"))]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_same_input_same_bytes_and_near_fp32(tiny_run: Run, scheme: str) -> None:
     blob = to_onnx(in_precision(tiny_run.classifier("peer1"), "fp32", 16), 16, (1, 8, 64), {"labels": ["a"]})
     data = tiny_run.data()
