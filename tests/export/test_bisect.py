@@ -114,7 +114,7 @@ def test_single_node_faults_are_named(
     assert {name: said for name, said in found.items() if said} == {}
 
 
-@pytest.mark.parametrize(("precision", "disguised"), [wide("fp32", False), slow("fp16", True)])
+@pytest.mark.parametrize(("precision", "disguised"), [wide("fp32", False), wide("fp16", True)])
 def test_all_single_node_faults_are_named(
     precision: str, disguised: bool, tiny_run: Run, batches: list[np.ndarray]
 ) -> None:
@@ -234,7 +234,7 @@ def test_a_healthy_file_names_no_layer(arch: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arch", ["resnet8", wide("mobilenet_v3_small"), slow("shufflenet_v2"), wide("convnext_tiny")]
+    "arch", ["resnet8", wide("mobilenet_v3_small"), wide("shufflenet_v2"), wide("convnext_tiny")]
 )
 def test_a_rewritten_healthy_file_names_no_layer(arch: str, tmp_path: Path) -> None:
     """onnxruntime's own fusions: other operators, fewer nodes, other layouts, the same answers.

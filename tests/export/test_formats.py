@@ -125,7 +125,7 @@ def test_same_weights_same_bytes(name: str, tiny_run: Run, elsewhere: list[Path]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["openvino", "torch"])
+@pytest.mark.parametrize("format", ["openvino", pytest.param("torch", marks=pytest.mark.wide)])
 def test_same_bytes_from_another_process(
     format: str, tiny_run: Run, elsewhere: list[Path], tmp_path: Path
 ) -> None:

@@ -263,7 +263,7 @@ MIXED = ["resnet8,resnet8", "resnet8,resnet14", "resnet8,mobilenet_v3_small"]
 UNLIKE = [("one", MIXED[1]), ("one", MIXED[2]), ("okddip", MIXED[2]), ("dualnet", MIXED[2])]
 
 
-@pytest.mark.parametrize("archs", [*MIXED[:2], pytest.param(MIXED[2], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("archs", [*MIXED[:2], pytest.param(MIXED[2], marks=pytest.mark.wide)])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_what_is_deployed_answers_as_it_did_in_the_cohort(method: str, archs: str) -> None:
     if (method, archs) in UNLIKE:

@@ -159,7 +159,7 @@ def test_a_step_adds_to_gradients_and_counts_one_batch(engines: list[Engine]) ->
         assert counts == {1}
 
 
-@pytest.mark.parametrize("peers", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("peers", [pytest.param(2, marks=pytest.mark.wide), 3])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_threads_evaluate_alike(method: str, peers: int, engines: list[Engine]) -> None:
     cohort, graph = cohort_of(method, ["resnet8"] * enough(method, peers), {})
