@@ -47,15 +47,19 @@ class PictureError(LfdeployError):
         self.status = status
 
 
-def choose(kind: str, name: str, known: list[str]) -> str:
-    """Return ``name`` if known, else raise with the choices and the nearest guess."""
+def choose(kind: str, name: str, known: list[str], command: str = "") -> str:
+    """Return ``name`` if known, else raise with the nearest guess and the choices.
+
+    ``command`` lists them where they are too many for a line.
+    """
     if name in known:
         return name
     import difflib
 
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f" Did you mean '{near[0]}'?" if near else ""
-    raise UsageError(f"Unknown {kind} '{name}'.{guess} Choose one of: {', '.join(known)}.")
+    choices = f"See: {command}" if command else f"Choose one of: {', '.join(known)}."
+    raise UsageError(f"Unknown {kind} '{name}'.{guess} {choices}")
 
 
 def sentence(error: OSError) -> str:

@@ -56,5 +56,5 @@ def check_classes(classes: Iterable[str], data: str) -> None:
 
 def stem_of(text: str) -> str:
     """What a run that was given no name may be called after: the text without what `check_name` refuses."""
-    plain = "".join(char if readable(char) and char != "/" else "_" for char in text).lstrip(".-")
+    plain = "".join(char if readable(char) and char not in "/:" else "_" for char in text).lstrip(".-")
     return plain.encode()[: LONGEST - 20].decode(errors="ignore") or "run"

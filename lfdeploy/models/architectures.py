@@ -49,9 +49,9 @@ def _small(about: str, module: str, function: str, *arguments: Any) -> Architect
     return _row(f"{about}, for pictures of about 32 px", module, function, *arguments, largest=64)
 
 
-def _tv(function: str, *names: str) -> dict[str, Architecture]:
-    """Rows that torchvision has, under its own names."""
-    return {name: _row(f"torchvision's {name}", "torchvision", function, name) for name in names}
+def _tv(about: str, function: str, *names: str) -> dict[str, Architecture]:
+    """Rows of networks that torchvision has, under its own names."""
+    return {name: _row(f"{about}, torchvision's", "torchvision", function, name) for name in names}
 
 
 X4 = (32, 64, 128, 256)
@@ -90,32 +90,19 @@ ARCHITECTURES: dict[str, Architecture] = {
     "efficientnet_lite0": _row(
         "EfficientNet-Lite0: no squeeze and excitation, ReLU6", "torchvision", "efficientnet_lite0"
     ),
-    **_tv("resnet_like", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-    **_tv(
-        "resnet_like",
-        "resnext50_32x4d",
-        "resnext101_32x8d",
-        "resnext101_64x4d",
-        "wide_resnet50_2",
-        "wide_resnet101_2",
-    ),
-    **_tv("densenet", "densenet121", "densenet161", "densenet169", "densenet201"),
-    **_tv("mobilenet_v2", "mobilenet_v2"),
-    **_tv("mobilenet_v3", "mobilenet_v3_small", "mobilenet_v3_large"),
-    **_tv("mnasnet", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"),
-    **_tv(
-        "shufflenet", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0"
-    ),
-    **_tv(
-        "efficientnet",
-        *(f"efficientnet_b{i}" for i in range(8)),
-        "efficientnet_v2_s",
-        "efficientnet_v2_m",
-        "efficientnet_v2_l",
-    ),
-    **_tv("convnext", "convnext_tiny", "convnext_small", "convnext_base", "convnext_large"),
-    **_tv("regnet", "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf"),
-    **_tv("regnet", "regnet_y_400mf", "regnet_y_800mf", "regnet_y_1_6gf", "regnet_y_3_2gf"),
+    **_tv("ResNet", "resnet_like", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    **_tv("ResNeXt", "resnet_like", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    **_tv("Wide ResNet", "resnet_like", "wide_resnet50_2", "wide_resnet101_2"),
+    **_tv("DenseNet", "densenet", "densenet121", "densenet161", "densenet169", "densenet201"),
+    **_tv("MobileNetV2", "mobilenet_v2", "mobilenet_v2"),
+    **_tv("MobileNetV3", "mobilenet_v3", "mobilenet_v3_small", "mobilenet_v3_large"),
+    **_tv("MNASNet", "mnasnet", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"),
+    **_tv("ShuffleNetV2", "shufflenet", *(f"shufflenet_v2_x{w}" for w in ("0_5", "1_0", "1_5", "2_0"))),
+    **_tv("EfficientNet", "efficientnet", *(f"efficientnet_b{i}" for i in range(8))),
+    **_tv("EfficientNetV2", "efficientnet", *(f"efficientnet_v2_{size}" for size in "sml")),
+    **_tv("ConvNeXt", "convnext", "convnext_tiny", "convnext_small", "convnext_base", "convnext_large"),
+    **_tv("RegNetX", "regnet", *(f"regnet_x_{cost}" for cost in ("400mf", "800mf", "1_6gf", "3_2gf"))),
+    **_tv("RegNetY", "regnet", *(f"regnet_y_{cost}" for cost in ("400mf", "800mf", "1_6gf", "3_2gf"))),
 }
 
 #: shorter names for rows, which runs of earlier versions hold too
@@ -139,7 +126,7 @@ def canonical(arch: str) -> str:
         from lfdeploy.models.from_timm import known
 
         return TIMM + known(arch.removeprefix(TIMM))
-    return choose("architecture", ALIASES.get(arch, arch), list(ARCHITECTURES))
+    return choose("architecture", ALIASES.get(arch, arch), list(ARCHITECTURES), "lfdeploy list archs")
 
 
 def architecture(arch: str) -> Architecture:

@@ -28,9 +28,8 @@ def known(name: str) -> str:
 
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), 1)
-        raise UsageError(
-            f"timm has no network '{name}'." + (f" Did you mean 'timm:{near[0]}'?" if near else "")
-        )
+        guess = f" Did you mean 'timm:{near[0]}'?" if near else ""
+        raise UsageError(f"timm has no network '{name}'.{guess} timm.list_models() names all.")
     return name
 
 

@@ -160,6 +160,7 @@ def test_names_that_runs_may_have() -> None:
     for name in ("a b", "$x$", "猫", "a=b", "Zürich", "x" * 200):
         check_name(name)
     assert stem_of("a\nb/c") == "a_b_c"
+    assert stem_of("pictures-lfmkd-timm:resnet10t") == "pictures-lfmkd-timm_resnet10t"
     assert stem_of("...") == "run"
     check_name(stem_of("." + "猫" * 300))
 
