@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
-from tests_export_mutants import (  # type: ignore[import-not-found]
+from mutants import (
     Subject,
     after_logits,
     manifest,
     node,
     poke,
 )
+from onnx import numpy_helper
 
 from export.build.graph import in_precision, to_onnx
 from export.build.quantize import activations, batches, pick, with_ranges

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+from int8_mutants import calibrated, data, tensor
+from mutants import Subject, manifest, rename
 from onnx import TensorProto, helper, numpy_helper
-from tests_export_int8_mutants import calibrated, data, tensor  # type: ignore[import-not-found]
-from tests_export_mutants import Subject, manifest, rename  # type: ignore[import-not-found]
 
 from export.build.graph import METADATA
 from lfdeploy.run import write_json

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mutants
+import node_mutants
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -32,18 +32,6 @@ from lfdeploy.models import create
 from lfdeploy.models.deploy import Classifier
 from lfdeploy.run import Run, sha256
 
-
-def _module(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[name] = made
-    spec.loader.exec_module(made)
-    return made
-
-
-mutants, node_mutants = _module("mutants"), _module("node_mutants")
 PROFILE = (1, 8, 64)
 
 

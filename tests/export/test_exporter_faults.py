@@ -5,14 +5,12 @@ in the process that makes the file and in the one that judges it.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import exporter_faults as faults
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,19 +29,6 @@ EVIDENCE = [f"independent.{path.stem}" for path in (EXPORT / "independent").glob
     "parity.bounds"
 ]
 Note = Callable[[str, object], None]
-
-
-def beside(name: str, file: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, HERE.with_name(file))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-faults = beside("tests_export_exporter_faults", "exporter_faults.py")
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ no backbone twice, and no fault of a member let through.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -12,8 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
+import member_mutants as members
+import mutants
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -34,19 +34,6 @@ from serve.entries import find, open_all
 pytestmark = pytest.mark.usefixtures("one_reference")
 
 
-def beside(name: str, file: str) -> ModuleType:
-    """A module that lies beside this one."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[name] = made
-    spec.loader.exec_module(made)
-    return made
-
-
-mutants = beside("tests_export_mutants_of_one", "mutants.py")
-members = beside("tests_export_member_mutants", "member_mutants.py")
 OUTPUTS = ["logits", "probabilities", "logits_peer0", "logits_peer1", "logits_ensemble"]
 Note = Callable[[str, object], None]
 

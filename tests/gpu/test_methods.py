@@ -4,23 +4,19 @@ and after the first nothing waits for the device.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
+from builders import at, built, enough, given
 
 from training.cohort import Cohort
 from training.engine import Engine, exact_fp32
 from training.losses import LossGraph
 from training.methods import METHODS
 from training.parts import Nodes
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from builders import at, built, enough, given
 
 pytestmark = pytest.mark.gpu
 CLASSES, SIZE, BATCH = 10, 32, 32

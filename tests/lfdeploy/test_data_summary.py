@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_pictures import classes
 from numpy.typing import NDArray
 
 from lfdeploy.config import LARGEST_SEED, DataConfig
 from lfdeploy.data import Data, load
 from lfdeploy.data_summary import drawn_out
 from lfdeploy.errors import UsageError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from made_pictures import classes
 
 
 def read(root: Path, **settings: object) -> Data:

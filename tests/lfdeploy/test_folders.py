@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import unicodedata
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_pictures import classes, fill, picture
 
 from lfdeploy.config import DataConfig
 from lfdeploy.data import load
@@ -17,9 +17,6 @@ from lfdeploy.errors import LfdeployError
 from lfdeploy.folders import folder
 from lfdeploy.labels import split_of
 from lfdeploy.sources import Source
-
-sys.path.insert(0, str(Path(__file__).parent))
-from made_pictures import classes, fill, picture
 
 
 def counts(source: Source) -> dict[str, int]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import struct
-import sys
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
+from costly_pictures import COSTLY, chunk, grey_tiff, saved, tiff
 from PIL import Image, PngImagePlugin
 
 from lfdeploy.colour import METHODS, square_of
@@ -16,9 +15,6 @@ from lfdeploy.errors import PictureError
 from lfdeploy.headers import read_header
 from lfdeploy.images import decode, fit, prepare
 from lfdeploy.limits import BUDGET, check
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "serve"))
-from costly_pictures import COSTLY, chunk, grey_tiff, saved, tiff
 
 GREY = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
 COLOUR = Image.fromarray(np.stack([GREY >> 8] * 3, axis=2).astype(np.uint8))

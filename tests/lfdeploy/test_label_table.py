@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_pictures import classes
 
 from lfdeploy.config import DataConfig
 from lfdeploy.data import load
 from lfdeploy.errors import LfdeployError
 from lfdeploy.label_table import label_table
-
-sys.path.insert(0, str(Path(__file__).parent))
-from made_pictures import classes
 
 
 def write(root: Path, text: str, encoding: str = "utf-8") -> Path:

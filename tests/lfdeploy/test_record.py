@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from made_pictures import classes, fill, picture
 from PIL import Image
 
 from lfdeploy import data as data_module
@@ -22,9 +22,6 @@ from lfdeploy.run import Run, write_json
 from lfdeploy.run_data import resumed
 from lfdeploy.runs import new_run
 from lfdeploy.splits import Files
-
-sys.path.insert(0, str(Path(__file__).parent))
-from made_pictures import classes, fill, picture
 
 
 def begin(root: Path, data: Path, keep: bool = True, **settings: Any) -> tuple[Run, Data]:

@@ -4,15 +4,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+from trt_surface import Function, functions, offered, ours, recorded
 
 from lfdeploy.backends.trt import load
-
-sys.path.insert(0, str(Path(__file__).parent))
-from trt_surface import Function, functions, offered, ours, recorded
 
 VERSIONS = ("10.12", "10.16", "11.0", "11.4", "rtx")
 

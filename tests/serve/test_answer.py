@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from serve_pictures import BAD, GOOD, JPEG
 
 from lfdeploy.artifact import Artifact
 from lfdeploy.predict import Predictor
 from serve.answer import Answer, answer, classify
 from serve.entries import Entry, open_all
 from serve.render import answered
-
-sys.path.insert(0, str(Path(__file__).parent))
-from serve_pictures import BAD, GOOD, JPEG
 
 FUSED = "fused-onnx-fp32"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,12 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from serve_pictures import JPEG, plain, saved
 
 from lfdeploy.predict import Predictor
 from lfdeploy.run import Run
 from serve.offline import go_offline
 from serve.render import percent
-
-sys.path.insert(0, str(Path(__file__).parent))
-from serve_pictures import JPEG, plain, saved
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -14,15 +13,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from costly_pictures import COSTLY
+from hostile import Visitor, good_picture, growth_during, running
+from serve_pictures import BAD, GOOD
 
 from lfdeploy.errors import UsageError
 from lfdeploy.run import Run
 from serve.proxy import Below, parts_of
-
-sys.path.insert(0, str(Path(__file__).parent))
-from costly_pictures import COSTLY
-from hostile import Visitor, good_picture, growth_during, running
-from serve_pictures import BAD, GOOD
 
 ARTIFACT = "peer0-onnx-fp32"
 FILE = {"meta": {"_type": "gradio.FileData"}}

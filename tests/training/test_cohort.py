@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import at, auxiliaries, built, enough, given, parts_of
 from torch import Tensor, nn
 
 from lfdeploy.config import parse_options
@@ -23,9 +22,6 @@ from training.engine import Engine
 from training.losses import LossGraph
 from training.methods import METHODS, lfmkd
 from training.schedule import Ramp
-
-sys.path.insert(0, str(Path(__file__).parent))
-from builders import at, auxiliaries, built, enough, given, parts_of
 
 CLASSES = 10
 

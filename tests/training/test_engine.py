@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from builders import at, built, enough, given
 from torch import Tensor, nn
 
 from lfdeploy.config import parse_options
@@ -19,9 +18,6 @@ from training.engine import Engine, pick_precision, threads_for
 from training.evaluate import evaluate_cohort
 from training.losses import LossGraph
 from training.methods import METHODS
-
-sys.path.insert(0, str(Path(__file__).parent))
-from builders import at, built, enough, given
 
 CLASSES, SIZE = 10, 16
 CASES = [

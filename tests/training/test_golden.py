@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from builders import at, built, enough, given
 
 from training.engine import Engine
 from training.methods import METHODS
 from training.schedule import learning_rate, ramp_up
-
-sys.path.insert(0, str(Path(__file__).parent))
-from builders import at, built, enough, given
 
 GOLDEN = Path(__file__).with_name("golden")
 WRITE = "LFDEPLOY_WRITE_GOLDEN"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import at, built, enough, given, parts_of
 from torch import Tensor, nn
 
 from lfdeploy.models import create
@@ -18,9 +17,6 @@ from training.methods import METHODS, ffl, independent, lfmkd
 from training.schedule import Ramp, ramp_up
 from training.terms import attention_distance, distillation
 from training.terms import kd as kd_of
-
-sys.path.insert(0, str(Path(__file__).parent))
-from builders import at, built, enough, given, parts_of
 
 CLOSE = 1e-10
 CLASSES, SIZE = 10, 16

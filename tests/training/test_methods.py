@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
+from builders import at, built, enough, given, parts_of
 from torch import Tensor
 
 from lfdeploy.errors import UsageError
@@ -17,9 +16,6 @@ from training.losses import LossGraph, evaluate_graph
 from training.methods import METHODS
 from training.methods.kdcl import General, linear, minlogit, naive
 from training.parts import Attention, Copy, Memory, Nodes
-
-sys.path.insert(0, str(Path(__file__).parent))
-from builders import at, built, enough, given, parts_of
 
 CLASSES, SIZE, COUNT = 10, 16, 8
 W = 0.37  # of the ramp

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from training.methods import METHODS
-
-sys.path.insert(0, str(Path(__file__).parent))
 from methods_page import page
+
+from training.methods import METHODS
 
 FILE = Path(__file__).parents[2] / "docs" / "methods.md"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
+from builders import built, enough
+from fake_cuda import fake_cuda
 from torch import nn
 
 import training.loop
@@ -17,10 +18,6 @@ from training.engine import exact_fp32, has_bf16, pick_precision, settle
 from training.fusion import CBAM
 from training.losses import LossGraph, evaluate_graph
 from training.methods import METHODS
-
-sys.path.insert(0, str(Path(__file__).parent))
-from builders import built, enough
-from fake_cuda import fake_cuda
 
 
 def cohort_on_cuda(method: str) -> tuple[Cohort, LossGraph]:
