@@ -56,8 +56,9 @@ wide: $(READY)
 
 # Every line of the results is kept; a second call goes on from what is there.
 healthy: OUT ?= healthy.jsonl
+SIX := onnx-fp32,onnx-fp16,onnx-int8,openvino-fp32,openvino-int8,torch-fp32
 healthy: $(READY)
-	.venv/bin/python tests/export/healthy.py $(OUT) $(KINDS)
+	.venv/bin/python tests/export/healthy.py $(OUT) $(or $(KINDS),$(SIX)) $(ARCHS)
 
 engines: $(READY)
 	.venv/bin/python tests/export/engines.py

@@ -1,5 +1,5 @@
-"""Exports beside each other: an artifact is made by one process at a time,
-which alone touches what it stages.
+"""Exports beside each other: an artifact is made by one process at a time, which alone touches what
+it stages.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def _published(final: Path, key: str) -> bool:
 
 
 def _sweep(own: Claim) -> None:
-    """Remove what exports that died left behind and nothing can use:
-    nobody else works here while it is held.
+    """Remove what exports that died left behind and nothing can use: nobody else
+    works here while it is held.
     """
     if own.lock.descriptor is None:
         return

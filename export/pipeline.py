@@ -11,28 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from export import triton
-from export.bench.speed import FASTER, faster, in_words, speedup
 from export.build.graph import opset_of, traced_of
 from export.build.quantize import SCHEMES, quantize
 from export.concurrency import Claim, claim, release
 from export.parity.contract import lone_facts
 from export.parity.probabilities import calibration, in_one_line
 from export.prove import REPORT, in_fresh_process
-from export.report import card
-from lfdeploy.artifact import SCHEMA, Artifact, input_of, outputs_of, publish, quarantine, read, sealed
-from lfdeploy.backends import BACKENDS, Material, builder, executes
+from export.publish import FLOAT, hold_to, publish_proven
+from lfdeploy.artifact import SCHEMA, Artifact, input_of, outputs_of, read, sealed
+from lfdeploy.backends import BACKENDS, Material, builder
 from lfdeploy.confidence import temperature
 from lfdeploy.config import ExportConfig
 from lfdeploy.console import decoding, say
 from lfdeploy.data import Data
 from lfdeploy.devices import gpus, instruction_set
-from lfdeploy.errors import LfdeployError, ParityError, UnverifiedError, UsageError
+from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.models.explain import explained, output_of, side_of
 from lfdeploy.models.multi_output import ALL, main_of, member_outputs
 from lfdeploy.models.targets import FUSED, layout_of
 from lfdeploy.run import Run, sha256, shown, versions, write_json
-
-FLOAT = "float.onnx"  # int8's fp32 sibling, there only while it is staged
 
 
 def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Artifact]:
@@ -51,7 +48,8 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     finals = [folder / f"{target}-{config.format}-{precision}" for target, precision in jobs]
     finals = [folder] if config.out and len(jobs) == 1 else finals
     if config.triton:
-        triton.check(backends[config.precisions[0]], Path(config.triton), [final.name for final in finals])
+        names = [final.name for final in finals]
+        triton.check(backends[config.precisions[0]], Path(config.triton), names, run.spec["classes"])
     pictures = _pictures(run, data) if "int8" in config.precisions or config.calibrate else None
     claims = claim(finals, [_key(config, run, job, backends[job[1]], data) for job in jobs])
     try:
@@ -61,8 +59,9 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
         if open_:
             say(f"Parity in a fresh process: {', '.join(own.final.name for own in open_)}")
             in_fresh_process(run, [own.staged for own in open_], data, [own.lock for own in claims])
-        _publish(config, mine)
+        publish_proven(config, mine)
         made = [read(own.final) for own in claims]
+        hold_to(config, [artifact for artifact, own in zip(made, claims, strict=True) if own.done])
     except (LfdeployError, OSError) as fault:
         for own in claims:
             shutil.rmtree(own.staged, ignore_errors=True)
@@ -188,8 +187,8 @@ def _stage(
     pictures: Data | None,
     more: dict[str, Any],
 ) -> None:
-    """Everything of an artifact but its verdict, in a directory that nobody else looks at; int8 calibrates on
-    ``pictures``.
+    """Everything of an artifact but its verdict, in a directory that nobody else looks at; int8 calibrates
+    on ``pictures``.
 
     ``more`` is further keys of the manifest.
     """
@@ -223,74 +222,3 @@ def _stage(
     }
     manifest |= {"files": extra} if extra else {}
     write_json(place / "manifest.json", sealed(manifest))
-
-
-def _of_members(report: dict[str, Any]) -> dict[str, Any]:
-    found = report.get("members", {}).items()
-    accuracy = {
-        name: {key: told[key] for key in ("images", "top1", "top1_reference")} for name, told in found
-    }
-    return {"members": accuracy} if accuracy else {}
-
-
-def _with_report(place: Path) -> dict[str, Any]:
-    """The manifest of a staged artifact, in which it writes what parity found."""
-    report, examined = json.loads((place / REPORT).read_text(encoding="utf-8")), read(place)
-    examined.check_file()  # the bytes may have been proven by an export that was interrupted long ago
-    manifest, found = examined.manifest, report["statistics"]
-    manifest["accuracy"] = found and {
-        "split": "test",
-        "images": found["images"],
-        "top1": found["top1"],
-        "top1_reference": found["top1_reference"],
-        "measured_on": report["subject"],
-        "chance": report.pop("chance"),
-    } | _of_members(report) | report.pop("judged", {})
-    manifest["parity"] = report
-    write_json(place / "manifest.json", sealed(manifest))
-    return manifest
-
-
-def _publish(config: ExportConfig, claims: list[Claim]) -> None:
-    """Write what parity found into the manifests,
-    then give all that may be published their names, one rename each.
-    """
-    ready, failed, unverified, slow = [], [], [], []
-    for place, final in ((own.staged, own.final) for own in claims):
-        manifest = _with_report(place)
-        report = manifest["parity"]
-        if report["verdict"] == "fail":
-            (place / REPORT).unlink()
-            where = quarantine(place, final, report)
-            failed.append(
-                f"{final.name} failed at {report['reason']}; it is in {shown(where)}, nothing was published"
-            )
-            continue
-        backend = executes(manifest)
-        if (place / FLOAT).exists() and config.format != "trt":
-            sizes = tuple(sorted({1, config.profile[1]}))
-            speeds = speedup(backend, place / FLOAT, place / manifest["file"], manifest, sizes)
-            manifest["speedup_over_fp32"] = speeds
-            write_json(place / "manifest.json", sealed(manifest))
-            if config.require_faster and not faster(speeds):
-                needed = f"--require-faster needs {FASTER} times"
-                slow.append(f"{final.name}: {in_words(speeds)}; {needed}. It was not published")
-                continue
-        if report["verdict"] == "unverified":
-            unverified.append(f"{final.name} is built but unverified: {report['reason']}")
-        (place / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
-        ready.append((place, final))
-    for place, final in ready:
-        for extra in ("source.onnx", FLOAT, REPORT):
-            (place / extra).unlink(missing_ok=True)
-        publish(place, final)
-    published = f". Published: {', '.join(final.name for _, final in ready)}." if ready else "."
-    if failed:
-        raise ParityError(". ".join(failed) + published)
-    if slow:
-        raise LfdeployError(". ".join(slow) + published)
-    if unverified and config.require_verified:
-        more = ""
-        if config.format == "trt":
-            more = f". Complete it on a machine with the GPU: lfdeploy verify {shown(claims[0].final)}"
-        raise UnverifiedError(". ".join(unverified) + more)

@@ -1,5 +1,5 @@
-"""Parity of artifacts on a run's test pictures: here for `lfdeploy verify`, in a process of its own for an
-export.
+"""Parity of artifacts on a run's test pictures: here for `lfdeploy verify`, in a process of its own for
+an export.
 
 The fresh process reads everything from disk again: the run's weights, the pictures, the staged bytes.
 """
@@ -21,7 +21,7 @@ from export.parity.reference import Reference, reference, references
 from export.parity.verdict import Report, judge
 from export.report.page import page
 from lfdeploy.artifact import Artifact, read, run_of
-from lfdeploy.backends import BACKENDS, chosen, executes
+from lfdeploy.backends import chosen
 from lfdeploy.chance import against_chance
 from lfdeploy.console import Meter, decoding, say
 from lfdeploy.data import Data, Split
@@ -73,9 +73,8 @@ def prove(
         say(f"Note: {remark}.")
     split = pictures.test
     if images is not None and images < len(split):
-        split = Split(
-            split.images[:images], split.labels[:images], split.digest, split.digests[:images]
-        )  # the order is that of content: a fair sample
+        # the order is that of content: a fair sample
+        split = Split(split.images[:images], split.labels[:images], split.digest, split.digests[:images])
     targets = sorted({str(a.manifest["target"]) for a in artifacts})
     reports: dict[str, Report] = {}
     together = len(targets) > 1 and ALL not in targets
@@ -96,10 +95,15 @@ def prove(
             ref = combined(run, refs) if target == ALL else refs(target)
             for artifact in artifacts:
                 if artifact.manifest["target"] == target:
-                    meter.at(max(seen, 1), f"Parity of {artifact.name.lstrip('.').rsplit('.')[0]}")
+                    meter.at(max(seen, 1), f"Parity of {_plain(artifact.name)}")
                     reports[str(artifact.path)] = judge(artifact, run, ref, device, tick, backend)
                     done(artifact, reports[str(artifact.path)], ref)
     return [reports[str(artifact.path)] for artifact in artifacts]
+
+
+def _plain(name: str) -> str:
+    """An artifact's name; a staged one's without the dot before it and the key behind it."""
+    return name[1:].rsplit(".", 1)[0] if name.startswith(".") else name
 
 
 def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None, locks: Sequence[Lock] = ()) -> None:
@@ -131,8 +135,8 @@ def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None, locks: 
 
 
 def main() -> None:
-    """The fresh process: an order on standard input, reports beside the artifacts,
-    an expected fault on standard output.
+    """The fresh process: an order on standard input, reports beside the artifacts, an expected fault on
+    standard output.
     """
     text = sys.stdin.read()
     if not text:  # whoever asked was interrupted before it could say for what
@@ -173,12 +177,7 @@ def judged(data: Data) -> dict[str, Any]:
     return {"judged": {"data": data.whose, "trained_on": known}}
 
 
-def require_verified(artifact: Artifact, report: Report) -> None:
+def refuse_failed(artifact: Artifact, report: Report) -> None:
     """Raise for a failed report; the message names the stage."""
     if report.verdict == "fail":
         raise ParityError(f"{artifact.name}: parity failed at {report.reason}.")
-
-
-def hindrance(artifact: Artifact) -> str:
-    """Why this machine cannot run the artifact; empty when it can."""
-    return BACKENDS[executes(artifact.manifest)].cannot_run()

@@ -1,8 +1,7 @@
 """`lfdeploy export --triton DIR`: a model repository that NVIDIA Triton loads, beside the published artifact.
 
-DIR/NAME/config.pbtxt    inputs, outputs, dynamic batching, warm-up
-DIR/NAME/labels.txt      class names for Triton's classification answers
-DIR/NAME/1/model.*       the artifact's own bytes
+DIR/NAME/config.pbtxt inputs, outputs, dynamic batching, warm-up DIR/NAME/labels.txt class names for Triton's
+classification answers DIR/NAME/1/model.* the artifact's own bytes
 """
 
 from __future__ import annotations
@@ -63,9 +62,9 @@ KINDS = {
 }
 
 
-def check(backend: str, repository: Path, names: Sequence[str]) -> None:
-    """Raise `UsageError` for a backend that Triton has not,
-    `LfdeployError` where a foreign directory is in the way.
+def check(backend: str, repository: Path, names: Sequence[str], labels: Sequence[str]) -> None:
+    """Raise `UsageError` for a backend that Triton has not, `LfdeployError` where a foreign directory is in
+    the way or a class has no line of its own.
     """
     if backend == "tensorrt-rtx":
         raise UsageError(
@@ -74,6 +73,11 @@ def check(backend: str, repository: Path, names: Sequence[str]) -> None:
         )
     if backend not in KINDS:
         raise UsageError("--triton takes --format onnx, openvino or trt.")
+    broken = [label for label in labels if len(label.splitlines()) != 1]
+    if broken:
+        raise LfdeployError(
+            f"--triton: the class name {broken[0]!r} is not one line, and labels.txt has one line per class."
+        )
     for name in names:
         final = repository / name
         if final.exists() and not _ours(final):
@@ -95,13 +99,8 @@ def _ours(place: Path) -> bool:
 def write(artifact: Artifact, repository: Path) -> Path:
     """Put a published artifact into a repository by one rename and return its place there."""
     backend = executes(artifact.manifest)
-    check(backend, repository, [artifact.name])
     labels = artifact.manifest["labels"]
-    broken = [label for label in labels if len(label.splitlines()) != 1]
-    if broken:
-        raise LfdeployError(
-            f"--triton: the class name {broken[0]!r} is not one line, and labels.txt has one line per class."
-        )
+    check(backend, repository, [artifact.name], labels)
     partial = repository / f".{artifact.name}.{secrets.token_hex(4)}"
     final, aside = repository / artifact.name, partial.with_name(f"{partial.name}.old")
     repository.mkdir(parents=True, exist_ok=True)
@@ -123,6 +122,8 @@ def write(artifact: Artifact, repository: Path) -> Path:
             os.rename(final, aside)
         os.rename(partial, final)
     finally:
+        if aside.exists() and not final.exists():  # what was served stays served
+            os.rename(aside, final)
         shutil.rmtree(partial, ignore_errors=True)
         lock.release()
     shutil.rmtree(aside, ignore_errors=True)
@@ -141,9 +142,8 @@ def config(name: str, manifest: dict[str, Any]) -> str:
         f'\noutput {{ name: "{o["name"]}" data_type: TYPE_FP32 dims: {o["shape"][1:]} }}'
         for o in manifest["outputs"][2:]
     )
-    instances = (
-        "KIND_GPU" if manifest["precision"] == "bf16" else kind.instances
-    )  # onnxruntime's CPU has no bf16
+    # onnxruntime's CPU has no bf16
+    instances = "KIND_GPU" if manifest["precision"] == "bf16" else kind.instances
     preferred = sorted({opt, most} - {1})
     batching = (
         f"dynamic_batching {{ preferred_batch_size: {preferred} max_queue_delay_microseconds: {DELAY} }}"

@@ -126,8 +126,8 @@ def _print(answers: Sequence[Prediction]) -> None:
 
 
 def write_csv(path: Path, answers: Iterable[Prediction], top: int) -> None:
-    """A row a picture with its ``top`` classes, in UTF-8,
-    labels as they are; names of files byte for byte.
+    """A row a picture with its ``top`` classes, in UTF-8, labels as they are; names
+    of files byte for byte.
     """
     from lfdeploy.run import write_bytes
 

@@ -64,8 +64,8 @@ class Artifact:
         return {str(self.manifest["file"]): str(self.manifest["sha256"])} | extra
 
     def check_file(self) -> None:
-        """Raise `ParityError` (stage file) unless the bytes of every file are the manifest's,
-        and it is as it was written.
+        """Raise `ParityError` (stage file) unless the bytes of every file are the manifest's, and it is as it
+        was written.
         """
         if self.manifest.get("manifest_sha256") != sealed(self.manifest)["manifest_sha256"]:
             raise ParityError(
@@ -180,8 +180,8 @@ def _named(name: str, runs: str | Path, folders: Iterable[str]) -> Artifact | No
 
 
 def run_of(artifact: Artifact, run: str | None = None, runs: str | Path = "runs") -> Run:
-    """The run an artifact came from: given, the directory it lies in,
-    or by name; its weights must be the same.
+    """The run an artifact came from: given, the directory it lies in, or by name; its weights must be
+    the same.
     """
     wanted = artifact.manifest["run"]
     beside = artifact.path.resolve().parent.parent
@@ -231,8 +231,8 @@ def check_place(final: Path) -> None:
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Give a whole artifact its name by one rename;
-    an older one of that name is moved aside first and removed.
+    """Give a whole artifact its name by one rename; an older one of that name is moved aside first
+    and removed.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.old")
@@ -244,8 +244,8 @@ def publish(staged: Path, final: Path) -> None:
 
 
 def quarantine(staged: Path, final: Path, reason: dict[str, Any]) -> Path:
-    """Move a failed artifact to quarantine/ beside its place,
-    with its reason; the published one stays untouched.
+    """Move a failed artifact to quarantine/ beside its place, with its reason; the published one
+    stays untouched.
     """
     place = final.parent / "quarantine" / final.name
     place.parent.mkdir(parents=True, exist_ok=True)

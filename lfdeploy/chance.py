@@ -1,5 +1,5 @@
-"""Is a classifier better than one that always answers the most
-frequent class? A one-sided exact test at 95 %.
+"""Is a classifier better than one that always answers the most frequent class? A one-sided exact test at
+95 %.
 """
 
 from __future__ import annotations

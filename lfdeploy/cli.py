@@ -55,7 +55,11 @@ def train(
     given = [p for p in values if ctx.get_parameter_source(p) is click.core.ParameterSource.COMMANDLINE]
     for other, flag in ((resume, "--resume"), (file, "--config")):
         if other and given:
-            raise UsageError(f"{flag} takes the settings of that run; drop --{given[0].replace('_', '-')}.")
+            drop = "-o" if given[0] == "option" else f"--{given[0].replace('_', '-')}"
+            raise UsageError(f"{flag} takes the settings of that run; drop {drop}.")
+    for other, flag in ((name, "--name"), (file, "--config")):
+        if resume and other:
+            raise UsageError(f"--resume goes on with a run as it is; drop {flag}.")
     config = TrainConfig(**values)
     if file:
         try:
@@ -148,7 +152,7 @@ def export(run: str | None, data: str | None, runs: str, as_json: bool, **values
 @JSON
 def verify(artifact: str, runs: str, as_json: bool, **how: Any) -> None:
     """Parity of an ARTIFACT again, here, against its run's PyTorch module. Exit code 3: it failed."""
-    from export.prove import require_verified
+    from export.prove import refuse_failed
     from export.prove import verify as judge
     from lfdeploy.artifact import resolve
 
@@ -162,7 +166,7 @@ def verify(artifact: str, runs: str, as_json: bool, **how: Any) -> None:
         from lfdeploy.tables import verified
 
         verified(found.name, report)
-    require_verified(found, report)
+    refuse_failed(found, report)
 
 
 @main.command(short_help="The first layer at which an artifact differs from its module")

@@ -32,8 +32,8 @@ class Samples:
 
 
 def square_of(width: int, height: int, orientation: int) -> Box:
-    """Where the largest centred square of the upright picture lies in the stored one,
-    which is width x height.
+    """Where the largest centred square of the upright picture lies in the stored one, which is width
+    x height.
     """
     side = min(width, height)
     across, down = (width, height) if orientation < 5 else (height, width)
@@ -85,8 +85,8 @@ def _converted(image: Image.Image, box: Box) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image, box: Box, samples: Samples) -> tuple[Image.Image, tuple[str, ...]]:
-    """The part of a 16-bit grey picture as RGB, its white at 255,
-    and a remark where it may be darker than meant.
+    """The part of a 16-bit grey picture as RGB, its white at 255, and a remark where it may be darker
+    than meant.
     """
     largest, low_bits = 0, 0
     for row in range(0, image.height, BAND):

@@ -1,5 +1,5 @@
-"""What a manifest says of its probabilities: the temperature that is in the graph,
-and from where on an answer is sure.
+"""What a manifest says of its probabilities: the temperature that is in the graph, and from where on an
+answer is sure.
 """
 
 from __future__ import annotations

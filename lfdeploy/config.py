@@ -1,5 +1,5 @@
-"""Every setting of every stage: flat frozen dataclasses.
-A field is a flag; its help text sits on the field.
+"""Every setting of every stage: flat frozen dataclasses. A field is a flag; its
+help text sits on the field.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from lfdeploy.errors import UsageError, choose
 
-LARGEST_SEED = 2**32 - 1  # each epoch draws from 2**20 x seed + epoch, of which PyTorch takes 64 bits
+LARGEST_SEED = 2**32 - 1  # 32 bits, which each epoch mixes with its number
 
 
 def setting(
@@ -212,5 +212,6 @@ def parse_options(kind: type[Any], pairs: Sequence[tuple[str, str]], owner: str)
             else:
                 values[key] = type(default)(text)  # type: ignore[misc]
         except (ValueError, KeyError):
-            raise UsageError(f"-o {key} is '{text}'; it must be a {type(default).__name__}.") from None
+            needed = {bool: "true or false", int: "a whole number"}.get(type(default), "a number")
+            raise UsageError(f"-o {key} is '{text}'; it must be {needed}.") from None
     return kind(**values)

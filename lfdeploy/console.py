@@ -20,8 +20,8 @@ QUIET = 10.0  # seconds without a line, where there is no terminal, after which 
 
 
 def say(message: str) -> None:
-    """One line on standard error, above a progress bar if there is one;
-    dropped where that is closed or full.
+    """One line on standard error, above a progress bar if there is one; dropped
+    where that is closed or full.
     """
     if _active is not None and _active.bar is not None:
         _active.bar.console.print(message, markup=False, highlight=False)

@@ -1,14 +1,14 @@
 """From a source to uint8 splits at model size: decoded once, split by the seed, checked, fingerprinted.
 
-The order of pictures within a split is that of their content, so the same pictures train the same network
-bit for bit whether they come from a folder or an npz, under whatever names.
+The order of pictures within a split is that of their content, so the same pictures train the same network bit
+for bit whether they come from a folder or an npz, under whatever names.
 """
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfdeploy.config import DataConfig
-from lfdeploy.data_summary import drawn_out, outline, remarks_on, unread
+from lfdeploy.data_summary import outline, remarks_on, unread
 from lfdeploy.errors import LfdeployError, PictureError
+from lfdeploy.held_out import held_out
 from lfdeploy.images import Pixels, fit_all, prepare
 from lfdeploy.sources import Labels, Source, read
 from lfdeploy.splits import Files as Files
@@ -93,8 +94,9 @@ def load(
     """Read, resize, split and check.
 
     ``report(done, total)`` is called while pictures are decoded, ``announce`` before that with what was read
-    and how it is understood; ``largest`` caps the default image size; ``together``: see `drawn_out`.
-    Raises `LfdeployError` for no pictures, one class, an empty class, a corrupt picture under ``strict``.
+    and how it is understood; ``largest`` caps the default image size; ``together``: see
+    `lfdeploy.held_out.drawn_out`. Raises `LfdeployError` for no pictures, one class, an
+    empty class, a corrupt picture under ``strict``.
     """
     source = read(config.data, config.data_root)
     announce(outline(config.data, source))
@@ -113,7 +115,7 @@ def load(
         if count == 0:
             empty = f"class '{source.classes[label]}' has no readable training picture{why}"
             raise LfdeployError(f"{empty}. Add some, or remove it.")
-    parts, remarks = _split(found, config, together)
+    parts, remarks = held_out(found, config, together)
     if len(parts["test"]) == 0:
         raise LfdeployError(f"{config.data}: the test split is empty; add pictures or raise --test-fraction.")
     remarks = [*source.remarks, *unread(faults), *remarks, *remarks_on(parts, source.classes)]
@@ -158,30 +160,10 @@ def paths_of(source: Source, split: str) -> list[str]:
     return [str(path) for path in inside]
 
 
-def _split(
-    found: Mapping[str, Split],
-    config: DataConfig,
-    together: bool,
-) -> tuple[dict[str, Split], list[str]]:
-    """Train, val and test in the order of their content, held out of train where the source has none."""
-    remarks: list[str] = []
-    left = found["train"].by_content()
-    held: dict[str, NDArray[np.int64]] = {}
-    for name, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
-        if name in found:
-            continue
-        train = found["train"]
-        mask = drawn_out(train.digests[left], train.labels[left], fraction, config.seed, together)
-        held[name], left = left[mask], left[~mask]
-        if name == "test":
-            remarks.append(f"no test split: {len(held[name])} pictures held out by seed {config.seed}")
-    parts = {name: found[name].take(found[name].by_content()) for name in ("val", "test") if name in found}
-    parts |= {name: found["train"].take(index) for name, index in held.items()}
-    return {"train": found["train"].take(left)} | parts, remarks
-
-
 def _natural_size(source: Source) -> int:
-    """The median short side of up to 200 training pictures, to the next multiple of 16 below, at least 16."""
+    """The median short side of some 200 training pictures, to the next multiple of 16 below, at least 32; an
+    array's own.
+    """
     from PIL import Image
 
     pictures, _ = source.splits["train"]

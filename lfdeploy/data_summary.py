@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lfdeploy.held_out import with_two_labels
 from lfdeploy.labels import counted, some
-from lfdeploy.sources import Labels, Source
+from lfdeploy.sources import Source
 
 if TYPE_CHECKING:
     from lfdeploy.data import Fault
-    from lfdeploy.splits import Digests, Split
+    from lfdeploy.splits import Split
 
 LISTED = 20  # classes that are told by name with their number of pictures
 
@@ -48,38 +48,6 @@ def unread(faults: Sequence[Fault]) -> list[str]:
     return lines
 
 
-def drawn_out(
-    digests: Digests,
-    labels: Labels,
-    fraction: float,
-    seed: int,
-    together: bool = True,
-) -> NDArray[np.bool_]:
-    """Marks (N,) of a stratified share, drawn by the seed; every class keeps at least one picture.
-
-    ``together``: pictures that are equal are held out all or none, and none that has two labels. Without
-    equal pictures that changes nothing.
-    """
-    random = np.random.default_rng(seed)
-    held = np.zeros(len(labels), dtype=bool)
-    _, group = np.unique(digests, return_inverse=True)
-    torn = _with_two_labels(group, labels)
-    for label in np.unique(labels):
-        index = random.permutation(np.flatnonzero(labels == label))
-        room = min(round(len(index) * fraction), len(index) - 1)
-        if not together:
-            held[index[:room]] = True
-            continue
-        copies: dict[int, list[int]] = {}
-        for i in index.tolist():
-            copies.setdefault(int(group[i]), []).append(i)
-        for equal in copies.values():
-            if len(equal) <= room and not torn[equal[0]]:
-                held[equal] = True
-                room -= len(equal)
-    return held
-
-
 def remarks_on(parts: Mapping[str, Split], classes: tuple[str, ...]) -> list[str]:
     """Equal pictures across every pair of splits and under two labels, and classes that val or test lacks."""
     remarks = []
@@ -98,7 +66,7 @@ def remarks_on(parts: Mapping[str, Split], classes: tuple[str, ...]) -> list[str
             remarks.append(f"{pictures} (same pixels; {other} has {len(parts[other]):,}): {effects[other]}")
     for name, split in parts.items():
         _, group = np.unique(split.digests, return_inverse=True)
-        torn = np.flatnonzero(_with_two_labels(group, split.labels))
+        torn = np.flatnonzero(with_two_labels(group, split.labels))
         if len(torn):
             first = [i for i in torn if group[i] == group[torn[0]]]
             two = first[0], first[-1]
@@ -117,18 +85,6 @@ def remarks_on(parts: Mapping[str, Split], classes: tuple[str, ...]) -> list[str
                 count = len(lacking)
                 remarks.append(f"{name} has no picture of {counted(count, 'class')}: {some(lacking, 8)}")
     return remarks
-
-
-def _with_two_labels(group: NDArray[np.int64], labels: Labels) -> NDArray[np.bool_]:
-    """Marks (N,) of pictures that are equal to one with another label."""
-    if not len(labels):
-        return np.zeros(0, dtype=bool)
-    count = int(group.max()) + 1
-    lowest, highest = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
-    np.minimum.at(lowest, group, labels)
-    np.maximum.at(highest, group, labels)
-    marks: NDArray[np.bool_] = (lowest < highest)[group]
-    return marks
 
 
 def _across_with_two_labels(parts: Mapping[str, Split]) -> int:

@@ -50,8 +50,8 @@ def diagnose(
     """Judge an artifact for a machine with these GPUs and installed distributions (name to version).
 
     ``faults`` is what the engine's package finds wrong with its header: names of its diagnostics with a
-    sentence for each. ``unusable`` says why the library that runs it cannot use the GPUs, where that was
-    tried.
+    sentence for each. ``unusable`` says why the library that runs it cannot use the GPUs, where that
+    was tried.
 
     The artifact's bytes are not looked at; `Artifact.check_file` does that. Raises `ParityError` (stage file)
     for an engine's manifest that does not say what built it.
@@ -118,15 +118,15 @@ def _of_engine(
 
 
 def _later(here: str, built: str) -> bool:
-    """Whether a version-compatible engine of one version opens under another:
-    a later one of the same or the next major.
+    """Whether a version-compatible engine of one version opens under another: a later one of the same or the
+    next major.
     """
     return _number(here) >= _number(built) and _number(here)[0] - _number(built)[0] <= 1
 
 
 def _suits(capability: str, able: Sequence[str], package: str) -> bool:
-    """TensorRT engines run on the capability they were built on;
-    RTX's on those listed and on all after the last.
+    """TensorRT engines run on the capability they were built on; RTX's on those listed and on all after
+    the last.
     """
     if package == "tensorrt-rtx":
         return capability in able or _number(capability) > max(map(_number, able))

@@ -13,8 +13,8 @@ from lfdeploy.errors import LfdeployError
 
 
 def doctor(artifact: str | None, runs: str, as_json: bool) -> None:
-    """What is installed, what works here and why not; or,
-    of an artifact, whether it is whole and runs here.
+    """What is installed, what works here and why not; or, of an artifact, whether it
+    is whole and runs here.
     """
     if artifact:
         return _doctor_of(artifact, runs, as_json)

@@ -1,5 +1,5 @@
-"""Imported first by the command line: until that has its own ways,
-a Ctrl-C ends the process without a trace.
+"""Imported first by the command line: until that has its own ways, a Ctrl-C ends
+the process without a trace.
 """
 
 from __future__ import annotations

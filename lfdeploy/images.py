@@ -1,5 +1,5 @@
-"""From a file, bytes, an array or a Pillow picture to uint8 pixels at model size: the one path of all
-commands.
+"""From a file, bytes, an array or a Pillow picture to uint8 pixels at model size: the one path of
+all commands.
 
 The answer of a classifier depends on every step here, so there is exactly one implementation, and its rule
 (`RESIZE`) is written into every run and every artifact, and compared when an artifact is opened or verified.
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from lfdeploy.colour import Samples, square_of, upright
+from lfdeploy.decode_limits import MAX_PIXELS, check, reduction
 from lfdeploy.errors import LfdeployError, PictureError
 from lfdeploy.headers import MOST_FRAMES, Header, orientation, read_header
 from lfdeploy.headers.header import damaged
-from lfdeploy.limits import MAX_PIXELS, check, reduction
 
 __all__ = ["MAX_PIXELS", "RESIZE", "SUFFIXES", "Picture", "Pixels", "decode", "fit", "fit_all", "prepare"]
 
@@ -112,9 +112,8 @@ def _decoded(blob: bytes, size: int | None) -> Picture:
     check(header, size)
     samples = Samples(header.depth, header.largest, header.bits, header.inverted)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Pillow's own warnings about size and metadata: the limits are checked above
+        # Pillow's own warnings about size and metadata: the limits are checked above
+        warnings.simplefilter("ignore")
         try:
             image = _opened(header)
             turned = header.orientation
@@ -139,8 +138,8 @@ def _decoded(blob: bytes, size: int | None) -> Picture:
 
 
 def _opened(header: Header) -> ImageFile.ImageFile:
-    """The file opened by its own format's reader,
-    which has none of `Image.open`'s limits. Raises what Pillow raises.
+    """The file opened by its own format's reader, which has none of `Image.open`'s limits. Raises what
+    Pillow raises.
     """
     Image.preinit()
     if header.format not in Image.OPEN:
@@ -155,8 +154,8 @@ def _opened(header: Header) -> ImageFile.ImageFile:
 
 
 def _let_go(image: ImageFile.ImageFile) -> None:
-    """Free what a decoder holds of a picture that has its pixels:
-    of WebP and AVIF that is most of the memory.
+    """Free what a decoder holds of a picture that has its pixels: of WebP and AVIF that is most of
+    the memory.
     """
     image.fp = None
     if hasattr(image, "_decoder"):
@@ -170,8 +169,8 @@ def _reason(error: Exception) -> str:
 
 
 def _unread(image: Image.Image) -> bytes | None:
-    """The bytes of a file that was opened with Pillow and not decoded yet;
-    None for any other Pillow picture.
+    """The bytes of a file that was opened with Pillow and not decoded yet; None for
+    any other Pillow picture.
     """
     if not isinstance(image, ImageFile.ImageFile) or getattr(image, "_im", image) is not None:
         return None
@@ -189,8 +188,8 @@ def _unread(image: Image.Image) -> bytes | None:
 
 
 def _of_pillow(image: Image.Image, size: int | None) -> Picture:
-    """As `decode`, for a Pillow picture that has its pixels:
-    turned as its EXIF says, unless it was turned before.
+    """As `decode`, for a Pillow picture that has its pixels: turned as its EXIF says, unless it was
+    turned before.
     """
     samples, tags = Samples(), getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16") and tags:
@@ -218,8 +217,8 @@ def _bytes(value: object) -> bytes:
 
 
 def from_array(array: np.ndarray[Any, Any]) -> Image.Image:
-    """One picture, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W,
-    4), as Pillow's. Raises `LfdeployError` for others.
+    """One picture, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), as Pillow's. Raises `LfdeployError`
+    for others.
     """
     if array.dtype != np.uint8:
         hint = (

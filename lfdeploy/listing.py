@@ -31,7 +31,8 @@ def show(what: str | None, name: str | None, runs: str, as_json: bool) -> None:
     if name is not None:
         if what not in _WHOLE:
             raise UsageError(
-                f"'{name}' says too much: one row whole is for methods and runs. Write: lfdeploy list {what}"
+                f"'{name}' has no meaning here: only one method or one run is shown whole. Write: lfdeploy "
+                f"list {what}"
             )
         _WHOLE[what](name, runs, as_json)
         return

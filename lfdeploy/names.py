@@ -43,8 +43,8 @@ def check_name(name: str | None) -> None:
 
 
 def check_classes(classes: Iterable[str], data: str) -> None:
-    """Raise `LfdeployError` for a class name that is no line of text:
-    there are files with one class a line.
+    """Raise `LfdeployError` for a class name that is no line of text: there are
+    files with one class a line.
     """
     for name in classes:
         if not name.strip() or not readable(name):

@@ -55,8 +55,8 @@ class Predictor:
         run: str | None = None,
         runs: str = "runs",
     ) -> Predictor:
-        """Check the file's hash and open it.
-        ``backend='pytorch'`` opens the run's module in the artifact's place.
+        """Check the file's hash and open it. ``backend='pytorch'`` opens the run's module in the
+        artifact's place.
         """
         artifact = resolve(path, runs)
         artifact.check_file()
@@ -94,11 +94,11 @@ class Predictor:
     def predict(self, pictures: Given | Sequence[Given], top: int = 5) -> Prediction | list[Prediction]:
         """The answer for one picture, or a list of answers for a list or a batch, in order.
 
-        A picture is a path, a file's bytes, a Pillow picture, or an array uint8 (H, W, 3), (H, W) or (H, W,
-        4); a batch is an array uint8 (N, H, W, C), and may also stand in a list. All of them become the same
-        pixels as the file they came from. A picture that cannot be read gives a `Prediction` with ``error``;
-        the others are answered. Raises `LfdeployError` for what is no picture at all, or an array of another
-        kind.
+        A picture is a path, a file's bytes, a Pillow picture, or an array uint8 (H, W, 3), (H, W) or
+        (H, W, 4); a batch is an array uint8 (N, H, W, C), and may also stand in a list. All of them become
+        the same pixels as the file they came from. A picture that cannot be read gives a `Prediction` with
+        ``error``; the others are answered. Raises `LfdeployError` for what is no picture at all, or an array
+        of another kind.
         """
         if isinstance(pictures, np.ndarray):
             answers = self._predicted(_named([pictures]), top)
@@ -154,8 +154,8 @@ def _named(pictures: Iterable[Given]) -> Iterator[tuple[str, Given]]:
 
 
 def check_resize(artifact: Artifact) -> None:
-    """Raise `LfdeployError` unless the artifact wants its pictures
-    fitted by the one rule that there is here.
+    """Raise `LfdeployError` unless the artifact wants its pictures fitted by the one
+    rule that there is here.
     """
     rule = artifact.manifest["input"].get("resize")
     if rule != RESIZE:

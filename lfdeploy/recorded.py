@@ -31,8 +31,8 @@ class Recorded:
     """Digests (N,) of test pictures' pixels and logits (N, K) by target; probes uint8 (P, S, S, 3) and their
     logits (P, K).
 
-    ``facts``: class names, the hash of the weights, the device, torch's version and the CPU's instruction
-    set.
+    ``facts``: class names, the hash of the weights, the device, torch's version and the CPU's
+    instruction set.
     """
 
     digests: tuple[str, ...]
@@ -48,8 +48,8 @@ def chosen(count: int) -> NDArray[np.int64]:
 
 
 def probe_pixels(size: int) -> Pixels:
-    """Pictures uint8 (8, S, S, 3) that no split holds: black,
-    white, each channel alone, a ramp, squares, noise.
+    """Pictures uint8 (8, S, S, 3) that no split holds: black, white, each channel alone, a ramp,
+    squares, noise.
     """
     rows, columns = np.mgrid[:size, :size]
     pictures = [np.zeros((size, size, 3), np.uint8), np.full((size, size, 3), 255, np.uint8)]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -66,8 +67,8 @@ def sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A directory with config.json, spec.json, splits.npz, metrics.jsonl,
-    summary.json, model.safetensors, checkpoint/.
+    """A directory with config.json, spec.json, splits.npz, metrics.jsonl, summary.json,
+    model.safetensors, checkpoint/.
     """
 
     path: Path
@@ -89,8 +90,8 @@ class Run:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Classes, image size, resize rule, mean, std, architectures,
-        method: enough to rebuild the networks.
+        """Classes, image size, resize rule, mean, std, architectures, method: enough
+        to rebuild the networks.
         """
         return self.read("spec.json")
 
@@ -132,7 +133,7 @@ class Run:
         owner = owner_of(self.lock)
         if owner:
             raise LfdeployError(f"Run {self.name} is still training, by {owner}. Wait for it to end.{other}")
-        how = f"Finish it with: lfdeploy train --resume {shown(self.path)}"
+        how = f"Finish it with: lfdeploy train --resume {typed(self.path)}"
         raise LfdeployError(f"Run {self.name} has not finished training. {how}{f'.{other}' if other else ''}")
 
     def tensors(self) -> dict[str, Tensor]:
@@ -147,8 +148,8 @@ class Run:
         return tensors
 
     def classifier(self, target: str) -> Classifier:
-        """One target as the fp32 module from uint8 pixels to (logits,
-        probabilities), in eval mode; ``all`` has members' logits too.
+        """One target as the fp32 module from uint8 pixels to (logits, probabilities), in eval mode; ``all``
+        has members' logits too.
         """
         from lfdeploy.models.deploy import Classifier, build_network
         from lfdeploy.models.multi_output import ALL, build
@@ -200,12 +201,14 @@ class Run:
 
 
 def config_json(config: object) -> dict[str, Any]:
-    """A config dataclass as it is written to config.json:
-    data by absolute path, so that it is found from anywhere.
+    """A config dataclass as it is written to config.json: data by absolute path, so that they are found from
+    anywhere, but for a data set that is known by its name.
     """
+    from lfdeploy.sources import DATASETS
+
     values = asdict(config)  # type: ignore[call-overload]
     for key in ("data", "data_root"):
-        if values.get(key) and Path(values[key]).exists():
+        if values.get(key) and values[key] not in DATASETS and Path(values[key]).exists():
             values[key] = str(Path(values[key]).resolve())
     return dict(values)
 
@@ -218,6 +221,11 @@ def shown(path: Path) -> str:
         return str(path)
 
 
+def typed(path: Path) -> str:
+    """A path as it stands in a command to type."""
+    return shlex.quote(shown(path))
+
+
 def versions() -> dict[str, str]:
     """Versions of the tools that decide numbers, by distribution name; only those installed."""
     import platform
@@ -225,20 +233,11 @@ def versions() -> dict[str, str]:
 
     import lfdeploy
 
-    found = {
-        "python": platform.python_version(),
-        "lfdeploy": lfdeploy.__version__,
-    }  # its code may be run without being installed
+    # lfdeploy's code may be run without being installed
+    found = {"python": platform.python_version(), "lfdeploy": lfdeploy.__version__}
     names = (
-        "torch",
-        "torchvision",
-        "numpy",
-        "pillow",
-        "onnx",
-        "onnxscript",
-        "onnxruntime-gpu",
-        "onnxruntime",
-    )
+        "torch", "torchvision", "numpy", "pillow", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime",
+    )  # fmt: skip
     for name in (*names, "tensorrt", "tensorrt-rtx", "openvino"):
         try:
             found[name] = version(name)

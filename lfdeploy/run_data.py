@@ -140,8 +140,8 @@ def _redecoded(count: int, run: Run) -> list[str]:
     if not count:
         return []
     return [
-        f"{counted(count, 'picture')} decode to other pixels than when run {run.name} was trained: was "
-        "Pillow changed?"
+        f"{counted(count, 'picture')} decode{'s' * (count == 1)} to other pixels than when run {run.name} "
+        "was trained: was Pillow changed?"
     ]
 
 
@@ -232,10 +232,9 @@ def _judged(
     which = (
         "" if len(source.splits) == 1 else f" (its {name} split; {others:,} of its other splits are left out)"
     )
-    remarks.append(
-        f"all {counted(len(split), 'picture')} of {place}{which} are judged; run {run.name} was "
-        f"trained on {known}"
-    )
+    judged = "the one picture" if len(split) == 1 else f"all {len(split):,} pictures"
+    verb = "is" if len(split) == 1 else "are"
+    remarks.append(f"{judged} of {place}{which} {verb} judged; run {run.name} was trained on {known}")
     remarks += remarks_on({asked: split}, tuple(classes))
     splits = {part: _empty() for part in SPLITS} | own | {asked: split}
     data = _data(run, config, source, splits, remarks, tuple(fault.message for fault in faults))

@@ -35,11 +35,10 @@ def may_begin(runs: Path, name: str | None) -> None:
 
 
 def new_run(runs: Path, name: str | None, stem: str, documents: Mapping[str, object]) -> tuple[Run, Lock]:
-    """A new run's directory with its first documents, whole from the first moment, and its lock, which is
-    held.
+    """A new run's directory with its first documents, whole from the first moment, and its lock, which
+    is held.
 
     It is named, or called after ``stem`` with the next free number.
-
     """
     runs.mkdir(parents=True, exist_ok=True)
     sweep(runs)

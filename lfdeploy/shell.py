@@ -38,8 +38,8 @@ class Commands(click.Group):
     command_class = Work
 
     def main(self, args: Any = None, *others: Any, **more: Any) -> Any:
-        """Run the command line; without arguments it is the process's own,
-        and streams and signals are set up.
+        """Run the command line; without arguments it is the process's own, and streams and signals are
+        set up.
         """
         if args is None:
             speak_utf8()
@@ -86,9 +86,8 @@ class Commands(click.Group):
 def end(message: str, code: int) -> NoReturn:
     """Say the message and end the command with the code; what standard output cannot take is dropped."""
     if code > 128 and signal.getsignal(signal.SIGINT) is _stop:
-        signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        )  # a second Ctrl-C, while all is taken down, needs no words
+        # a second Ctrl-C, while all is taken down, needs no words
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if message:
         say(message)
     try:
@@ -144,8 +143,8 @@ def catch_signals() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Within an import end at once: nothing is half-written,
-    and extension modules turn signals into other errors.
+    """Within an import end at once: nothing is half-written, and extension modules turn signals into
+    other errors.
     """
     if _importing(frame):
         _end_now(number)

@@ -67,7 +67,7 @@ ANSWERED = together(
         "--backend",
         default="auto",
         metavar="NAME",
-        help="auto, or pytorch: the run's own module in its place",
+        help="auto, another of lfdeploy list backends, or pytorch: the run's own module in its place",
     ),
 )
 #: what `lfdeploy bench` measures
@@ -113,7 +113,7 @@ MEASURED = together(
         default="resnet32",
         show_default=True,
         metavar="A",
-        help="(train) architecture of both peers",
+        help="(train) architecture of all peers",
     ),
     click.option("--method", default="lfmkd", show_default=True, metavar="NAME", help="(train) method"),
 )

@@ -9,7 +9,7 @@ from lfdeploy.chance import warning
 from lfdeploy.config import flags_of
 from lfdeploy.console import say, table
 from lfdeploy.models.targets import FUSED, MEAN, Layout, layout_of, top1_of
-from lfdeploy.run import shown
+from lfdeploy.run import shown, typed
 
 if TYPE_CHECKING:
     from lfdeploy.artifact import Artifact
@@ -112,8 +112,9 @@ def exported(artifacts: Sequence[Artifact]) -> None:
             say(told)
         if a.verdict == "unverified":
             if "engine" in a.manifest or a.manifest["precision"] == "bf16":
-                done = "the ONNX file it was built from passed every check. On a machine with the GPU"
-                say(f"{a.name}: {done}: lfdeploy verify {shown(a.path)}")
+                what = "it" if a.manifest["format"] == "onnx" else "the ONNX file it was built from"
+                done = f"{what} passed every check that can be made here. On a machine with the GPU"
+                say(f"{a.name}: {done}: lfdeploy verify {typed(a.path)}")
             say(f"{a.name}: built, UNVERIFIED: {a.manifest['parity']['reason']}.")
         else:
             accuracy = a.manifest["accuracy"]
@@ -139,8 +140,8 @@ def _cell(value: float | str) -> str:
 
 
 def bisected(document: dict[str, Any]) -> None:
-    """The layers around the first difference, or the worst,
-    or the last ones; then the finding in one sentence.
+    """The layers around the first difference, or the worst, or the last ones; then the finding in
+    one sentence.
     """
     rows, first = document["layers"], document["first"]
     columns = {"difference": "difference", "own": "of its own", "rounding": f"{document['precision']} itself"}
@@ -193,10 +194,8 @@ def _share(value: float | None, key: str) -> str:
 
 def training_speed(document: dict[str, Any]) -> None:
     """Steps per loop and their ratios to the plain one."""
-    title = (
-        f"Training 2 x {document['arch']}, {document['method']}, batch {document['batch']}, on "
-        f"{document['device']}"
-    )
+    what = f"{document['peers']} x {document['arch']}, {document['method']}, batch {document['batch']}"
+    title = f"Training {what}, on {document['device']}"
     rows = [
         [r["loop"], f"{r['ms']:.0f}", f"{r['images_per_second']:,.0f}", f"{r['ratio']:.2f}x"]
         for r in document["rows"]

@@ -97,9 +97,8 @@ def answer(entries: Mapping[str, Entry], uploads: Path, picture: object, key: ob
         return classify(entry, Path(path).read_bytes())
     except OSError:
         return Answer(entry, error="The upload is no longer on the server. Choose the picture again.")
-    except (
-        Exception
-    ) as error:  # nothing a visitor sends may end in a traceback; the person at the terminal is told
+    # nothing a visitor sends may end in a traceback; the person at the terminal is told
+    except Exception as error:
         say(f"lfdeploy serve: {entry.key} failed: {type(error).__name__}: {error}")
         return Answer(
             entry, error=f"{entry.key} failed on this picture; the terminal of lfdeploy serve says why."

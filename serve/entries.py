@@ -22,8 +22,8 @@ VERDICTS = {"pass": "export verified", "unverified": "unverified", "fail": "pari
 
 @dataclass(frozen=True)
 class Entry:
-    """One artifact under the key it has in the picker;
-    ``predictor`` is None where it cannot run, ``reason`` says why.
+    """One artifact under the key it has in the picker; ``predictor`` is None where it cannot run, ``reason``
+    says why.
     """
 
     key: str
@@ -60,8 +60,8 @@ def find(artifacts: Sequence[str | Path], runs: str | Path = "runs") -> list[Art
 
 
 def open_all(artifacts: Sequence[Artifact], device: str = "auto") -> tuple[Entry, ...]:
-    """Open each artifact and let it answer once,
-    so that the first visitor does not wait for it to warm up.
+    """Open each artifact and let it answer once, so that the first visitor does not
+    wait for it to warm up.
     """
     return tuple(
         _open(key, artifact, device) for key, artifact in zip(_keys(artifacts), artifacts, strict=True)
@@ -82,8 +82,8 @@ def _open(key: str, artifact: Artifact, device: str) -> Entry:
 
 
 def _keys(artifacts: Sequence[Artifact]) -> list[str]:
-    """Names that tell artifacts apart: the directory's;
-    with its run's where two share it; numbered where that is not enough.
+    """Names that tell artifacts apart: the directory's; with its run's where two share it; numbered where
+    that is not enough.
     """
     many = Counter(artifact.name for artifact in artifacts)
     keys: list[str] = []
@@ -101,8 +101,8 @@ def _keys(artifacts: Sequence[Artifact]) -> list[str]:
 
 
 def preferred(entries: Sequence[Entry]) -> Entry:
-    """The entry a page opens with: one that runs and is verified,
-    of these the fused before a peer, fp32 before less.
+    """The entry a page opens with: one that runs and is verified, of these the fused before a peer, fp32
+    before less.
     """
 
     def rank(entry: Entry) -> tuple[bool, bool, bool, bool]:

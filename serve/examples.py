@@ -14,8 +14,8 @@ COUNT = 5
 
 
 def write_examples(artifact: Artifact, folder: Path, runs: str | Path = "runs") -> list[Path]:
-    """The first test picture of each of some classes as PNG files;
-    none where the data are gone or slow to read.
+    """The first test picture of each of some classes as PNG files; none where the data are gone or slow
+    to read.
     """
     try:
         run = run_of(artifact, runs=str(runs))

@@ -1,5 +1,5 @@
-"""What Gradio would do for a visitor and this page must not: open files of the machine, fetch from the
-internet.
+"""What Gradio would do for a visitor and this page must not: open files of the machine, fetch from
+the internet.
 
 Gradio checks paths only after `launch()`; a mounted page copies any file a client names into its cache, and
 downloads any address. Here a component takes nothing but what was uploaded to it.
@@ -50,8 +50,8 @@ def _taker(uploads: Path) -> Any:
 
 
 class Guard:
-    """ASGI middleware: 403 for the refused routes,
-    4xx in one sentence for what no page sends, 503 while it stops.
+    """ASGI middleware: 403 for the refused routes, 4xx in one sentence for what no page sends, 503 while
+    it stops.
     """
 
     def __init__(self, app: ASGIApp, page: gr.Blocks, closing: Event) -> None:

@@ -1,5 +1,5 @@
-"""Gradio reads these when it is imported:
-without them it asks for its newest version and counts its users.
+"""Gradio reads these when it is imported: without them it asks for its newest
+version and counts its users.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class Below:
 
 
 def parts_of(root_path: str) -> tuple[str, str, str]:
-    """Protocol, host and path of ``/demo`` or ``https://example.org/demo``.
-    Raises `UsageError` for anything else.
+    """Protocol, host and path of ``/demo`` or ``https://example.org/demo``. Raises `UsageError` for
+    anything else.
     """
     address = ADDRESS.fullmatch(root_path)
     if address:

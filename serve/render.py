@@ -22,8 +22,8 @@ def percent(probability: float) -> str:
 
 
 def answered(found: Answer | None) -> str:
-    """The place of the answer: a prompt while there is no picture,
-    a sentence for an error, else the answer.
+    """The place of the answer: a prompt while there is no picture, a sentence for an
+    error, else the answer.
     """
     if found is None:
         return _status("empty", "<p>The answer appears here as soon as there is a picture.</p>")
@@ -63,8 +63,8 @@ def _head(label: str, probability: float, found: Answer) -> str:
 
 
 def calibrated(entry: Entry) -> bool:
-    """Whether its probabilities were held against held-out pictures:
-    only then is one of 90 % right nine times in ten.
+    """Whether its probabilities were held against held-out pictures: only then is one of 90 % right nine
+    times in ten.
     """
     manifest = entry.artifact.manifest
     return temperature(manifest) is not None or threshold(manifest) is not None

@@ -44,15 +44,15 @@ def refusal(page: gr.Blocks, path: str, body: bytes) -> tuple[int, str] | None:
 
 
 def _unqueued(page: gr.Blocks) -> list[int]:
-    """Numbers of the functions that the page itself calls directly:
-    those that put an example in its place.
+    """Numbers of the functions that the page itself calls directly: those that put
+    an example in its place.
     """
     return [number for number, function in page.fns.items() if function.queue is False]
 
 
 def refusal_of_stream(page: gr.Blocks, path: str, query: str) -> tuple[int, str] | None:
-    """Status and sentence for a GET of answers that nobody asked for,
-    which Gradio would begin and break off.
+    """Status and sentence for a GET of answers that nobody asked for, which Gradio
+    would begin and break off.
     """
     queue, call = page._queue, STREAM.fullmatch(path)
     if call is not None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 #: Seconds that answers under way may take after Ctrl-C, and that visitors have to fetch the finished ones.
+UPLOADS = "GRADIO_TEMP_DIR"
 GRACE = 8
 FETCH = 2
 
@@ -44,22 +45,35 @@ def serve(
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM; answers under way are finished first.
 
-    ``root_path`` is where a reverse proxy shows it: a path like ``/demo``, or a whole address.
-    Raises `LfdeployError` when there is nothing to serve, nothing of it runs here, or the port is taken.
+    ``root_path`` is where a reverse proxy shows it: a path like ``/demo``, or a whole address. Raises
+    `LfdeployError` when there is nothing to serve, nothing of it runs here, or the port is taken.
     """
     parts_of(root_path)
     found = find(artifacts, runs)
     with (
         _sigterm(),
         listening(host, port) as sock,
-        tempfile.TemporaryDirectory(prefix="lfdeploy-serve-") as uploads,
+        _uploads() as uploads,
     ):
         entries = open_all(found, device)
         if preferred(entries).predictor is None:
             raise LfdeployError(f"None of the artifacts can run here. {entries[0].key}: {entries[0].reason}")
-        os.environ["GRADIO_TEMP_DIR"] = uploads
         page = build_page(entries, write_examples(preferred(entries).artifact, Path(uploads), runs))
         _run(page, root_path, sock, hello(entries, host, sock.getsockname()[1]))
+
+
+@contextmanager
+def _uploads() -> Iterator[str]:
+    """A directory for what visitors send, gone afterwards; Gradio is told of it by its variable."""
+    before = os.environ.get(UPLOADS)
+    with tempfile.TemporaryDirectory(prefix="lfdeploy-serve-") as place:
+        os.environ[UPLOADS] = place
+        try:
+            yield place
+        finally:
+            os.environ.pop(UPLOADS)
+            if before is not None:
+                os.environ[UPLOADS] = before
 
 
 def hello(entries: Sequence[Entry], host: str, port: int) -> str:
@@ -75,8 +89,8 @@ def hello(entries: Sequence[Entry], host: str, port: int) -> str:
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A bound socket; a port that is taken,
-    or an address that is not this machine's, is an `LfdeployError`.
+    """A bound socket; a port that is taken, or an address that is not this
+    machine's, is an `LfdeployError`.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Only of a socket that says TCP does asyncio switch off Nagle's delay, which costs 40 ms and more an
@@ -141,15 +155,14 @@ def _run(page: gr.Blocks, root_path: str, sock: socket.socket, greeting: str) ->
 
     import uvicorn
 
-    logging.getLogger("python_multipart").setLevel(
-        logging.CRITICAL
-    )  # a visitor's bad upload is told to the visitor
+    # a visitor's bad upload is told to the visitor
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     closing = threading.Event()
     app = mount(page, root_path, closing)
 
     class Server(uvicorn.Server):
-        """Says where it listens once it does; when it stops,
-        answers under way come first, then open pages go.
+        """Says where it listens once it does; when it stops, answers under way come first, then open
+        pages go.
         """
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -160,9 +173,8 @@ def _run(page: gr.Blocks, root_path: str, sock: socket.socket, greeting: str) ->
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             closing.set()
             await _drained(page, lambda: self.force_exit)
-            for (
-                route
-            ) in app.routes:  # an open page holds a connection for as long as Gradio's stop event is not set
+            # an open page holds a connection for as long as Gradio's stop event is not set
+            for route in app.routes:
                 stop: Any = getattr(getattr(route, "app", None), "stop_event", None)
                 if stop is not None:
                     stop.set()
@@ -178,8 +190,8 @@ def _run(page: gr.Blocks, root_path: str, sock: socket.socket, greeting: str) ->
 
 
 async def _drained(page: gr.Blocks, hurried: Callable[[], bool]) -> None:
-    """Wait until every accepted request is answered and fetched: a client opens its stream after it was
-    accepted.
+    """Wait until every accepted request is answered and fetched: a client opens its stream after it
+    was accepted.
     """
     import asyncio
 
@@ -197,8 +209,8 @@ async def _drained(page: gr.Blocks, hurried: Callable[[], bool]) -> None:
 
 @contextmanager
 def _sigterm() -> Iterator[None]:
-    """SIGTERM ends the process with 0, after everything is cleaned up;
-    in a thread signals are the caller's.
+    """SIGTERM ends the process with 0, after everything is cleaned up; in a thread
+    signals are the caller's.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -16,16 +16,15 @@ from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.images import fit_all
 from lfdeploy.run import Run
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # as a shell leaves it to a job in the background, and the job to its children
+# as a shell leaves it to a job in the background, and the job to its children
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _fitted_once() -> Iterator[None]:
-    """Digits are brought to size once a process:
-    hundreds of tests ask for the same 1,797, half a second each time.
+    """Digits are brought to size once a process: hundreds of tests ask for the same 1,797, half a second
+    each time.
     """
     seen: dict[tuple[bytes, int], np.ndarray] = {}
 

@@ -1,5 +1,5 @@
-"""The arrows of the design: stages never import each other,
-the library never imports a stage, help stays light.
+"""The arrows of the design: stages never import each other, the library never imports a stage, help
+stays light.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ ROOMS = {
 
 
 def modules_of(package: str, when_loaded: bool = False) -> dict[str, set[str]]:
-    """Every module of a package by its dotted name, with those of the package that it imports:
-    all, or those that loading it needs.
+    """Every module of a package by its dotted name, with those of the package that it imports: all, or those
+    that loading it needs.
     """
     parts = {path.relative_to(ROOT).with_suffix("").parts: path for path in (ROOT / package).rglob("*.py")}
     names = {".".join(part for part in steps if part != "__init__"): path for steps, path in parts.items()}
@@ -98,9 +98,8 @@ def test_every_room_is_known() -> None:
 
 @pytest.mark.parametrize("package", ["lfdeploy", *STAGES])
 def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
-    modules = modules_of(
-        package, when_loaded=package == "lfdeploy"
-    )  # there some functions import what would be a circle
+    # there some functions import what would be a circle
+    modules = modules_of(package, when_loaded=package == "lfdeploy")
     while free := [name for name, others in modules.items() if not others & set(modules) - {name}]:
         modules = {name: others for name, others in modules.items() if name not in free}
     assert set(modules) == set()

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def crop_flip(images: Tensor, index: Tensor, offsets: Tensor, flips: Tensor, pad: int) -> Tensor:
-    """Crops of the pictures ``index`` (B,) of uint8 (N, H, W, C), each from its own offset in its padded
-    self.
+    """Crops of the pictures ``index`` (B,) of uint8 (N, H, W, C), each from its own offset in its
+    padded self.
 
     ``offsets`` (B, 2) in [0, 2 pad] are the crop's corner (row, column) in the picture padded by ``pad`` on
     each side by reflection; ``flips`` (B,) bool mirror left to right. Nothing is padded in memory: rows and

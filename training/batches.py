@@ -1,5 +1,5 @@
-"""Batches of one split, augmented on the device.
-What an epoch draws depends on the seed and the epoch alone.
+"""Batches of one split, augmented on the device. What an epoch draws depends on the
+seed and the epoch alone.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Augment:
 
 @dataclass(frozen=True)
 class Batch:
-    """``views``: uint8 (B, H, W, 3), each augmented by itself;
-    ``labels`` (B,) and ``index`` (B,) into the split. On the device.
+    """``views``: uint8 (B, H, W, 3), each augmented by itself; ``labels`` (B,) and ``index`` (B,) into the
+    split. On the device.
     """
 
     views: tuple[Tensor, ...]
@@ -92,8 +92,8 @@ class Batches:
     def _pixels(
         self, order: Tensor, order_here: Tensor, spans: Sequence[slice]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each span the pictures at hand, and which of them they are:
-        all in memory, or those just decoded.
+        """For each span the pictures at hand, and which of them they are: all in memory, or those
+        just decoded.
         """
         if self.files is None:
             assert self.images is not None
@@ -121,7 +121,8 @@ def epoch_seed(seed: int, epoch: int, view: int = 0) -> int:
 
 
 def pixel_statistics(split: Split, most: int = 20_000) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel in [0, 1], over at most that many pictures, to four decimals.
+    """Mean and standard deviation per channel in [0, 1], to four decimals, over every n-th picture with n = N
+    // ``most``: fewer than twice so many.
 
     Sums are of whole numbers, so they are exact in any order; few pictures stand in memory beside the split.
     """

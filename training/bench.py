@@ -10,6 +10,7 @@ import copy
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -53,21 +54,25 @@ class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def bench_training(arch: str, method: str, rounds: int, device: str = "auto") -> dict[str, Any]:
-    """Milliseconds per step (median over rounds) of each loop
-    and its ratio to the plain one, all in one run.
+    """Milliseconds per step (median over rounds) of each loop and its ratio to the
+    plain one, all in one run.
     """
     arch = canonical(arch)
     choose("method", method, [name for name, row in METHODS.items() if not row.teachers])
     if rounds < 3:
         raise UsageError(f"--rounds is {rounds}; at least 3 are needed.")
     where = pick(device)
-    times = _timed(_loops(arch, METHODS[method], where), rounds, where)
+    cores = torch.get_num_threads()  # an engine with threads of its own takes all but one from its caller
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, cores)
+        times = _timed(_loops(arch, METHODS[method], where, stack), rounds, where, cores)
     plain = np.array(next(iter(times.values())))
     rows = [_row(name, np.array(milliseconds), plain) for name, milliseconds in times.items()]
     spread = ", ".join(f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}" for row in rows[1:])
     return {
         "arch": arch,
         "method": method,
+        "peers": peers_of(METHODS[method]),
         "batch": BATCH,
         "device": f"{os.cpu_count()} CPU cores" if where == "cpu" else where,
         "rows": rows,
@@ -75,13 +80,21 @@ def bench_training(arch: str, method: str, rounds: int, device: str = "auto") ->
     }
 
 
-def _loops(arch: str, method: Method, device: str) -> dict[str, Callable[[], None]]:
-    """A step of each loop by its name, the plain one first; all begin with the same weights."""
+def peers_of(method: Method) -> int:
+    """How many networks are measured."""
+    return max(2, method.least)
+
+
+def _loops(arch: str, method: Method, device: str, stack: ExitStack) -> dict[str, Callable[[], None]]:
+    """A step of each loop by its name, the plain one first; all begin with the same weights.
+
+    Their engines are closed with ``stack``.
+    """
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (4096, SIZE, SIZE, 3), dtype=np.uint8)
     labels = random.integers(0, CLASSES, 4096)
     torch.manual_seed(0)
-    peers = [create(arch, CLASSES) for _ in range(max(2, method.least))]
+    peers = [create(arch, CLASSES) for _ in range(peers_of(method))]
     options = method.options()
     cohort = method.build(Given(peers, CLASSES, SIZE, options, pictures=len(labels))).to(device)
     graph = method.graph(cohort, options)
@@ -96,13 +109,19 @@ def _loops(arch: str, method: Method, device: str) -> dict[str, Callable[[], Non
         threads = threads_for("auto", ours, device)
         precision = "bf16" if dtype == torch.bfloat16 else "fp32"
         name = f"lfdeploy: {precision}, NHWC, {f'{threads} threads' if threads else device}"
-        loops[name] = _ours(Engine(ours, graph, device, dtype, threads), split, device)
+        engine = Engine(ours, graph, device, dtype, threads)
+        stack.callback(engine.close)
+        loops[name] = _ours(engine, split, device)
     return loops
 
 
-def _timed(loops: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Milliseconds of a step of each loop, one figure a round; a first round warms up and is not counted."""
-    cores = torch.get_num_threads()
+def _timed(
+    loops: dict[str, Callable[[], None]], rounds: int, device: str, cores: int
+) -> dict[str, list[float]]:
+    """Milliseconds of a step of each loop, one figure a round; a first round warms up and is not counted.
+
+    ``cores``: threads of a loop that has none of its own.
+    """
     times: dict[str, list[float]] = {name: [] for name in loops}
     with Meter("Measuring", rounds + 1, "rounds") as meter:
         for number in range(rounds + 1):

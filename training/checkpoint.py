@@ -77,8 +77,8 @@ def _gpus_of(cohort: nn.Module) -> list[torch.device]:
 def on_cpu(state: Any) -> Any:
     """A nest of dicts and lists with all its tensors on the CPU: a GPU's come in one copy per dtype.
 
-    Where all are on the CPU already, the nest itself.
-    A checkpoint has a thousand small tensors, and each copy by itself would make the host wait for the GPU.
+    Where all are on the CPU already, the nest itself. A checkpoint has a thousand small tensors, and each
+    copy by itself would make the host wait for the GPU.
     """
     tensors = list(_tensors(state))
     if all(tensor.device.type == "cpu" for tensor in tensors):

@@ -122,8 +122,8 @@ class Cohort(nn.Module):
 
 
 def _layout(parts: Sequence[Part], ships: Sequence[str], hidden: Sequence[str]) -> Layout:
-    """Targets: every peer and copy that is not ``hidden``,
-    every fused part, and the mean ``ensemble`` of the peers.
+    """Targets: every peer and copy that is not ``hidden``, every fused part, and the mean ``ensemble`` of
+    the peers.
     """
     networks: dict[str, Network] = {}
     targets: dict[str, Target] = {}
@@ -142,8 +142,8 @@ def _layout(parts: Sequence[Part], ships: Sequence[str], hidden: Sequence[str]) 
 
 
 def _waves(parts: Sequence[Part]) -> tuple[list[list[Part]], list[Part]]:
-    """Parts that can run side by side, wave after wave;
-    and apart those without weights that only the loss reads.
+    """Parts that can run side by side, wave after wave; and apart those without weights that only the
+    loss reads.
     """
     read = {name.split(".")[0] for part in parts for name in part.reads}
     tail = [part for part in parts if not list(part.parameters()) and not read & set(part.gives)]

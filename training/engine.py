@@ -76,8 +76,8 @@ class Engine:
         return self._threaded_step(given, ramps)
 
     def _threaded_step(self, given: Nodes, ramps: Ramps) -> dict[str, Tensor]:
-        """Each part runs in a thread of its own, on leaves that cut the graph at its door;
-        gradients are handed back in reverse.
+        """Each part runs in a thread of its own, on leaves that cut the graph at its door; gradients are
+        handed back in reverse.
         """
         nodes = dict(given)
         trips = [self._wave(wave, nodes) for wave in self.cohort.waves]
@@ -186,8 +186,8 @@ def has_bf16(device: str) -> bool:
 
 
 def exact_fp32(device: str) -> None:
-    """Make fp32 mean fp32 on CUDA too, where convolutions round their inputs to TF32's ten bits,
-    and the same each time.
+    """Make fp32 mean fp32 on CUDA too, where convolutions round their inputs to TF32's ten bits, and the same
+    each time.
     """
     if device == "cuda":
         torch.backends.cudnn.deterministic = True  # else its sums of gradients come in any order
@@ -202,8 +202,8 @@ def settle(device: str) -> None:
 
 
 def pick_precision(asked: str, cohort: Cohort, device: str, sample: Tensor) -> tuple[torch.dtype, str]:
-    """The forward pass's dtype, and why.
-    bf16 is taken where the device has it and a batch agrees with fp32.
+    """The forward pass's dtype, and why. bf16 is taken where the device has it and a
+    batch agrees with fp32.
     """
     has = has_bf16(device)
     if asked == "fp32" or (asked == "auto" and not has):

@@ -69,8 +69,8 @@ class SpatialEnergy(nn.Module):
     """A spatial gate without weights: where the map's energy, the mean of its squares, is above its mean over
     the places.
 
-    The map is attention transfer's (Zagoruyko & Komodakis 2017, section 3.1); as a gate it is a choice made
-    here.
+    The map is attention transfer's (Zagoruyko & Komodakis 2017, section 3.1); as a gate it is a choice
+    made here.
     """
 
     def __init__(self, channels: int) -> None:
@@ -84,11 +84,11 @@ class SpatialEnergy(nn.Module):
 
 
 class Bilinear(nn.Module):
-    """A gate for a fused map from the product of the peers' maps: sigmoid(W (W_1 F_1 * W_2 F_2 * ...)), all
-    1x1.
+    """A gate for a fused map from the product of the peers' maps: sigmoid(W (W_1 F_1 * W_2 F_2 * ...)),
+    all 1x1.
 
-    After the factorised bilinear pooling of two networks (Lin et al. 2015); as a gate it is a choice made
-    here.
+    After the factorised bilinear pooling of two networks (Lin et al. 2015); as a gate it is a choice
+    made here.
     """
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
@@ -116,13 +116,12 @@ ATTENTION: dict[str, type[nn.Module]] = {
 def auxiliary_head(
     kind: str, channels: int, widths: Sequence[int], blocks: Sequence[int], classes: int
 ) -> nn.Module:
-    """From a middle map (B, channels, H, W) to logits (B, K), with one downsampling group per remaining
-    stage.
+    """From a middle map (B, channels, H, W) to logits (B, K), with one downsampling group per
+    remaining stage.
 
     ``continue``: residual groups as wide as the backbone's remaining stages; of two, the last has half the
     blocks. ``dks``: the same, a single remaining group twice as wide. ``lite``: depthwise-separable strides.
     ``gap``: pooling and a linear layer alone.
-
     """
     if kind == "gap":
         return pool_linear(channels, classes)

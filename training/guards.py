@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from types import FrameType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lfdeploy.errors import LfdeployError, sentence
 from lfdeploy.locks import Held, Lock, take
-from lfdeploy.run import Run, shown
+from lfdeploy.run import Run, typed
 from training import checkpoint
+from training.cohort import Cohort
 
 
 @contextmanager
@@ -69,20 +70,19 @@ def what_is_kept(run: Run, error: OSError) -> str:
     """What to say when a file of the run could not be written: why, which state was, and how to go on."""
     saved = checkpoint.saved(run)
     state = "no state yet" if saved is None else f"its state of epoch {saved[0] + 1}, step {saved[1] + 1}"
-    how = f"lfdeploy train --resume {shown(run.path)}"
+    how = f"lfdeploy train --resume {typed(run.path)}"
     return f"{sentence(error)} Run {run.name} keeps {state}; then go on with: {how}"
 
 
-def check_batch_of_one(cohort: nn.Module, picture: Tensor) -> None:
-    """Raise `LfdeployError` where BatchNorm would see one value a channel;
-    ``picture``: normalised (1, 3, S, S).
+def check_batch_of_one(cohort: Cohort, picture: Tensor) -> None:
+    """Raise `LfdeployError` where BatchNorm would see one value a channel, for a normalised
+    picture (1, 3, S, S).
     """
     with torch.random.fork_rng(), torch.no_grad():
         try:
-            copy.deepcopy(cohort).train()(picture)
+            copy.deepcopy(cohort).train().see(picture)
         except ValueError:
             raise LfdeployError(
-                "--batch-size 1 is too small for this network: its last maps are 1x1, and BatchNorm "
-                "needs more "
-                "than one value a channel. Use --batch-size 2 or more."
+                "--batch-size 1 is too small for this network: its last maps are 1x1, and BatchNorm needs "
+                "more than one value a channel. Use --batch-size 2 or more."
             ) from None

@@ -18,7 +18,7 @@ from lfdeploy.config import TrainConfig
 from lfdeploy.console import Meter, duration, say
 from lfdeploy.data import Data
 from lfdeploy.errors import Interrupted, LfdeployError
-from lfdeploy.run import DIVERGED, Run, shown, versions, write_bytes, write_json
+from lfdeploy.run import DIVERGED, Run, typed, versions, write_bytes, write_json
 from training import checkpoint, plots
 from training.engine import settle
 from training.evaluate import PROBABILITIES, Scores, evaluate_cohort
@@ -66,10 +66,9 @@ def _train(setup: Setup, config: TrainConfig, interrupted: list[int]) -> None:
 
 def _config_of(run: Run) -> TrainConfig:
     values = run.read("config.json")
-    values["option"] = tuple((k, v) for k, v in values["option"])
     try:
-        return TrainConfig(**values)
-    except TypeError as error:
+        return TrainConfig(**values | {"option": tuple((k, v) for k, v in values["option"])})
+    except (KeyError, TypeError, ValueError) as error:
         raise LfdeployError(f"{run.path}/config.json is not of this version: {error}.") from None
 
 
@@ -113,7 +112,7 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
                     checkpoint.save(run, cohort, s.optimizer, progress)
                     raise Interrupted(
                         "Interrupted; the state is saved. Go on with: lfdeploy train --resume "
-                        f"{shown(run.path)}"
+                        f"{typed(run.path)}"
                     )
             settle(engine.device)
             row = _close_epoch(s, epoch, sums, progress, time.perf_counter() - began)
@@ -169,10 +168,8 @@ def _line(row: dict[str, Any], epochs: int, left: float) -> str:
     rest = f"{row['images_per_second']:,.0f} img/s" + (
         f", {duration(left)} left" if row["epoch"] < epochs else ""
     )
-    return (
-        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}  "
-        f"{'val ' + val if val else ''}  {rest}"
-    )
+    head = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}"
+    return "  ".join([head, *([f"val {val}"] if val else []), rest])
 
 
 def _chances(scores: Scores, labels: NDArray[np.int64]) -> dict[str, Any]:
@@ -197,8 +194,8 @@ def _about(data: Data) -> dict[str, Any]:
 
 
 def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
-    """Touch the test split once for the last epoch and once for the kept one;
-    write the summary, then plots.
+    """Touch the test split once for the last epoch and once for the kept one; write
+    the summary, then plots.
     """
     run, cohort = s.run, s.engine.cohort
     lines = (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -210,7 +207,7 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
         def tick(count: int) -> None:
             meter.at(meter.done + count)
             if interrupted:
-                how = f"lfdeploy train --resume {shown(run.path)}"
+                how = f"lfdeploy train --resume {typed(run.path)}"
                 raise Interrupted(f"Interrupted; training is done, its evaluation is not. Go on with: {how}")
 
         last = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)

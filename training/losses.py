@@ -1,5 +1,5 @@
-"""A loss as data: nodes with cross-entropy, edges from teacher to student, and the one place that detaches
-teachers.
+"""A loss as data: nodes with cross-entropy, edges from teacher to student, and the one place that
+detaches teachers.
 
 A method describes its loss as a `LossGraph`; `evaluate_graph` turns it into named, weighted parts.
 """
@@ -27,8 +27,8 @@ class Edge:
 
     ``weight * term(teacher, student)``, ramped up.
 
-    ``part`` is the name it is logged under. ``through``: the teacher learns too. ``ramp``: None is the
-    graph's.
+    ``part`` is the name it is logged under. ``through``: the teacher learns too. ``ramp``: None is
+    the graph's.
     """
 
     part: str

@@ -1,5 +1,5 @@
-"""How a method's option is written: a default, a help text,
-and the values it may take; and options that many methods have.
+"""How a method's option is written: a default, a help text, and the values it may take; and options that many
+methods have.
 """
 
 from __future__ import annotations
@@ -29,6 +29,13 @@ class Distilled:
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
             raise UsageError(f"-o temperature is {self.temperature}; it must be greater than 0.")
+
+
+def within(name: str, value: float, least: float, most: float = float("inf")) -> None:
+    """Raise `UsageError` for an option that is not from ``least`` to ``most``."""
+    if not least <= value <= most or value == float("inf"):
+        room = f"at least {least:g}" if most == float("inf") else f"from {least:g} to {most:g}"
+        raise UsageError(f"-o {name} is {value:g}; it must be {room}.")
 
 
 def parts_shared(share: str) -> int:

@@ -104,7 +104,7 @@ def curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     epochs = [row["epoch"] for row in rows]
     left.plot(epochs, [row["loss"] for row in rows], color=INK, lw=2, label="sum")
     for name in rows[0]["parts"]:
-        style = "--" if name.startswith(("kd", "maps")) else "-"
+        style = "-" if name.startswith("ce_") else "--"
         left.plot(epochs, [row["parts"][name] for row in rows], style, lw=1.2, label=name)
     left.set(title="Training loss by part", xlabel="epoch")
     left.set_ylim(bottom=0)
@@ -132,8 +132,8 @@ def curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
 def confusion(
     truth: NDArray[np.int64], answer: NDArray[np.int64], classes: Sequence[str], path: Path, title: str
 ) -> None:
-    """Rows are true classes, columns answers, in percent of the row;
-    with many classes also the worst pairs.
+    """Rows are true classes, columns answers, in percent of the row; with many
+    classes also the worst pairs.
     """
     count = len(classes)
     matrix = np.zeros((count, count))

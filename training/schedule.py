@@ -22,8 +22,8 @@ def learning_rate(schedule: str, peak: float, warmup: float, done: float) -> flo
 
 
 def ramp_up(epoch: int, length: float) -> float:
-    """w(e) = exp(-5 (1 - min(e, R) / R)^2), constant within an epoch;
-    R = 0 gives 1 (Laine & Aila 2017, section 3).
+    """w(e) = exp(-5 (1 - min(e, R) / R)^2), constant within an epoch; R = 0 gives 1 (Laine & Aila 2017,
+    section 3).
     """
     if length <= 0:
         return 1.0
@@ -36,7 +36,6 @@ class Ramp:
     0 to 1 at once.
 
     A share of 0 is the full weight from the start.
-
     """
 
     share: float = 0.0

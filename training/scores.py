@@ -14,7 +14,7 @@ from lfdeploy.backends import BACKENDS, Session, Source, chosen
 from lfdeploy.chance import against_chance
 from lfdeploy.console import Meter, decoding, say
 from lfdeploy.data import Split
-from lfdeploy.errors import LfdeployError
+from lfdeploy.errors import LfdeployError, ParityError
 from lfdeploy.models.targets import layout_of
 from lfdeploy.run import Run
 from lfdeploy.runs import all_runs
@@ -30,8 +30,8 @@ def evaluate(
     device: str = "auto",
     backend: str = "auto",
 ) -> dict[str, Any]:
-    """Top-1 and the number of right answers by node; ``name`` is a run,
-    an artifact, or None for the newest run.
+    """Top-1 and the number of right answers by node; ``name`` is a run, an artifact, or None for the
+    newest run.
     """
     run, artifact = _find(name, runs)
     with decoding() as report:
@@ -94,6 +94,8 @@ def _find(name: str | None, runs: str) -> tuple[Run, Artifact | None]:
         return resolve_run(name, runs).finished(), None
     try:
         artifact = resolve_artifact(name, runs)
+    except ParityError:  # it is there, and damaged
+        raise
     except LfdeployError:
         known = ", ".join(r.name for r in all_runs(runs)) or "none"
         raise LfdeployError(

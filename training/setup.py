@@ -30,7 +30,7 @@ from training.engine import Engine, exact_fp32, pick_precision, threads_for
 from training.guards import check_batch_of_one
 from training.methods import METHODS
 from training.methods.method import Given, Method
-from training.teachers import check_teachers, find, teachers_of
+from training.teachers import check_teachers, find, names_of, teachers_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
     method = METHODS[config.method]
     check_teachers(config.method, method.teachers, config.teacher)
     home = runs if resume is None else resume.path.parent
-    for teacher in (config.teacher or "").split(",") if config.teacher else ():
+    for teacher in names_of(config.teacher):
         find(teacher, home)  # refused before anything is decoded
     options = parse_options(method.options, config.option, config.method)
     device = pick(config.device)
@@ -81,10 +81,10 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
     if batches.batch_size == 1:
         check_batch_of_one(cohort, first[:1])
     threads = threads_for(config.threads, cohort, device)
-    engine = Engine(cohort, method.graph(cohort, options), device, dtype, threads)
     groups = cohort.parameter_groups(config.weight_decay)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, foreach=True)
     run = _begin(config, name, runs, data, archs, cohort, (mean, std), held) if resume is None else resume
+    engine = Engine(cohort, method.graph(cohort, options), device, dtype, threads)
     point_latest(run)
     epochs = config.epochs or data.epochs
     how = f"{device}, {precision}" + (f", {threads} threads" if threads else "")
@@ -167,7 +167,7 @@ def _say(
     for fault in data.bad[:5]:
         say(f"Left out: {fault}")
     if data.bad:
-        say(f"Left out {len(data.bad)} corrupt picture{'s' if len(data.bad) > 1 else ''} in all.")
+        say(f"Left out {len(data.bad)} file{'s' if len(data.bad) > 1 else ''} in all.")
     say(
         f"{len(data.classes)} classes, {len(data.train)} training pictures, {len(data.val)} "
         f"validation, {len(data.test)} test; "

@@ -11,7 +11,7 @@ import torch
 from lfdeploy.artifact import resolve as resolve_artifact
 from lfdeploy.artifact import run_of
 from lfdeploy.console import say
-from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.errors import LfdeployError, ParityError, UsageError
 from lfdeploy.models.targets import NETWORK, layout_of, top1_of
 from lfdeploy.run import Run
 from lfdeploy.runs import resolve as resolve_run
@@ -22,28 +22,33 @@ if TYPE_CHECKING:
 
 
 def check_teachers(method: str, taught: bool, names: str | None) -> None:
-    """Raise `UsageError` for a method without the teacher that it needs,
-    or with one that it has no use for.
+    """Raise `UsageError` for a method without the teacher that it needs, or with one
+    that it has no use for.
     """
     if taught and not names:
         raise UsageError(
-            f"Method {method} is taught by networks that were trained before: add --teacher RUN, or an "
-            "artifact."
+            f"Method {method} is taught by networks that were trained before: add --teacher NAME, of a run "
+            "or an artifact."
         )
     if names and not taught:
         raise UsageError(
-            f"--teacher {names} has no meaning for method {method}, whose networks teach each other. "
+            f"--teacher {names} has no meaning for method {method}, which is not taught by trained networks. "
             "Try --method kd."
         )
+
+
+def names_of(names: str | None) -> list[str]:
+    """What --teacher names, in order."""
+    return [name for name in (names or "").split(",") if name]
 
 
 def teachers_of(
     names: str | None, runs: Path, data: Data, mean: Sequence[float], std: Sequence[float]
 ) -> list[GivenTeacher]:
-    """The teachers, in eval mode, for pictures that are normalised by ``mean`` and ``std``;
-    parts ``teacher`` or ``teacher0``..
+    """The teachers, in eval mode, for pictures that are normalised by ``mean`` and ``std``; parts ``teacher``
+    or ``teacher0``..
     """
-    each = [name for name in (names or "").split(",") if name]
+    each = names_of(names)
     here = torch.tensor(mean), torch.tensor(std)
     parts = []
     for number, name in enumerate(each):
@@ -71,14 +76,16 @@ def teachers_of(
 
 
 def find(name: str, runs: Path) -> tuple[Run, str]:
-    """The run and the target that a name means: an artifact's target,
-    or a run's best single network by validation.
+    """The run and the target that a name means: an artifact's target, or a run's best single network
+    by validation.
     """
     if any((place / "spec.json").exists() for place in (Path(name), runs / name)):
         run = resolve_run(name, str(runs)).finished()
         return run, best_network(run)
     try:
         artifact = resolve_artifact(name, str(runs))
+    except ParityError:  # it is there, and damaged
+        raise
     except LfdeployError:
         raise LfdeployError(
             f"--teacher '{name}' is neither a run nor an artifact in {runs}. See: lfdeploy list runs"

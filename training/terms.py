@@ -68,8 +68,8 @@ def hint(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def distances(teacher: Tensor, student: Tensor) -> Tensor:
-    """Huber loss between pairwise distances of vectors (B, C),
-    each divided by its mean (RKD; Park et al. 2019, eq. 5).
+    """Huber loss between pairwise distances of vectors (B, C), each divided by its mean (RKD; Park et al.
+    2019, eq. 5).
     """
     return F.smooth_l1_loss(_relative(wide(student)), _relative(wide(teacher)))
 
@@ -83,8 +83,8 @@ def _relative(vectors: Tensor) -> Tensor:
 
 
 def angles(teacher: Tensor, student: Tensor) -> Tensor:
-    """Huber loss between the cosines of the angles of all triplets of vectors (B,
-    C) (RKD; Park et al. 2019, eq. 8).
+    """Huber loss between the cosines of the angles of all triplets of vectors (B, C) (RKD; Park et al. 2019,
+    eq. 8).
     """
     return F.smooth_l1_loss(_cosines(wide(student)), _cosines(wide(teacher)))
 
@@ -95,8 +95,8 @@ def _cosines(vectors: Tensor) -> Tensor:
 
 
 def first_entry(teacher: Tensor, student: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, N) whose right answer is entry 0;
-    the teacher is not used (CRD's softmax form).
+    """Cross-entropy of logits (B, N) whose right answer is entry 0; the teacher is not used
+    (CRD's softmax form).
     """
     return F.cross_entropy(student, torch.zeros(len(student), dtype=torch.long, device=student.device))
 
@@ -104,8 +104,8 @@ def first_entry(teacher: Tensor, student: Tensor) -> Tensor:
 def votes(teacher: Tensor, student: Tensor) -> Tensor:
     """Hinge on triplets of neighbours in the batch, ordered as the teachers voted (You et al. 2017, eq. 6).
 
-    ``teacher`` (B,): positive where picture i is nearer to picture i + 1 than to i + 2 by most teachers, else
-    negative.
+    ``teacher`` (B,): positive where picture i is nearer to picture i + 1 than to i + 2 by most teachers,
+    else negative.
     """
     vectors = F.normalize(wide(student), dim=1)
     near, far = vectors.roll(-1, 0), vectors.roll(-2, 0)

@@ -1,5 +1,5 @@
-"""What else ran on this machine while something was measured: busy time of the cores less our own, from
-/proc/stat.
+"""What else ran on this machine while something was measured: busy time of the cores less our own,
+from /proc/stat.
 
 The load average is no use for it: it lags by a minute and counts the measuring process itself.
 """
@@ -19,8 +19,8 @@ STAT = Path("/proc/stat")
 
 @dataclass(frozen=True)
 class Reading:
-    """Seconds since some moment: all busy time of ``cores`` cores,
-    CPU time of this process, and the clock.
+    """Seconds since some moment: all busy time of ``cores`` cores, CPU time of this
+    process, and the clock.
     """
 
     busy: float
@@ -30,19 +30,17 @@ class Reading:
 
 
 def busy_seconds(stat: str, cores: Collection[int], ticks: int) -> float:
-    """Seconds that these cores did not idle, from the text of /proc/stat; ``ticks`` is the length of its
-    second.
+    """Seconds that these cores did not idle, from the text of /proc/stat; ``ticks`` is the length of
+    its second.
 
     Time stolen by the hypervisor counts as busy: something else ran.
-
     """
     total = 0
     for line in stat.splitlines():
         name, *fields = line.split() or [""]
         if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
-            user, nice, system, _idle, _iowait, irq, softirq, *more = map(
-                int, fields
-            )  # guest time is in user already
+            # guest time is in user already
+            user, nice, system, _idle, _iowait, irq, softirq, *more = map(int, fields)
             total += user + nice + system + irq + softirq + sum(more[:1])
     return total / ticks
 
@@ -73,11 +71,10 @@ def share(before: Reading, after: Reading) -> float:
 
 
 def summary(rounds: Sequence[tuple[Reading, Reading]], tick: float = 0.01) -> dict[str, Any]:
-    """Of readings before and after every round: the ``share`` over all, by round, and how many rounds were
-    disturbed.
+    """Of readings before and after every round: the ``share`` over all, by round, and how many rounds
+    were disturbed.
 
     A disturbed round has a share above the bound by more than what the counters' resolution explains.
-
     """
     spent = sum((after.clock - before.clock) * after.cores for before, after in rounds)
     disturbed = [

@@ -1,5 +1,5 @@
-"""The PyTorch module replayed from CUDA graphs:
-what eager PyTorch reaches on a GPU without the cost of launching kernels.
+"""The PyTorch module replayed from CUDA graphs: what eager PyTorch reaches on a GPU without the cost of
+launching kernels.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""An ONNX file of another exporter, opened so that it can be timed:
-which pictures it takes is read from its input.
+"""An ONNX file of another exporter, opened so that it can be timed: which pictures it takes is read from
+its input.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def is_foreign(given: str) -> bool:
 
 @dataclass(frozen=True)
 class ForeignFile:
-    """An open file. ``shape`` is (3, H, W) or (H, W, 3),
-    ``batches`` the least and the largest batch, ``bytes`` with external data.
+    """An open file. ``shape`` is (3, H, W) or (H, W, 3), ``batches`` the least and the largest batch,
+    ``bytes`` with external data.
     """
 
     path: Path

@@ -31,8 +31,8 @@ def per_round(times: Times) -> Times:
 
 
 def speed_ratio(reference: Times, times: Times) -> Ratio:
-    """Median over rounds of reference / times, both (rounds,
-    calls), with its bootstrap interval over rounds.
+    """Median over rounds of reference / times, both (rounds, calls), with its
+    bootstrap interval over rounds.
     """
     ratios = per_round(reference) / per_round(times)
     low, high = median_interval(ratios)

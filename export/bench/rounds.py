@@ -1,5 +1,5 @@
-"""`lfdeploy bench`: latency of artifacts, of their PyTorch modules and of foreign ONNX files, in interleaved
-rounds.
+"""`lfdeploy bench`: latency of artifacts, of their PyTorch modules and of foreign ONNX files, in
+interleaved rounds.
 
 All rows get the same number of threads and, at one batch size, the same number of calls in every round, in
 random order; so what else the machine does meets them alike, and ratios within a round can be trusted.
@@ -203,8 +203,8 @@ def _warm(jobs: dict[Job, Subject]) -> tuple[dict[Job, float], list[str]]:
 
 
 def _calls(jobs: dict[Job, float], seconds: float) -> dict[int, int]:
-    """Calls per round by batch size, the same for all rows:
-    each batch size gets an equal part of the round's seconds.
+    """Calls per round by batch size, the same for all rows: each batch size gets an equal part of the
+    round's seconds.
     """
     sums: dict[int, float] = {}
     for (_, batch), ms in jobs.items():

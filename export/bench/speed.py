@@ -78,5 +78,6 @@ def faster(speeds: Speeds) -> bool:
 
 def in_words(speeds: Speeds) -> str:
     """The speed against fp32 and the CPU that it holds for, as part of a sentence."""
-    ratios = " and ".join(f"{speed['ratio']:.2f} times at batch {batch}" for batch, speed in speeds.items())
-    return f"int8 is as fast as fp32 {ratios}, on this CPU ({instruction_set()})"
+    first, *more = [(f"{speed['ratio']:.2f}", f"at batch {batch}") for batch, speed in speeds.items()]
+    ratios = " and ".join([f"{first[0]} times as fast as fp32 {first[1]}", *map(" ".join, more)])
+    return f"int8 is {ratios}, on this CPU ({instruction_set()})"

@@ -1,5 +1,5 @@
-"""What `lfdeploy bench` measures: artifacts, the PyTorch modules they came from,
-and other exporters' ONNX files.
+"""What `lfdeploy bench` measures: artifacts, the PyTorch modules they came from, and other exporters'
+ONNX files.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from lfdeploy.errors import LfdeployError
 class Subject:
     """One opened model. ``call`` takes what ``feed(batch)`` makes, for batches from ``least`` to ``most``.
 
-    ``module`` is the weights and target whose PyTorch module is its natural reference; a foreign file has
-    none.
+    ``module`` is the weights and target whose PyTorch module is its natural reference; a foreign file
+    has none.
     """
 
     artifact: str
@@ -50,8 +50,8 @@ class Subject:
 def open_subjects(
     names: Sequence[str], device: str, runs: str, threads: int, compiled: bool, backend: str = "auto"
 ) -> tuple[list[Subject], list[str]]:
-    """Everything that runs here, every module right before its first artifact,
-    and a note for what does not run.
+    """Everything that runs here, every module right before its first artifact, and a note for what does
+    not run.
     """
     notes: list[str] = []
     found: list[Subject] = []
@@ -126,9 +126,8 @@ def _add_modules(
     if hindrance:
         notes.append(f"No torch.compile row for {target}: {hindrance}")
     elif compiled:
-        logging.getLogger("torch.utils.cpp_extension").setLevel(
-            logging.ERROR
-        )  # "no CUDA runtime", where none is wanted
+        # "no CUDA runtime", where none is wanted
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         fast = TorchSession(Source(run.weights, manifest, run), device)
         fast.backend, fast.module = "torch.compile", torch.compile(fast.module)  # type: ignore[assignment]
         sessions.append(fast)

@@ -43,8 +43,8 @@ def report(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Measure as `bench_artifacts` does with ``how``;
-    print the table or the document, and write the files asked for.
+    """Measure as `bench_artifacts` does with ``how``; print the table or the document, and write the files
+    asked for.
     """
     check_places(to_markdown, to_plot, as_json)
     document = bench_artifacts(names, batches, rounds, **how)
@@ -93,10 +93,10 @@ def headline(document: dict[str, Any]) -> str:
 def legend(document: dict[str, Any]) -> str:
     """What the speed column means, and against which rows."""
     against = list(dict.fromkeys(row["against"] for row in document["rows"] if row["against"]))
+    if not against:
+        return "p50, p95: of all calls."
     whose = (
-        f"{against[0]}"
-        if len(against) == 1
-        else f"the {against[0].split('(')[-1][:-1]} module of the same target"
+        against[0] if len(against) == 1 else f"the {against[0].split('(')[-1][:-1]} module of the same target"
     )
     if len({name.split("(")[-1] for name in against}) > 1:
         whose = ", ".join(against)
@@ -143,8 +143,8 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def plot(document: dict[str, Any]) -> bytes:
-    """A PNG: latency by batch size on logarithmic axes, a line per row with its name,
-    bars from the 5th to the 95th percentile.
+    """A PNG: latency by batch size on logarithmic axes, a line per row with its name, bars from the 5th to
+    the 95th percentile.
     """
     import matplotlib
 
@@ -247,8 +247,8 @@ def _label(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
 
 
 def apart(places: list[float], gap: float) -> list[float]:
-    """Rising places moved as little as needed to lie at least ``gap`` apart:
-    groups that touch spread around their mean.
+    """Rising places moved as little as needed to lie at least ``gap`` apart: groups that touch spread around
+    their mean.
     """
     groups: list[list[float]] = []
     for place in places:

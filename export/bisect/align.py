@@ -18,8 +18,8 @@ from export.bisect.nodes import Constant, Graph, Op
 
 
 def _features(ops: Sequence[Op], book: dict[Any, int]) -> NDArray[np.int64]:
-    """One row per node: numbers that stand for kind, constants' shapes,
-    constants' values (0: none), attributes, name.
+    """One row per node: numbers that stand for kind, constants' shapes, constants' values (0: none),
+    attributes, name.
     """
 
     def number(*key: Any) -> int:
@@ -81,8 +81,8 @@ def _free(twin: Mapping[int, int], n: int, m: int) -> Iterator[tuple[int, set[in
 def _follow(
     a: Graph, b: Graph, left: NDArray[np.int64], right: NDArray[np.int64], twin: dict[int, int]
 ) -> None:
-    """Where a node's twin reads other tensors than its inputs' twins,
-    and a like node reads just those: take that one.
+    """Where a node's twin reads other tensors than its inputs' twins, and a like node reads just those: take
+    that one.
     """
     maker, owner = a.makers(), {j: i for i, j in twin.items()}
     readers: dict[tuple[int, tuple[str, ...]], int] = {}
@@ -143,8 +143,8 @@ def _aligned(score: NDArray[np.float64], gap: float = -1.0) -> list[tuple[int, i
 
 
 def differences(ours: Op, theirs: Op) -> Iterator[str]:
-    """What a node of the file (``theirs``) has that the module's (``ours``) has not:
-    kind, attributes, constants, inputs.
+    """What a node of the file (``theirs``) has that the module's (``ours``) has not: kind, attributes,
+    constants, inputs.
     """
     if ours.kind != theirs.kind:
         yield f"is {theirs.kind} where the module has {ours.kind}"

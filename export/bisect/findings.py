@@ -26,8 +26,8 @@ def shown(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Findings:
-    """The layer of each of the module's nodes, what was aligned,
-    what was measured (None: the file does not run), fp16's own rounding.
+    """The layer of each of the module's nodes, what was aligned, what was measured (None: the file does not
+    run), fp16's own rounding.
     """
 
     layers: Mapping[str, str]
@@ -49,14 +49,14 @@ class Findings:
         }  # fmt: skip
         if found["quantized"]:
             found["largest_drop"] = min(
-                (r for r in rows if r["own_sqnr_db"] is not None and not r["op"].startswith("output")),
+                (r for r in rows if r.get("own_sqnr_db") is not None and not r["op"].startswith("output")),
                 key=lambda r: r["own_sqnr_db"], default=None,
             )  # fmt: skip
         return found | {"sentence": self._sentence(found)}
 
     def _where(self, ours: Op | None, theirs: Op | None) -> dict[str, Any]:
-        """A pair of nodes as a person names it; ``node`` counts in the file,
-        or in the module's graph where the file has none.
+        """A pair of nodes as a person names it; ``node`` counts in the file, or in the module's graph where
+        the file has none.
         """
         op = theirs or ours
         assert op is not None
@@ -78,9 +78,8 @@ class Findings:
         i, j = blame.our_makers[tensor], blame.their_makers.get(blame.tensors[tensor])
         if j is None:
             j = blame.twin.get(i)
-        if (
-            blame.theirs.quantized
-        ):  # a quantiser lets a ReLU vanish into the convolution before it: the layer is the convolution's
+        # a quantiser lets a ReLU vanish into the convolution before it: the layer is the convolution's
+        if blame.theirs.quantized:
             i = next((k for k in reversed(blame.region(tensor)) if blame.ours.ops[k].kind in COMPUTES), i)
         row = self._where(blame.ours.ops[i], None if j is None else blame.theirs.ops[j]) | {"tensor": tensor}
         if self.measured is not None:
@@ -122,8 +121,8 @@ class Findings:
         return made
 
     def _rounding(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-        """What half precision does to the clean graph:
-        its largest share of a scale, and where it first overflows.
+        """What half precision does to the clean graph: its largest share of a scale, and where it
+        first overflows.
         """
         known = [row for row in rows if "rounding" in row]
         if not known:
@@ -153,26 +152,9 @@ class Findings:
         if not found["ran"] and first is None:
             return "The file cannot be run, and no node is seen to differ from the module's."
         if found["quantized"]:
-            worst, end = (
-                found["largest_drop"],
-                next((r for r in reversed(rows) if r["tensor"] == "logits"), None),
-            )
-            if worst is None:
-                return "No tensor of this quantised file could be matched with the module's."
-            weights = (
-                ""
-                if worst["weights_sqnr_db"] is None
-                else f", its weights alone {worst['weights_sqnr_db']:.1f} dB"
-            )
-            tail = (
-                ""
-                if end is None or end["sqnr_db"] is None
-                else f"; the logits end at {end['sqnr_db']:.1f} dB"
-            )
-            return (
-                f"Largest drop: {label(worst)}: {worst['own_sqnr_db']:.1f} dB signal to noise of its "
-                f"own{weights}{tail}."
-            )
+            return _largest_drop(found, rows)
+        if first is None and not rows:
+            return "No tensor of this file could be matched with one of the module's."
         if first is None:
             largest = max(rows, key=lambda row: math.inf if row["difference"] is None else row["difference"])
             most = (
@@ -189,6 +171,24 @@ class Findings:
             return told
         before = f"; everything before agrees to {shown(first['before'])}" if "before" in first else ""
         return f"First difference: {say_fault(first)}{before}{_more(found['others'])}."
+
+
+def _largest_drop(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The sentence about a quantised file."""
+    worst, end = (
+        found["largest_drop"],
+        next((r for r in reversed(rows) if r["tensor"] == "logits"), None),
+    )
+    if worst is None:
+        return "No tensor of this quantised file could be matched with the module's."
+    weights = (
+        "" if worst["weights_sqnr_db"] is None else f", its weights alone {worst['weights_sqnr_db']:.1f} dB"
+    )
+    tail = "" if end is None or end["sqnr_db"] is None else f"; the logits end at {end['sqnr_db']:.1f} dB"
+    return (
+        f"Largest drop: {label(worst)}: {worst['own_sqnr_db']:.1f} dB signal to noise of its "
+        f"own{weights}{tail}."
+    )
 
 
 def label(row: Mapping[str, Any]) -> str:

@@ -15,8 +15,8 @@ FLOAT = 1
 
 
 def widened(proto: Any, exact: Mapping[tuple[Any, ...], NDArray[Any]] | None = None) -> Any:
-    """A copy with fp32 for fp16 and bf16, weights as they were rounded: a CPU then computes both graphs
-    alike.
+    """A copy with fp32 for fp16 and bf16, weights as they were rounded: a CPU then computes both
+    graphs alike.
 
     With ``exact`` (see `originals`) the weights are those from before rounding.
     """
@@ -49,8 +49,8 @@ def widened(proto: Any, exact: Mapping[tuple[Any, ...], NDArray[Any]] | None = N
 
 
 def originals(state: Mapping[str, Any], precision: str) -> dict[tuple[Any, ...], NDArray[Any]]:
-    """fp32 weights by shape and bytes of what rounding makes of them,
-    also transposed as the exporter may leave them.
+    """fp32 weights by shape and bytes of what rounding makes of them, also transposed as the exporter may
+    leave them.
     """
     import torch
 

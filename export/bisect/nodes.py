@@ -137,8 +137,8 @@ def _attributes(node: Any, opset: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _canonical(ops: Sequence[Op]) -> tuple[Op, ...]:
-    """Topological, from the marked outputs backwards and along each node's inputs:
-    independent of names and of the file's order.
+    """Topological, from the marked outputs backwards and along each node's inputs: independent of names and
+    of the file's order.
     """
     maker = {tensor: op for op in ops for tensor in op.outputs}
     done: set[int] = set()

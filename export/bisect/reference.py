@@ -16,8 +16,8 @@ from lfdeploy.run import Run
 
 @dataclass(frozen=True)
 class Reference:
-    """The clean graph of a module: as exported, as nodes, the layer of each node,
-    the same with fp32 weights, the fp32 module.
+    """The clean graph of a module: as exported, as nodes, the layer of each node, the same with fp32 weights,
+    the fp32 module.
     """
 
     precision: str
@@ -42,8 +42,8 @@ def reference(
     t: float | None = None,
     explain: bool = False,
 ) -> Reference:
-    """Export a run's target again, with the temperature ``t`` and the heat map;
-    int8 is measured against fp32.
+    """Export a run's target again, with the temperature ``t`` and the heat map; int8 is measured
+    against fp32.
     """
     import onnx
 

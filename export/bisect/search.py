@@ -70,9 +70,8 @@ def bisect(
         home, str(manifest["target"]), precision, size, profile, temperature(manifest), explains(manifest)
     )
     pictures = some_pictures(home, data, images)
-    probes = not (
-        quantized and len(pictures)
-    )  # what no calibration has seen says nothing of a quantised file
+    # what no calibration has seen says nothing of a quantised file
+    probes = not (quantized and len(pictures))
     document = {"artifact": artifact.name, "file": file.name, "precision": precision, "sha256_fits": fits}
     return (
         document
@@ -102,8 +101,8 @@ def _file(artifact: Artifact) -> tuple[Path, str | None]:
 
 
 def some_pictures(run: Run, data: str | None, count: int) -> Pixels:
-    """A few test pictures (training ones where the source has no test split),
-    read alone: not the whole data set.
+    """A few test pictures (training ones where the source has no test split), read alone: not the whole
+    data set.
     """
     size = int(run.spec["image_size"])
     found = np.zeros((0, size, size, 3), np.uint8)
@@ -143,8 +142,8 @@ def batches_of(pictures: Pixels, size: int, probes: bool) -> list[Pixels]:
 
 
 def compare(clean: Reference, proto: Any, batches: Sequence[Pixels]) -> dict[str, Any]:
-    """A model against a reference on batches of pictures (B, H, W, 3):
-    the document without what the artifact says of itself.
+    """A model against a reference on batches of pictures (B, H, W, 3): the document without what the artifact
+    says of itself.
     """
     notes = _contract(clean.proto, proto)
     mark_outputs(proto)
@@ -221,8 +220,8 @@ def _weighted(clean: Reference) -> dict[str, str]:
 
 
 def _exporter(modules: Mapping[str, Apart]) -> dict[str, Any]:
-    """How far the clean graph is from PyTorch itself: were they apart,
-    a file could be right only by being wrong.
+    """How far the clean graph is from PyTorch itself: were they apart, a file could be right only by
+    being wrong.
     """
     largest = max(modules, key=lambda layer: modules[layer].relative)
     apart = next((layer for layer, found in modules.items() if not found.relative <= EXPORTER), None)

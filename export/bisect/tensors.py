@@ -1,5 +1,5 @@
-"""Every tensor of two graphs, compared on pictures: accumulated, and each node for itself on the file's own
-inputs.
+"""Every tensor of two graphs, compared on pictures: accumulated, and each node for itself on the file's
+own inputs.
 
 Only statistics are kept: a batch's tensors live as long as it takes to compare them.
 """
@@ -86,8 +86,8 @@ class Measured:
     misfits: set[str] = field(default_factory=set)
 
 
-class CannotRun(Exception):
-    """onnxruntime refuses the file under test, at loading or at running; the text is its first line."""
+class CannotRun(LfdeployError):
+    """onnxruntime refuses a graph, at loading or at running; the text is its first line."""
 
 
 class Probe:
@@ -139,8 +139,8 @@ def first_line(error: Exception) -> str:
 
 
 def _cut(proto: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
-    """The module's graph, cut at tensors: consumers read them as inputs of the graph,
-    makers write ``NAME/own``.
+    """The module's graph, cut at tensors: consumers read them as inputs of the graph, makers
+    write ``NAME/own``.
     """
     import onnx
     from onnx import helper
@@ -196,8 +196,8 @@ def measure(ours: Any, theirs: Any, tensors: Mapping[str, str], batches: Sequenc
 def rounding(
     proto: Any, wide: Any, precision: str, tensors: Iterable[str], batches: Sequence[Pixels]
 ) -> dict[str, Apart]:
-    """How far the clean half-precision graph, every tensor rounded,
-    is from the graph with fp32 weights (``wide``).
+    """How far the clean half-precision graph, every tensor rounded, is from the graph with fp32
+    weights (``wide``).
     """
     half, names = rounded(proto, precision)
     wanted = [name for name in tensors if name in names]
@@ -246,9 +246,8 @@ def module_differences(
     finally:
         for hook in hooks:
             hook.remove()
-    return {
-        layer: apart for layer, apart in found.items() if calls.get(layer, 0) in (0, len(batches))
-    }  # a layer used twice has two tensors
+    # a layer used twice has two tensors
+    return {layer: apart for layer, apart in found.items() if calls.get(layer, 0) in (0, len(batches))}
 
 
 def load(path: Any) -> Any:

@@ -33,8 +33,8 @@ class Readers(TorchFunctionMode):
 
 
 def fold(network: nn.Module, size: int) -> nn.Module:
-    """Every BatchNorm that reads a convolution's output folded into it, in fp32, in a copy of an eval-mode
-    network.
+    """Every BatchNorm that reads a convolution's output folded into it, in fp32, in a copy of an
+    eval-mode network.
 
     Pairs are found by running the network once: a BatchNorm whose input is the very tensor that a convolution
     returned, and that nothing else reads. The folded network must answer as before, or an error says so.
@@ -80,7 +80,7 @@ def _pairs(network: nn.Module, example: torch.Tensor) -> tuple[torch.Tensor, lis
 
     hooks = []
     for name, module in network.named_modules():
-        if type(module) is nn.Conv2d:
+        if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(after_conv(name)))
         elif type(module) is nn.BatchNorm2d:
             hooks.append(module.register_forward_pre_hook(before_norm(name)))

@@ -1,5 +1,5 @@
-"""From a classifier to canonical ONNX bytes:
-the same weights and tool versions give the same file anywhere.
+"""From a classifier to canonical ONNX bytes: the same weights and tool versions
+give the same file anywhere.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def _quiet() -> Iterator[None]:
 
 
 def trace(classifier: Classifier, size: int, profile: tuple[int, int, int]) -> torch.export.ExportedProgram:
-    """The classifier's graph from uint8 ``images`` (batch, size,
-    size, 3), with a free batch up to the profile's MAX.
+    """The classifier's graph from uint8 ``images`` (batch, size, size, 3), with a free batch up to the
+    profile's MAX.
     """
     example = torch.from_numpy(np.zeros((2, size, size, 3), np.uint8))
     batch = torch.export.Dim("batch", min=1, max=max(profile[2], 2))
@@ -93,11 +93,10 @@ def to_onnx(
     metadata: dict[str, Any],
     scopes: dict[str, str] | None = None,
 ) -> bytes:
-    """Trace with a free batch dimension and serialise: input ``images``, the outputs by the classifier's
-    names.
+    """Trace with a free batch dimension and serialise: input ``images``, the outputs by the
+    classifier's names.
 
     ``scopes``, if given, is filled with the module that each node comes from; the bytes do not tell.
-
     """
     return with_metadata(_bare(classifier, size, profile, scopes), metadata)
 
@@ -122,8 +121,8 @@ def opset_of(blob: bytes) -> int:
 
 @dataclass(frozen=True)
 class Traced:
-    """What decides a traced graph: the weights and spec.json of a run,
-    by hash, and how one of its targets is exported.
+    """What decides a traced graph: the weights and spec.json of a run, by hash, and how one of its targets
+    is exported.
     """
 
     run: Run
@@ -205,8 +204,8 @@ def _bare(
 
 
 def _scopes(proto: Any) -> dict[str, str]:
-    """Node name to the module's full name, as the exporter notes it:
-    the last but one of the scopes, which end in the node's own.
+    """Node name to the module's full name, as the exporter notes it: the last but one of the scopes, which
+    end in the node's own.
     """
     noted = {
         node.name: entry.value
@@ -220,8 +219,8 @@ def _scopes(proto: Any) -> dict[str, str]:
 
 
 def strip(proto: Any) -> None:
-    """Remove what tells of the machine:
-    source paths and traces in metadata and doc strings, at every level.
+    """Remove what tells of the machine: source paths and traces in metadata and doc
+    strings, at every level.
     """
     proto.doc_string = ""
     proto.graph.doc_string = ""

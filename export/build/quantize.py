@@ -66,11 +66,11 @@ def aside(graph: Any) -> list[str]:
 
 
 def own_weights(graph: Any, alone: set[str]) -> None:
-    """Give the nodes named in ``alone``, those of the heat map, int8 weights of their own, equal to the
-    layers'.
+    """Give the nodes named in ``alone``, those of the heat map, int8 weights of their own, equal to
+    the layers'.
 
-    A quantised weight that two nodes read is converted twice by onnxruntime on CPUs without VNNI, and
-    refused.
+    A quantised weight that two nodes read is converted twice by onnxruntime on CPUs without VNNI,
+    and refused.
     """
     from onnx import TensorProto
 
@@ -175,8 +175,8 @@ def logits_of(blob: bytes, images: Pixels, batch: int = 16) -> Floats:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Which pictures of the run calibrate, by index into train,
-    and which choose the calibrator; none is in the test split.
+    """Which pictures of the run calibrate, by index into train, and which choose the calibrator; none is in
+    the test split.
     """
 
     calibration: NDArray[np.int64]
@@ -208,8 +208,8 @@ def pick(data: Data, most: int = PICTURES) -> Pictures:
 
 
 def batches(images: Pixels | Files, chosen: NDArray[np.int64]) -> Iterator[Pixels]:
-    """Chosen pictures a few at a time, the fewer the larger they are:
-    all activations of a batch stand in memory together.
+    """Chosen pictures a few at a time, the fewer the larger they are: all activations of a batch stand in
+    memory together.
     """
     side = images[chosen[:1]].shape[1] if len(chosen) else 1
     size = max(1, min(16, 2 * 224 * 224 // (side * side)))

@@ -1,5 +1,5 @@
-"""Calibration: how far every activation of a graph reaches, streamed over pictures, and the ranges to choose
-from.
+"""Calibration: how far every activation of a graph reaches, streamed over pictures, and the ranges to
+choose from.
 
 Nothing is kept but extremes and a histogram per tensor, so memory does not grow with the number of pictures.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfdeploy.backends.onnxruntime import session_options
+from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
 
 BINS = 4096
@@ -24,8 +25,8 @@ Ranges = dict[str, Range]
 
 @dataclass
 class Spread:
-    """Of one tensor: its extremes, the sums of each picture's extremes,
-    and a histogram over [-reach, reach).
+    """Of one tensor: its extremes, the sums of each picture's extremes, and a
+    histogram over [-reach, reach).
     """
 
     low: float = np.inf
@@ -37,7 +38,9 @@ class Spread:
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Take in one batch (B, ...)."""
+        """Take in one batch (B, ...); raises `LfdeployError` where a number is not finite."""
+        if not np.isfinite(values).all():
+            raise LfdeployError("an activation is not finite on training pictures: int8 has no range for it")
         rows = values.reshape(len(values), -1)
         lows, highs = rows.min(1), rows.max(1)
         self.low, self.high = min(self.low, float(lows.min())), max(self.high, float(highs.max()))
@@ -98,8 +101,8 @@ CALIBRATORS: dict[str, Callable[[Spread], Range]] = {
 
 
 def spreads(proto: Any, names: list[str], batches: Iterator[Pixels]) -> dict[str, Spread]:
-    """Run an ONNX model over uint8 batches with the named tensors as outputs,
-    and take them in one batch at a time.
+    """Run an ONNX model over uint8 batches with the named tensors as outputs, and take them in one batch at
+    a time.
     """
     import onnx
     import onnxruntime as ort

@@ -13,22 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.independent.arithmetic import STAGE, Match, channels
+from export.independent.expected_weights import Array
 from export.independent.float_onnx import Answers, Range
-from export.independent.folded_weights import Array
+from export.independent.weights import STAGE, Match, channels
 from export.numbers.check import Check, at_most
 
 WIDE, WIDE_MEDIAN = 2.5, 1.35  # a step against the one that the pictures need: of one tensor, and of most
-CUT, CUT_MEDIAN = (
-    400.0,
-    3.0,
-)  # the error of cutting off, against that of rounding; few values may reach far beyond most
+# the error of cutting off, against that of rounding; few values may reach far beyond most
+CUT, CUT_MEDIAN = (400.0, 3.0)
 
 
 @dataclass
 class Reach:
-    """How far one tensor goes on pictures, and what a file's range cuts off:
-    the sum of squares, over ``count`` values.
+    """How far one tensor goes on pictures, and what a file's range cuts off: the sum of squares, over
+    ``count`` values.
     """
 
     low: float = np.inf
@@ -46,8 +44,8 @@ class Reach:
             self.cut += float((outside.astype(np.float64) ** 2).sum())
 
     def needed(self, limits: Range) -> Range:
-        """The range that holds the values with zero among its 256 levels,
-        symmetric where the file's own is.
+        """The range that holds the values with zero among its 256 levels, symmetric
+        where the file's own is.
         """
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         if is_symmetric(limits):
@@ -77,8 +75,8 @@ def reaches(
 
 
 def range_checks(ranges: Mapping[str, Range], known: Mapping[str, Reach]) -> Iterator[Check]:
-    """Each range neither wider than the pictures need nor so
-    narrow that cutting off costs more than rounding.
+    """Each range neither wider than the pictures need nor so narrow that cutting off costs more
+    than rounding.
     """
     wide = {
         tensor: ranges[tensor].step / reach.needed(ranges[tensor]).step for tensor, reach in known.items()
@@ -103,8 +101,8 @@ def own_ranges(ranges: Mapping[str, Range], known: Mapping[str, Reach]) -> dict[
 
 
 def own_numbers(matches: Mapping[str, Match]) -> dict[str, Array]:
-    """The run's numbers, weights that are int8 in the file rounded
-    to 255 levels of their channel; biases as they are.
+    """The run's numbers, weights that are int8 in the file rounded to 255 levels of their channel; biases as
+    they are.
     """
     numbers = {}
     for name, match in matches.items():

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export.independent.activations import Reach, own_numbers, own_ranges, range_checks, reaches
-from export.independent.arithmetic import STAGE, Match, matched, numbers
+from export.independent.expected_weights import Array, Exact, exact_tensors
 from export.independent.float_ir import IrFile
 from export.independent.float_onnx import Answers, OnnxFile, Range
 from export.independent.float_program import ProgramFile
-from export.independent.folded_weights import Array, Exact, exact_tensors
 from export.independent.halves import rounded
+from export.independent.weights import STAGE, Match, matched, numbers
 from export.numbers.check import Check, Unexamined, at_most, equal
 from export.numbers.statistics import Comparison, compare
 
@@ -52,7 +52,6 @@ class Truth:
     module: nn.Module
     exact: Mapping[str, Exact]
     pictures: Pixels
-    labels: NDArray[np.int64]
     logits: Mapping[str, Floats]
     probes: Pixels
     probe_logits: Mapping[str, Floats]
@@ -116,8 +115,8 @@ class Evidence:
 
     @cached_property
     def reach(self) -> dict[str, Reach]:
-        """How far each rounded activation goes on the run's pictures,
-        or on those that are judged where there are no others.
+        """How far each rounded activation goes on the run's pictures, or on those that are judged where there
+        are no others.
         """
         assert not isinstance(self.opened, ProgramFile)
         pictures = self.training if len(self.training) else self.truth.pictures[:RANGE_PICTURES]
@@ -133,7 +132,6 @@ class Evidence:
         our own.
 
         Measured on what is judged, and on the run's training pictures too where that is little.
-
         """
         ranges = own_ranges(self.opened.ranges, self.reach)
         more = self.training[: max(0, ENOUGH_PICTURES - len(self.truth.pictures))]
@@ -170,8 +168,8 @@ def run(answers: Answers, pictures: Pixels) -> dict[str, Floats]:
 
 
 def graph_checks(evidence: Evidence) -> Iterator[Check | Unexamined]:
-    """Stage graph: with the run's own numbers and nothing rounded,
-    the file answers as the module, probes included.
+    """Stage graph: with the run's own numbers and nothing rounded, the file answers as the module,
+    probes included.
     """
     if isinstance(evidence.opened, ProgramFile):
         yield Unexamined("graph", "a program in fp32 rounds nothing: stage values holds it to the same bound")
@@ -194,8 +192,8 @@ def graph_checks(evidence: Evidence) -> Iterator[Check | Unexamined]:
 
 
 def arithmetic_checks(evidence: Evidence) -> Iterator[Check | Unexamined]:
-    """Stage arithmetic: every number is the run's but for rounding,
-    every range what the run's pictures need.
+    """Stage arithmetic: every number is the run's but for rounding, every range what
+    the run's pictures need.
     """
     matches, strangers = evidence._matched
     yield equal(STAGE, "quantisers that do not fit their dequantisers", evidence.opened.faults[:3], [])

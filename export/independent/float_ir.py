@@ -1,5 +1,5 @@
-"""An OpenVINO IR taken apart, as `export.independent.float_onnx` does for ONNX:
-its numbers, its ranges, its graph without rounding.
+"""An OpenVINO IR taken apart, as `export.independent.float_onnx` does for ONNX: its numbers, its ranges, its
+graph without rounding.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.independent.expected_weights import Array
 from export.independent.float_onnx import Answers, Constant, Range, bounds_of
-from export.independent.folded_weights import Array
 from lfdeploy.backends.openvino import HINTS, core, read_ir
 
 KINDS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
@@ -49,7 +49,7 @@ class IrFile:
             kind = op.get_element_type().to_string() if op.get_type_name() == "Constant" else ""
             name = op.get_friendly_name()
             if kind in KINDS and name not in taken:
-                self.constants[name] = Constant(name, KINDS[kind], op.get_data().astype(np.float64))
+                self.constants[name] = Constant(KINDS[kind], op.get_data().astype(np.float64))
 
     def _weight(self, product: Any, source: Any) -> None:
         levels = source.get_data().astype(np.float64)
@@ -58,7 +58,7 @@ class IrFile:
         name = source.get_friendly_name()
         kind = {"i8": "int8", "u8": "uint8", "i32": "int32"}[source.get_element_type().to_string()]
         step = step.reshape(step.shape if step.size > 1 else [1] * levels.ndim)
-        self.constants[name] = Constant(name, kind, value, step)
+        self.constants[name] = Constant(kind, value, step)
         self.weights_by[name] = product.get_friendly_name()
 
     def _activation(self, product: Any, rounding: Any) -> None:
@@ -140,9 +140,8 @@ class IrFile:
         for tensor in tensors:
             output = ends[tensor] if hasattr(ends[tensor], "get_node") else ends[tensor].output(0)
             output.get_tensor().add_names({f"{tensor}/rounded"})
-            (shown,) = model.add_outputs(
-                output
-            )  # one that is there already, where the tensor is an output of the file
+            # one that is there already, where the tensor is an output of the file
+            (shown,) = model.add_outputs(output)
             named[tensor] = shown.get_any_name()
         model.validate_nodes_and_infer_types()
         return _session(model, named)
@@ -177,8 +176,8 @@ def _replace(op: Any, other: Any) -> None:
 
 
 def _quantised(product: Any) -> Any | None:
-    """What a dequantising Multiply starts from: a Constant of integers,
-    or a FakeQuantize; None for another Multiply.
+    """What a dequantising Multiply starts from: a Constant of integers, or a FakeQuantize; None for
+    another Multiply.
     """
     op = _before(product, 0)
     if op.get_type_name() != "Subtract" or _before(op, 0).get_type_name() != "Convert":

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from export.independent.expected_weights import Array
+
 Answers = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 FLOATS = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16"}
 LEVELS = {"uint8": (0, 255), "int8": (-128, 127)}
@@ -26,12 +27,11 @@ LEVELS = {"uint8": (0, 255), "int8": (-128, 127)}
 class Constant:
     """A weight, bias or other number as a file holds it.
 
-    ``value`` is what it stands for, float64 in the file's own layout; ``kind`` is fp32, fp16, bf16, int8 or
-    int32. ``step`` of the two integers is how far its levels are apart, of ``value``'s shape with 1 where it
-    does not vary.
+    ``value`` is what it stands for, float64 in the file's own layout; ``kind`` is fp32, fp16, bf16, int8,
+    uint8 or int32. ``step`` of the integers is how far their levels are apart, of ``value``'s shape with 1
+    where it does not vary.
     """
 
-    name: str
     kind: str
     value: Array
     step: Array | None = None
@@ -47,8 +47,8 @@ class Range:
 
 
 class OnnxFile:
-    """A parsed file. ``constants`` by name; ``ranges`` by the tensor that is rounded;
-    ``faults``: what makes no sense in it.
+    """A parsed file. ``constants`` by name; ``ranges`` by the tensor that is rounded; ``faults``: what makes
+    no sense in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,7 +102,7 @@ class OnnxFile:
         quantised = {name for node in self.weights.values() for name in node.input}
         activations = {name for pair in self.pairs for node in pair for name in node.input}
         constants = {
-            name: Constant(name, FLOATS[kind], self.tensors[name].astype(np.float64))
+            name: Constant(FLOATS[kind], self.tensors[name].astype(np.float64))
             for name, kind in self.kinds.items()
             if kind in FLOATS and name not in quantised and name not in activations
         }
@@ -115,14 +115,14 @@ class OnnxFile:
             )
             step = scale.reshape(shape)
             value = (values.astype(np.float64) - zero.reshape(shape)) * step
-            constants[name] = Constant(name, values.dtype.name, value, step)
+            constants[name] = Constant(values.dtype.name, value, step)
         return constants
 
     def unrounded(
         self, exact: Mapping[str, Array], cap: float | None, tensors: Iterable[str], outputs: Sequence[str]
     ) -> Answers:
-        """The file's graph in fp32 with these numbers in the place of its own, and no rounding of
-        activations.
+        """The file's graph in fp32 with these numbers in the place of its own, and no rounding
+        of activations.
 
         A range that begins at zero also cuts off what is negative: it stands for a ReLU that was left out, so
         it stays one. ``cap``: where the network's ReLUs end at a value, ranges that end there cut off above
@@ -136,16 +136,16 @@ class OnnxFile:
     def rounded(
         self, exact: Mapping[str, Array], ranges: Mapping[str, Range], outputs: Sequence[str]
     ) -> Answers:
-        """The same graph with activations rounded to ranges of somebody's choice,
-        computed in fp32 without optimisation.
+        """The same graph with activations rounded to ranges of somebody's choice, computed in fp32
+        without optimisation.
         """
         return _session(
             self._rebuilt(exact, lambda pair: _requantised(pair, ranges)), {name: name for name in outputs}
         )
 
     def _rebuilt(self, exact: Mapping[str, Array], replace: Callable[[tuple[Any, Any]], Any]) -> Any:
-        """A copy of the model in which every number is fp32,
-        and each rounding of an activation what ``replace`` makes of it.
+        """A copy of the model in which every number is fp32, and each rounding of an activation what
+        ``replace`` makes of it.
         """
         import onnx
         from onnx import numpy_helper
@@ -181,8 +181,8 @@ class OnnxFile:
 
 
 def bounds_of(limits: Range, cap: float | None) -> tuple[float | None, float | None]:
-    """Where an activation's function ends, as its range tells:
-    at zero below, and above at the cap; None: nowhere.
+    """Where an activation's function ends, as its range tells: at zero below, and above at the cap;
+    None: nowhere.
     """
     low = 0.0 if limits.low == 0 else None
     return low, cap if cap is not None and low == 0 and limits.high <= cap + limits.step else None
@@ -235,8 +235,8 @@ def _requantised(pair: tuple[Any, Any], ranges: Mapping[str, Range]) -> list[Any
 
 
 def _session(proto: Any, outputs: Mapping[str, str]) -> Answers:
-    """Tensors of a graph, by the names they are given under, for uint8 pictures (B,
-    H, W, 3); computed node by node as written.
+    """Tensors of a graph, by the names they are given under, for uint8 pictures (B, H, W, 3); computed node
+    by node as written.
     """
     import onnx
     import onnxruntime as ort

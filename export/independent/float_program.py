@@ -1,5 +1,5 @@
-"""A torch.export program taken apart as far as its numbers go;
-it is fp32 and rounds nothing, so that its answers say the rest.
+"""A torch.export program taken apart as far as its numbers go; it is fp32 and rounds nothing, so that its
+answers say the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ class ProgramFile:
         self.ranges: dict[str, Range] = {}
         self.constants = {
             name: Constant(
-                name,
                 str(tensor.dtype).replace("torch.float32", "fp32"),
                 tensor.detach().cpu().double().numpy(),
             )

@@ -1,8 +1,8 @@
-"""What fp16 and bf16 do to a network by nature: every layer's numbers rounded to the format, by hooks on the
-run's own module.
+"""What fp16 and bf16 do to a network by nature: the result of every operation of the run's own module rounded
+to the format.
 
-Nothing of the exporter is used, and nothing is computed in half precision: rounding is all that the format
-adds.
+Nothing of the exporter is used, and nothing is computed in half precision: rounding is all that the
+format adds.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from export.independent.folded_weights import Array, folded_pairs
+from export.independent.expected_weights import Array, folded_pairs
 
 KINDS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 UNIT = {"fp16": 2.0**-11, "bf16": 2.0**-8}  # unit roundoff
@@ -26,12 +28,13 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Rounded:
-    """``overflows``: non-finite logits; ``difference``:
-    the largest distance from fp32, divided by each picture's scale.
+    """``overflows`` counts non-finite logits. ``difference`` is the largest distance from fp32 and
+    ``activations`` that from the network whose weights alone are rounded, by each picture's scale.
     """
 
     overflows: int
     difference: float
+    activations: float
 
 
 def rounded(precision: str, numbers: Mapping[str, Array], prologue: Collection[str]) -> dict[str, Array]:
@@ -52,40 +55,60 @@ def nature(
     logits: NDArray[np.float32],
     scale: NDArray[np.float32],
 ) -> Rounded:
-    """The network with its weights and every layer's output rounded, on uint8 pictures (N, H, W, 3).
+    """The network with its weights and every operation's result rounded, on uint8 pictures (N, H, W, 3).
 
     ``logits`` (N, K) are those of fp32 and ``scale`` (N, 1) what a picture's differences are divided by.
     """
     kind = KINDS[precision]
     network = copy.deepcopy(classifier)
     body = network.get_submodule("network")
-    before_norm = {id(kernel) for kernel, _ in folded_pairs(network, pictures.shape[1])}
-
-    def after(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return (
-            output.to(kind).to(output.dtype)
-            if isinstance(output, Tensor) and output.is_floating_point()
-            else output
-        )
-
     with torch.no_grad():
         for parameter in body.parameters():
             if parameter.ndim > 1:
                 parameter.copy_(parameter.to(kind).to(parameter.dtype))
-    for module in body.modules():
-        if (
-            not list(module.children()) and id(module) not in before_norm
-        ):  # a folded convolution gives the norm's output
-            module.register_forward_hook(after)
-    half = answers(network, pictures)
+    by_weights = answers(network, pictures)
+    rounding = _Rounding(kind)
+    body.register_forward_pre_hook(lambda *_: rounding.switch(True))
+    body.register_forward_hook(lambda *_: rounding.switch(False))
+    for kernel, _ in folded_pairs(network, pictures.shape[1]):  # its convolution gives the norm's output
+        kernel.register_forward_pre_hook(lambda *_: rounding.switch(False))
+        kernel.register_forward_hook(lambda *_: rounding.switch(True))
+    with rounding:
+        half = answers(network, pictures)
     overflows = int((~np.isfinite(half)).sum())
-    apart = float((np.abs(half - logits) / scale).max()) if not overflows else float("inf")
-    return Rounded(overflows, apart)
+    if overflows:
+        return Rounded(overflows, float("inf"), float("inf"))
+    apart = [float((np.abs(half - other) / scale).max()) for other in (logits, by_weights)]
+    return Rounded(0, *apart)
+
+
+class _Rounding(TorchDispatchMode):
+    """While it is on, the result of every operation is rounded, those of plain functions too."""
+
+    def __init__(self, kind: torch.dtype) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kind, self.on = kind, False
+
+    def switch(self, on: bool) -> None:
+        self.on = on
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if not self.on:
+            return result
+        if not function._schema.is_mutable:
+            return tree_map_only(Tensor, self._round, result)
+        for tensor in tree_leaves(result):  # what an operation in place returns here is not looked at
+            tensor.copy_(self._round(tensor))
+        return result
+
+    def _round(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.kind).to(tensor.dtype) if tensor.is_floating_point() else tensor
 
 
 def largest_activation(classifier: nn.Module, pictures: NDArray[np.uint8]) -> tuple[str, float]:
-    """The layer whose output or input reaches furthest in fp32,
-    and how far: fp16 holds nothing above 65,504.
+    """The layer whose output or input reaches furthest in fp32, and how far: fp16
+    holds nothing above 65,504.
     """
     reach: dict[str, float] = {}
     pairs = folded_pairs(classifier, pictures.shape[1])
@@ -93,9 +116,8 @@ def largest_activation(classifier: nn.Module, pictures: NDArray[np.uint8]) -> tu
 
     def after(name: str) -> Any:
         def look(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            seen = (
-                () if id(module) in norms else inputs
-            )  # what lies between the two of a folded pair is in no file
+            # what lies between the two of a folded pair is in no file
+            seen = () if id(module) in norms else inputs
             seen = seen if id(module) in kernels else (*seen, output)
             sizes = [float(tensor.abs().max()) for tensor in seen if isinstance(tensor, Tensor)]
             reach[name] = max([reach.get(name, 0.0), *sizes])

@@ -44,8 +44,8 @@ def equal(stage: str, name: str, subject: object, reference: object) -> Check:
 
 @dataclass(frozen=True)
 class Unexamined:
-    """What a stage did not examine, and why.
-    With ``decides`` the file cannot be called verified without it.
+    """What a stage did not examine, and why. With ``decides`` the file cannot be
+    called verified without it.
     """
 
     stage: str

@@ -25,8 +25,8 @@ class Comparison:
     ``flip_margin`` is the largest reference margin (top 1 minus top 2, scaled) among pictures whose label
     changed. ``slope`` is the least-squares factor from reference to subject, each row's mean taken off, and
     ``bias`` the largest mean shift of one class, scaled: rounding noise averages out of both, a fault does
-    not. ``ci_low`` and ``ci_high`` bound the change of accuracy in points (paired, 95 %); ``mcnemar`` is
-    exact.
+    not. ``ci_low`` and ``ci_high`` bound the change of accuracy in points (paired, 95 %); ``mcnemar``
+    is exact.
     """
 
     images: int
@@ -128,8 +128,8 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def permutation(reference: Floats, subject: Floats, bound: float) -> list[tuple[int, int]]:
-    """The classes (i, j) whose outputs changed places,
-    if a permutation of columns alone explains the difference.
+    """The classes (i, j) whose outputs changed places, if a permutation of columns alone explains
+    the difference.
     """
     ref, sub = reference.astype(np.float64), subject.astype(np.float64)
     scale = float(np.abs(ref).max()) or 1.0

@@ -22,8 +22,8 @@ ALPHA = 0.05  # the lower bounds below are one-sided, 95 %
 
 @dataclass(frozen=True)
 class Bins:
-    """Pictures in bins of equal mass by rising confidence: mean confidence,
-    accuracy and count of each (B,); the first two in 0..1.
+    """Pictures in bins of equal mass by rising confidence: mean confidence, accuracy and count of each (B,);
+    the first two in 0..1.
     """
 
     confidence: NDArray[np.float64]
@@ -38,8 +38,8 @@ class Bins:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Answers from confidence ``value`` on: how many pictures have one,
-    how many of these are right, and the lower bound, %.
+    """Answers from confidence ``value`` on: how many pictures have one, how many of these are right, and the
+    lower bound, %.
     """
 
     value: float
@@ -74,21 +74,11 @@ def fit(logits: Floats, labels: NDArray[np.int64]) -> tuple[float | None, str]:
 
     low, high = 1 / HOTTEST, 1 / COLDEST
     if not slope(high) > 0:
-        return (
-            None,
-            (
-                f"the likelihood of the labels still grows where T falls below {COLDEST:g}: nearly every "
-                "picture is right"
-            ),
-        )
+        edge = f"where T falls below {COLDEST:g}: nearly every picture is right"
+        return None, f"the likelihood of the labels still grows {edge}"
     if not slope(low) < 0:
-        return (
-            None,
-            (
-                f"the likelihood of the labels still grows where T rises above {HOTTEST:g}: the network is "
-                "little better than chance"
-            ),
-        )
+        edge = f"where T rises above {HOTTEST:g}: the network is little better than chance"
+        return None, f"the likelihood of the labels still grows {edge}"
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
@@ -108,8 +98,8 @@ def reliability(logits: Floats, labels: NDArray[np.int64], temperature: float, b
 
 
 def tail(right: int, n: int, p: float) -> float:
-    """Probability of at least ``right`` of n pictures right when each is with probability p:
-    the exact binomial test.
+    """Probability of at least ``right`` of n pictures right when each is with probability p: the exact
+    binomial test.
     """
     if p <= 0 or p >= 1:
         return float(p >= 1 or right == 0)
@@ -121,8 +111,8 @@ def tail(right: int, n: int, p: float) -> float:
 
 
 def lower_bound(right: int, n: int, alpha: float = ALPHA) -> float:
-    """Clopper and Pearson's exact one-sided lower bound of an accuracy, %:
-    what would give so many right in ``alpha`` of all draws.
+    """Clopper and Pearson's exact one-sided lower bound of an accuracy, %: what would give so many right in
+    ``alpha`` of all draws.
     """
     low, high = 0.0, right / n
     for _ in range(60):

@@ -1,5 +1,5 @@
-"""Stages labels and accuracy, by numbers: answers picture by picture,
-and whether what is told of them is true.
+"""Stages labels and accuracy, by numbers: answers picture by picture, and whether what is told of them
+is true.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def accuracy(comparison: list[Comparison], precision: str) -> Iterator[Check]:
 
 
 def anchor(ref: Reference, same_data: bool) -> Iterator[Check]:
-    """The module that the file is compared with is right as often as training's own code found,
-    but for few flips of rounding.
+    """The module that the file is compared with is right as often as training's own code found, but for few
+    flips of rounding.
     """
     tested = ref.run.read("summary.json")["test"]
     if same_data and len(ref.images) == ref.run.read("summary.json")["data"]["test"]:
@@ -57,8 +57,8 @@ def anchor(ref: Reference, same_data: bool) -> Iterator[Check]:
 
 
 def told(manifest: dict[str, Any], found: Comparison, precision: str, same_data: bool) -> Iterator[Check]:
-    """The accuracy that the manifest tells, once there is one,
-    is the one found on the same pictures, but for few flips.
+    """The accuracy that the manifest tells, once there is one, is the one found on the same pictures, but for
+    few flips.
     """
     told = manifest.get("accuracy")
     if told and same_data and "data" not in told and told["images"] == found.images:

@@ -10,11 +10,10 @@ from export.numbers.statistics import Comparison
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a healthy export of a precision stays within; differences and margins are relative to the logits'
-    scale.
+    """What a healthy export of a precision stays within; differences and margins are relative to the
+    logits' scale.
 
     ``spread`` is how much a picture's answer may depend on its batch.
-
     """
 
     difference: float
@@ -33,15 +32,24 @@ BOUNDS = {
     "int8": Bounds(1.5e-1, 1e-2, 95.0, 5e-3, 1.5e-1, 6e-2, -0.5),  # `int8_bounds` are those of a file
 }
 FURTHEST = {"fp16": 3e-2, "bf16": 1e-1}  # a deep network may be further from fp32 by nature, up to here
-TWIN = 1e-3  # on a CPU, from the file's own graph with rounded weights: the runtime rounds once or twice more
+TWIN = 1e-3  # from the file's own graph with rounded weights, where a CPU's runtime rounds few activations
 
 
 def half_bounds(precision: str, by_nature: float) -> Bounds:
-    """Those of fp16 or bf16 for a network that the format itself moves so far:
-    twice that, or six roundings.
+    """Those of fp16 or bf16 for a network that the format itself moves so far: twice
+    that, or six roundings.
     """
     least = 6 * UNIT[precision]
     return replace(BOUNDS[precision], difference=min(FURTHEST[precision], max(least, 2 * by_nature)))
+
+
+def twin_bound(precision: str, by_activations: float) -> float:
+    """How far a half file on a CPU may be from its own graph with rounded weights in fp32: `TWIN`, and for
+    fp16 half as much again as the rounding of every activation does to this network.
+
+    A CPU computes bf16 widened to fp32, where nothing else is rounded.
+    """
+    return TWIN if precision == "bf16" else max(TWIN, min(FURTHEST[precision], 1.5 * by_activations))
 
 
 def int8_bounds(predicted: Comparison, furthest: tuple[float, float], images: int) -> Bounds:
@@ -64,8 +72,8 @@ def int8_bounds(predicted: Comparison, furthest: tuple[float, float], images: in
 
 
 def systematic(predicted: Comparison, images: int) -> tuple[float, float]:
-    """How far an int8 file's slope may be from 1,
-    and a class's mean from its place / scale: rounding averages out of both.
+    """How far an int8 file's slope may be from 1, and a class's mean from its place / scale: rounding
+    averages out of both.
     """
     room = 2 * predicted.max_difference / images**0.5  # of few pictures it does so less
     return 3 * abs(predicted.slope - 1) + 1e-2 + room, 3 * predicted.bias + 5e-3 + room

@@ -27,11 +27,10 @@ Step = tuple[str, str, Floats | str]  # its name, what it compares, and its logi
 
 @dataclass(frozen=True)
 class Link:
-    """A step, what it compares, the largest difference of logits divided by their scale, and the labels that
-    changed.
+    """A step, what it compares, the largest difference of logits divided by their scale, and the labels
+    that changed.
 
     The last two are None where the step is one of bytes, or was not made here; ``said`` then says which.
-
     """
 
     step: str

@@ -47,8 +47,8 @@ Stage = Callable[[], Iterator[Check | Unexamined]]
 
 @dataclass(frozen=True)
 class Gate:
-    """One artifact under examination, with what is opened and parsed once for all stages;
-    ``folder`` is for its own files.
+    """One artifact under examination, with what is opened and parsed once for all stages; ``folder`` is for
+    its own files.
     """
 
     artifact: Artifact
@@ -71,8 +71,8 @@ class Gate:
 
     @cached_property
     def source(self) -> Path:
-        """The ONNX file that an engine was built from: the staged one,
-        or made again, if that gives the bytes that it was built from.
+        """The ONNX file that an engine was built from: the staged one, or made again, if that gives the bytes
+        that it was built from.
         """
         staged, again = self.artifact.path / "source.onnx", self.folder / "source.onnx"
         engine = self.manifest.get("engine")
@@ -176,16 +176,16 @@ class Gate:
     @cached_property
     def facts(self) -> Facts | None:
         """What the subject says of itself; None where nothing here can read it."""
-        if self.row.facts is None or (self.cannot_run and not self.runnable):
+        if self.row.facts is None or not self.runnable:
             return None
         return self.row.facts(self.subject)
 
     @cached_property
     def readable(self) -> Path | None:
-        """The file whose graph and numbers can be read: the subject,
-        or the source of an engine while it is there.
+        """The file whose graph and numbers can be read: the subject, or the source of an engine while it
+        is there.
         """
-        files = (self.source,) if self.cannot_run and not self.runnable else (self.subject, self.source)
+        files = (self.source,) if not self.runnable else (self.subject, self.source)
         return next((file for file in files if file.suffix in READERS and file.exists()), None)
 
     @cached_property

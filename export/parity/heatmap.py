@@ -1,5 +1,5 @@
-"""The gate's part for `--explain`: the map is the module's,
-and its mean is the top logit of the very same answer.
+"""The gate's part for `--explain`: the map is the module's, and its mean is the top logit of the very
+same answer.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ def heat_checks(session: Session, manifest: dict[str, Any], ref: Reference) -> I
     precision, most = str(manifest["precision"]), int(manifest["batch"]["max"])
     place, mean = BOUNDS[precision]
     pixels = np.ascontiguousarray(ref.images.images[: min(FEW, len(ref.images))])
-    pixels = (
-        pixels if precision == "int8" else np.concatenate([pixels, ref.probes])
-    )  # int8's ranges are those of pictures
+    # int8's ranges are those of pictures
+    pixels = pixels if precision == "int8" else np.concatenate([pixels, ref.probes])
     parts = [session.named(pixels[i : i + most]) for i in range(0, len(pixels), most)]
     logits, heat = (np.concatenate([part[name] for part in parts]) for name in ("logits", HEATMAP))
     module = explained(ref.classifier, ref.target, ref.run.spec)

@@ -33,8 +33,8 @@ def expanded(run: Run, target: str) -> list[str]:
 
 
 def combined(run: Run, one: Callable[[str], Reference]) -> Reference:
-    """The reference of ``all`` from those of the separate targets,
-    which ``one`` gives; its own logits are the main target's.
+    """The reference of ``all`` from those of the separate targets, which ``one`` gives; its own logits are
+    the main target's.
     """
     members = {name: one(name) for name in expanded(run, ALL)}
     return replace(members[main_of(run.spec)], target=ALL, members=members)

@@ -69,8 +69,8 @@ def calibration_checks(
 
 
 def other_versions(manifest: dict[str, Any]) -> list[str]:
-    """Makers of the file that are installed here in another version than made it:
-    then it cannot be made again to compare.
+    """Makers of the file that are installed here in another version than made it: then it cannot be made
+    again to compare.
     """
     here, there = versions(), manifest.get("versions") or {}
     makers = (*MAKERS, *MORE.get(str(manifest["precision"]), ()), *MORE.get(str(manifest["format"]), ()))
@@ -78,8 +78,8 @@ def other_versions(manifest: dict[str, Any]) -> list[str]:
 
 
 def format_of(file: Path, manifest: dict[str, Any]) -> str:
-    """The backend whose format a file has: the manifest's,
-    or that of the ONNX file which an engine was built from.
+    """The backend whose format a file has: the manifest's, or that of the ONNX file which an engine was
+    built from.
     """
     name = executes(manifest)
     return name if file.name == BACKENDS[name].file else "onnxruntime"
@@ -103,8 +103,8 @@ def origin_checks(file: Path, manifest: dict[str, Any], data: Data, run: Run) ->
 
 
 def source_again(manifest: dict[str, Any], data: Data, run: Run) -> bytes:
-    """The ONNX file that an engine was built from, made again from the run;
-    empty where that gives other bytes here.
+    """The ONNX file that an engine was built from, made again from the run; empty where that gives other
+    bytes here.
     """
     blob = _onnx(_traced(manifest, run), manifest, data)
     return blob if hashlib.sha256(blob).hexdigest() == manifest["engine"]["source_sha256"] else b""

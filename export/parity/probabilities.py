@@ -7,8 +7,8 @@ makes them from the logits, and no label changes. The reference is defined alike
 module / T), and the gate finds T and what the manifest says of the threshold again, from the run's weights
 and validation pictures, rather than believe them.
 
-T and the threshold come from the validation split alone. What they are worth is then measured on the test
-split.
+T and the threshold come from the validation split alone. What they are worth is then measured on the
+test split.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from export.numbers.temperature import (
 )
 from export.parity.reference import Reference, validation
 from lfdeploy.backends import Session
+from lfdeploy.backends.base import in_chunks
 from lfdeploy.confidence import KEY, temperature
 from lfdeploy.config import ExportConfig
 from lfdeploy.data import Data, Split
@@ -40,6 +41,7 @@ from lfdeploy.run import Run
 
 FEWEST = 50
 ACCURACY = 99.0
+READ_BACK = 64  # pictures: of a single sure one nothing can be told
 CLOSE = 1e-3  # T is stored to four digits; other machines' logits differ by less
 ASIDE = 0.02
 VISIBLE = 1e-6  # probabilities below it may be those of another exp()
@@ -118,8 +120,8 @@ def _before_and_after(logits: Floats, labels: NDArray[np.int64], found: float) -
 def on_test(
     manifest: dict[str, Any], logits: Floats | None, labels: NDArray[np.int64]
 ) -> dict[str, Any] | None:
-    """The same numbers for the artifact's logits on the test pictures,
-    which T and threshold have not seen.
+    """The same numbers for the artifact's logits on the test pictures, which T and
+    threshold have not seen.
     """
     found = temperature(manifest)
     if found is None or logits is None or not np.isfinite(logits).all():
@@ -141,8 +143,8 @@ def on_test(
 def temperature_checks(
     manifest: dict[str, Any], ref: Reference, same_data: bool
 ) -> Iterator[Check | Unexamined]:
-    """Stage temperature: T, and how many validation pictures are answered and right,
-    are found again from the run.
+    """Stage temperature: T, and how many validation pictures are answered and right, are found again from
+    the run.
     """
     told = manifest[KEY]
     yield equal("temperature", "split", told["split"], "val")
@@ -189,10 +191,8 @@ def _threshold_checks(
         2 * ROOM,
     )
     sure, right = p.max(1) >= float(told["threshold"]), p.argmax(1) == labels
-    for name, count in (
-        ("answered", sure.sum()),
-        ("right", (sure & right).sum()),
-    ):  # one picture may lie on the edge
+    # one picture may lie on the edge
+    for name, count in (("answered", sure.sum()), ("right", (sure & right).sum())):
         yield at_most(
             "temperature",
             f"{name} from the threshold on, against the manifest's",
@@ -206,14 +206,14 @@ def _threshold_checks(
 
 
 def output_checks(session: Session, manifest: dict[str, Any], ref: Reference) -> Iterator[Check]:
-    """T as the file applies it: the slope from centred logits to
-    centred log-probabilities on test pictures is 1 / T.
+    """T as the file applies it: the slope from centred logits to centred log-probabilities on test pictures
+    is 1 / T.
     """
     wanted = temperature(manifest)
     if wanted is None:
         return
-    most = int(manifest["batch"]["max"])
-    logits, p = session(np.ascontiguousarray(ref.images.images[:most]))
+    pictures = np.ascontiguousarray(ref.images.images[:READ_BACK])
+    logits, p = in_chunks(session, pictures, int(manifest["batch"]["max"]))
     yield at_most(
         "values",
         "T read back from the outputs: relative difference",
@@ -223,8 +223,8 @@ def output_checks(session: Session, manifest: dict[str, Any], ref: Reference) ->
 
 
 def read_back(logits: Floats, p: Floats) -> float:
-    """T from logits (N, K) and probabilities (N, K),
-    over the classes whose probability is not tiny; NaN where nothing can be told.
+    """T from logits (N, K) and probabilities (N, K), over the classes whose probability is not tiny; NaN
+    where nothing can be told.
     """
     seen = p > VISIBLE
     z, log_p = np.where(seen, logits, 0).astype(np.float64), np.log(np.where(seen, p, 1).astype(np.float64))

@@ -8,8 +8,8 @@ from lfdeploy.images import Pixels
 
 
 def probe_pictures(size: int, real: Pixels) -> Pixels:
-    """Constants, noise, checkerboards, single pixels, saturated channels,
-    stretched contrast: uint8 (P, S, S, 3).
+    """Constants, noise, checkerboards, single pixels, saturated channels, stretched contrast:
+    uint8 (P, S, S, 3).
     """
     random = np.random.default_rng(20221110)
     y, x = np.mgrid[:size, :size]

@@ -1,5 +1,5 @@
-"""What artifacts are judged against: the run's fp32 module on the test pictures and the probes,
-computed once for all of a target.
+"""What artifacts are judged against: the run's fp32 module on the test pictures and the probes, computed once
+for all of a target.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Reference:
         return {}
 
     def scale_of(self, pictures: int) -> Floats:
-        """(N + P, 1): what the differences of so many pictures and all probes are divided by,
-        each by its own kind's scale.
+        """(N + P, 1): what the differences of so many pictures and all probes are divided by, each by its own
+        kind's scale.
         """
         loudest = float(np.abs(self.logits).max())
         scales = [loudest, max(loudest, float(np.abs(self.probe_logits).max()))]
@@ -89,8 +89,8 @@ class Reference:
         return {}
 
     def truth(self, heat: bool) -> Truth:
-        """What a file of this target is held to,
-        with the names of a file with a heat map or of one without.
+        """What a file of this target is held to, with the names of a file with a heat
+        map or of one without.
         """
         if heat not in self._truths:
             count = min(NOISE_PICTURES, len(self.images))
@@ -98,7 +98,7 @@ class Reference:
             named = explained(self.classifier, self.target, self.run.spec) if heat else self.classifier
             self._truths[heat] = truth_of(
                 self.classifier, named, self.run.spec,
-                pictures=np.ascontiguousarray(self.images.images[:count]), labels=self.images.labels[:count],
+                pictures=np.ascontiguousarray(self.images.images[:count]),
                 logits={name: ref.logits[:count] for name, ref in outputs.items()},
                 probes=self.probes, probe_logits={name: ref.probe_logits for name, ref in outputs.items()},
             )  # fmt: skip
@@ -114,8 +114,8 @@ def outputs_of(ref: Reference) -> dict[str, Reference]:
 
 
 def training_pictures(data: Data, named: set[str]) -> Pixels:
-    """Up to 64 pictures of train, evenly over it:
-    those whose digests are not named, and others where they are fewer.
+    """Up to 64 pictures of train, evenly over it: those whose digests are not named, and others where they
+    are fewer.
     """
     digests = np.array([digest.decode() in named for digest in data.train.digests.tolist()])
     free, others = np.flatnonzero(~digests), np.flatnonzero(digests)
@@ -141,7 +141,7 @@ def reference(run: Run, target: str, split: Split, data: Data, tick: Tick = lamb
         run,
         target,
         split,
-        logits_of(session, split, BATCH, tick),
+        logits_of(session, split, tick),
         probes,
         in_chunks(session, probes, 256)[0],
         data,
@@ -167,8 +167,8 @@ def module(run: Run, target: str) -> Session:
 
 
 def validation(run: Run, target: str, data: Data) -> tuple[Split, Floats]:
-    """The validation pictures that neither train nor test holds too,
-    pixel for pixel, and the module's logits for them.
+    """The validation pictures that neither train nor test holds too, pixel for pixel, and the module's logits
+    for them.
     """
     known = set(data.test.digests.tolist()) | set(data.train.digests.tolist())
     free = np.array(
@@ -181,12 +181,12 @@ def validation(run: Run, target: str, data: Data) -> tuple[Split, Floats]:
     split = Split(chosen, data.val.labels[free], data.val.digest, data.val.digests[free])
     if not len(free):
         return split, np.zeros((0, len(data.classes)), np.float32)
-    return split, logits_of(module(run, target), split, BATCH, lambda count: None)
+    return split, logits_of(module(run, target), split, lambda count: None)
 
 
-def logits_of(session: Session, split: Split, batch: int, tick: Tick) -> Floats:
+def logits_of(session: Session, split: Split, tick: Tick) -> Floats:
     """A session's logits (N, K) for a whole split."""
-    return answers_of(session, split, batch, tick)["logits"]
+    return answers_of(session, split, BATCH, tick)["logits"]
 
 
 def answers_of(session: Session, split: Split, batch: int, tick: Tick) -> dict[str, Floats]:

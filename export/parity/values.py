@@ -12,7 +12,7 @@ from export.independent.evidence import Evidence, run
 from export.independent.halves import KINDS
 from export.numbers.check import Check, at_most, equal
 from export.numbers.statistics import compare, log_softmax, permutation
-from export.parity.bounds import BOUNDS, TWIN, Bounds, half_bounds, int8_bounds, systematic
+from export.parity.bounds import BOUNDS, Bounds, half_bounds, int8_bounds, systematic, twin_bound
 from export.parity.heatmap import heat_alike, heat_checks
 from export.parity.members import Member, Part, each
 from export.parity.probabilities import output_checks
@@ -46,8 +46,8 @@ def finite_checks(session: Session, artifact: Artifact, ref: Reference) -> Itera
 def value_checks(
     session: Session, artifact: Artifact, parts: list[Part], tick: Tick, evidence: Evidence | None
 ) -> Iterator[Check]:
-    """Stage values, of every output; ``evidence`` gives int8 its bounds,
-    None where the file cannot be read.
+    """Stage values, of every output; ``evidence`` gives int8 its bounds, None where
+    the file cannot be read.
     """
     answers = answers_of(session, parts[0].ref.images, int(artifact.manifest["batch"]["max"]), tick)
     for part in parts:
@@ -77,7 +77,6 @@ def _furthest(part: Part, evidence: Evidence) -> tuple[float, float]:
     furthest off.
 
     Some picture of many goes beyond every range; that the ranges are right is a check of its own.
-
     """
     reference, subject = part.ref.logits, part.answers[0]
     known = log_softmax(reference)
@@ -121,22 +120,22 @@ def _values(session: Session, artifact: Artifact, part: Part, evidence: Evidence
 
 
 def _twin(session: Session, manifest: dict[str, Any], part: Part, evidence: Evidence) -> Check:
-    """Half precision on a CPU: within a rounding or two of the file's
-    graph with the run's numbers rounded by ourselves.
+    """Half precision on a CPU: the file's graph in fp32 with the run's numbers rounded by ourselves, but for
+    the activations that the runtime rounds.
     """
     pictures = evidence.truth.pictures
     twin = run(evidence.halved, np.concatenate([pictures, part.ref.probes]))[part.output]
     probes = in_chunks(session, part.ref.probes, int(manifest["batch"]["max"]))[0]
     subject = np.concatenate([part.answers[0][: len(pictures)], probes])
     apart = float((np.abs(twin - subject) / part.ref.scale_of(len(pictures))).max())
-    return at_most(
-        "values", f"difference / scale from the run's {manifest['precision']} weights in fp32", apart, TWIN
-    )
+    precision = str(manifest["precision"])
+    bound = twin_bound(precision, part.ref.nature(precision).activations)
+    return at_most("values", f"difference / scale from the run's {precision} weights in fp32", apart, bound)
 
 
 def _probes(session: Session, manifest: dict[str, Any], ref: Reference, bounds: Bounds) -> Iterator[Check]:
-    """Probe pictures, every batch size, equal rows, permuted rows,
-    and that probabilities are the logits' softmax.
+    """Probe pictures, every batch size, equal rows, permuted rows, and that probabilities are the
+    logits' softmax.
     """
     most = int(manifest["batch"]["max"])
     alone = named_in_chunks(session, ref.probes, most)

@@ -61,8 +61,8 @@ def judge(
     tick: Tick = lambda count: None,
     asked: str = "auto",
 ) -> Report:
-    """Every stage for one artifact on this machine;
-    an engine that cannot run here is judged by its source ONNX.
+    """Every stage for one artifact on this machine; an engine that cannot run here is judged by its
+    source ONNX.
     """
     with tempfile.TemporaryDirectory() as folder:
         return _judged(Gate(artifact, run, ref, device, chosen(artifact.manifest, asked), tick, Path(folder)))
@@ -73,16 +73,19 @@ def _judged(gate: Gate) -> Report:
     unexamined: list[Unexamined] = []
     verdict, reason = ("unverified", gate.hindrance) if gate.hindrance else ("pass", "")
     for stage, make in gate.stages().items():
-        count = len(checks) + len(unexamined)
+        made = 0
         try:
             for one in make():
-                checks.append(one) if isinstance(one, Check) else unexamined.append(one)
-        except (
-            Exception
-        ) as error:  # whatever a broken file provokes in a parser or a runtime is a finding about it
+                made += 1
+                if isinstance(one, Check):
+                    checks.append(one)
+                elif one not in unexamined:  # every output of one file says the same
+                    unexamined.append(one)
+        # whatever a broken file provokes in a parser or a runtime is a finding about it
+        except Exception as error:
             text = (str(error).splitlines() or [type(error).__name__])[0][:300]
             checks.append(Check(stage, "can be examined", text, "no error", False))
-        if len(checks) + len(unexamined) == count:
+        if not made:
             unexamined.append(Unexamined(stage, "no check was made", decides=True))
         failed = [check for check in checks if not check.passed]
         if failed:

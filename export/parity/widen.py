@@ -9,8 +9,8 @@ import numpy as np
 
 
 def widen(source: Path, out: Path) -> Path:
-    """A copy of a bf16 ONNX file with its bf16 tensors and casts turned to fp32:
-    exact, and runs where bf16 does not.
+    """A copy of a bf16 ONNX file with its bf16 tensors and casts turned to fp32: exact, and runs where bf16
+    does not.
     """
     import onnx
     from onnx import TensorProto, numpy_helper

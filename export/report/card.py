@@ -1,4 +1,4 @@
-"""The model card: what an artifact is, how good, how proven, and how to load it in five lines."""
+"""The model card: what an artifact is, how good, how proven, and how to load it in a few lines."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         "## Load it",
         "",
         "```python",
-        *_five_lines(manifest),
+        *_load_lines(manifest),
         "```",
         "",
         "Pictures are turned upright (EXIF), converted to RGB, cropped to the largest centred "
@@ -129,7 +129,9 @@ def _speed_rows(manifest: dict[str, Any]) -> list[str]:
     cpu = "the CPU that exported it" + (f" ({manifest['cpu']})" if "cpu" in manifest else "")
     slower = max(one["ratio"] for one in speedup.values()) < 1
     remark = "; **slower than fp32 there**: int8 sums in hardware need VNNI or AMX" if slower else ""
-    how = f"{RUNTIMES[manifest['format']]}, one thread of {cpu}, 95 % intervals{remark}"
+    how = (
+        f"{RUNTIMES.get(manifest['format'], manifest['format'])}, one thread of {cpu}, 95 % intervals{remark}"
+    )
     return [f"| speed against its fp32 sibling | {', '.join(times)}; {how} |"]
 
 
@@ -177,7 +179,7 @@ def _cell(value: float | str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _five_lines(manifest: dict[str, Any]) -> list[str]:
+def _load_lines(manifest: dict[str, Any]) -> list[str]:
     size, int8 = manifest["input"]["height"], manifest["precision"] == "int8"
     upright = 'ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")'
     picture = f"ImageOps.fit({upright}, ({size}, {size}), Image.Resampling.BILINEAR)"

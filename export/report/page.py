@@ -1,5 +1,5 @@
-"""report.html: the proof of an artifact as a page that needs nothing else:
-verdict, plots, worst pictures, every check.
+"""report.html: the proof of an artifact as a page that needs nothing else: verdict, plots, worst pictures,
+every check.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ svg text { fill: var(--soft); font-size: 12px } svg rect { fill: var(--bar) } sv
 def page(
     manifest: dict[str, Any], report: dict[str, Any], split: Split, reference: Floats, logits: Floats | None
 ) -> str:
-    """The page for a manifest, its parity document, and the logits (N,
-    K) of both sides on the split; None where none were computed.
+    """The page for a manifest, its parity document, and the logits (N, K) of both sides on the split; None
+    where none were computed.
     """
     name = f"{manifest['target']}, {manifest['format']} {manifest['precision']}"
     run = manifest["run"]
@@ -83,7 +83,7 @@ def verdict(report: dict[str, Any]) -> str:
     head = {
         "pass": "<b>Pass.</b> This file answers as the trained network does.",
         "fail": "<b>Fail.</b> This file does not answer as the trained network does. Do not ship it.",
-        "unverified": "<b>Not verified.</b> The file was built, but not run here.",
+        "unverified": "<b>Not verified.</b> The file was built; its proof is not complete.",
     }[report["verdict"]]
     lines = [f"<p>{head}</p>"]
     if found:
@@ -94,7 +94,7 @@ def verdict(report: dict[str, Any]) -> str:
             f"{found['top1']:.2f} % right, the trained network {found['top1_reference']:.2f} %: a change of "
             f"{found['top1'] - found['top1_reference']:+.2f} points, between {found['ci_low']:+.2f} "
             f"and {found['ci_high']:+.2f} with 95 % "
-            f"confidence.</p>"
+            "confidence.</p>"
         )
     if report.get("members"):
         cells = [
@@ -179,8 +179,8 @@ def _classes(names: list[str], reference: Floats, logits: Floats, labels: NDArra
 
 
 def _worst(names: list[str], split: Split, reference: Floats, logits: Floats, t: float) -> str:
-    """Pictures whose label changed, those of the largest margin first;
-    then those with the largest difference.
+    """Pictures whose label changed, those of the largest margin first; then those with the
+    largest difference.
     """
     top_r, top_s = reference.argmax(1), logits.argmax(1)
     two = np.partition(reference, -2, axis=1)[:, -2:]

@@ -1,5 +1,5 @@
-"""How calibrated an artifact is, for people:
-the reliability diagram of report.html, and the model card's section.
+"""How calibrated an artifact is, for people: the reliability diagram of report.html, and the model
+card's section.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ STYLE = """
 
 
 def diagram(manifest: dict[str, Any], logits: Floats, labels: NDArray[np.int64]) -> str:
-    """The section of report.html on the artifact's test logits (N,
-    K); empty for one without a temperature.
+    """The section of report.html on the artifact's test logits (N, K); empty for one
+    without a temperature.
     """
     t = temperature(manifest)
     if t is None:

@@ -33,8 +33,8 @@ def executes(manifest: dict[str, object]) -> str:
 
 
 def chosen(manifest: dict[str, object], asked: str) -> str:
-    """`executes` for ``auto``, else the backend asked for:
-    an error unless it opens the format and works here.
+    """`executes` for ``auto``, else the backend asked for: an error unless it opens the format and
+    works here.
     """
     if asked == "auto":
         return executes(manifest)
@@ -61,7 +61,7 @@ def builder(format: str, engine: str, precision: str, portable: bool = False) ->
         here = "tensorrt-rtx" if BACKENDS["tensorrt"].missing() else "tensorrt"
         name = here if engine == "auto" else engine
     elif engine != "auto":
-        raise LfdeployError(f"--engine {engine} has a meaning only with --format trt.")
+        raise UsageError(f"--engine {engine} has a meaning only with --format trt.")
     row = BACKENDS[name]
     if portable and name != "tensorrt":
         why = "it is for --format trt"

@@ -1,5 +1,5 @@
-"""Is a model file the one that belongs? ONNX models, OpenVINO IRs and exported programs, compared part by
-part.
+"""Is a model file the one that belongs? ONNX models, OpenVINO IRs and exported programs, compared part
+by part.
 
 Graphs must be equal; numbers may differ by what another processor's rounding does. Each function gives the
 first thing that differs, in words, or `SAME`.

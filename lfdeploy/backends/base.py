@@ -1,5 +1,5 @@
-"""What a backend is: it builds its file from a traced classifier,
-opens it, and answers uint8 pixels with probabilities.
+"""What a backend is: it builds its file from a traced classifier, opens it, and answers uint8 pixels with
+probabilities.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class Material:
 class Backend:
     """A row of the table.
 
-    ``facts(path)`` reads what a file says of itself without executing it, ``difference(path, other,
-    precision)`` how two files differ (`alike.SAME` where they do not); a row that cannot do one of them says
-    in ``opaque`` why, and what nobody can read is never called verified.
+    ``facts(path)`` reads what a file says of itself without executing it,
+    ``difference(path, other, precision)`` how two files differ (`alike.SAME` where they do not); a row that
+    cannot do one of them says in ``opaque`` why, and what nobody can read is never called verified.
 
     ``format`` and ``file`` say what it executes; ``build(material, out)`` makes that file, and the ``extra``
     ones beside it, and returns what the manifest should say of an engine. ``missing()`` gives the reason why

@@ -1,5 +1,5 @@
-"""Batch sizes for which a recorded program exists:
-any other batch is filled up to the next one and cut again.
+"""Batch sizes for which a recorded program exists: any other batch is filled up to the next one and
+cut again.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def bucket(size: int, most: int) -> int:
 
 
 def fill(buffer: Pixels, images: Pixels) -> None:
-    """Put images (B, H, W, 3) into the first rows of a buffer (bucket,
-    H, W, 3); the rest becomes black, nothing old stays.
+    """Put images (B, H, W, 3) into the first rows of a buffer (bucket, H, W, 3); the rest becomes black,
+    nothing old stays.
     """
     buffer[: len(images)] = images
     buffer[len(images) :] = 0

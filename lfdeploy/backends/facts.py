@@ -1,5 +1,5 @@
-"""What a model file says of itself, read without executing it:
-inputs, outputs, and the facts that were put into it.
+"""What a model file says of itself, read without executing it: inputs, outputs, and the facts that were put
+into it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Value:
-    """An input or output: its name, whether the batch is free,
-    the other sizes (0 where not fixed), a numpy-like type.
+    """An input or output: its name, whether the batch is free, the other sizes (0 where not fixed), a
+    numpy-like type.
     """
 
     name: str
@@ -93,9 +93,8 @@ def of_program(path: Path) -> Facts:
         return Value(name, free, rest, str(tensor.dtype).removeprefix("torch."))
 
     outputs = [str(name) for name in signature.user_outputs]
-    names = [
-        o["name"] for o in told.get("outputs", [])
-    ]  # a program's outputs are a tuple; what they are is told beside it
+    # a program's outputs are a tuple; what they are is told beside it
+    names = [o["name"] for o in told.get("outputs", [])]
     if len(names) != len(outputs):
         names = outputs
     return Facts(

@@ -41,8 +41,8 @@ def session_options(threads: int = 0) -> Any:
 
 
 class OnnxSession:
-    """One InferenceSession with exactly one provider;
-    a provider that is not the one asked for is an error.
+    """One InferenceSession with exactly one provider; a provider that is not the one
+    asked for is an error.
     """
 
     backend = "onnxruntime"

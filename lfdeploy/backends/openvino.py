@@ -52,8 +52,8 @@ def core() -> Any:
     """The one `openvino.Core` of the process, never given back.
 
     Its CPU plugin gives the thread that loads it a signal stack and takes it back when it ends. Of two that
-    do not end in reverse order the freed stack stays behind, and the next Ctrl-C or SIGTERM is a segmentation
-    fault.
+    do not end in reverse order the freed stack stays behind, and the next Ctrl-C or SIGTERM is a
+    segmentation fault.
     """
     return _core(load())
 
@@ -90,9 +90,8 @@ def _build(material: Material, out: Path) -> dict[str, Any]:
     model = read_ir(material.onnx)
     for number, op in enumerate(model.get_ordered_ops()):
         name, kind = op.get_friendly_name(), op.get_type_name()
-        if (
-            name.startswith(f"{kind}_") and name.removeprefix(f"{kind}_").isdigit()
-        ):  # counted over the life of the process
+        # counted over the life of the process
+        if name.startswith(f"{kind}_") and name.removeprefix(f"{kind}_").isdigit():
             op.set_friendly_name(f"{kind}_{number}")
     model.set_rt_info(json.dumps(material.facts, sort_keys=True, ensure_ascii=False), list(METADATA))
     load().save_model(model, out, compress_to_fp16=False)  # the precision is the graph's
@@ -151,8 +150,8 @@ class OpenVinoSession:
 
 
 def _keep_apart(model: Any) -> None:
-    """Keep openvino from folding a sum or product by channel into the FakeQuantize behind it, by naming it an
-    output.
+    """Keep openvino from folding a sum or product by channel into the FakeQuantize behind it, by naming it
+    an output.
 
     Where int8 is computed in float, openvino 2026.4 folds the two, also through an activation between them,
     and its kernel for ranges by channel takes another channel's for most numbers, from two channels on. A

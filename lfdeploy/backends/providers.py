@@ -1,5 +1,5 @@
-"""ONNX Runtime's execution providers for NVIDIA GPUs, each a backend of its own that opens the same
-model.onnx.
+"""ONNX Runtime's execution providers for NVIDIA GPUs, each a backend of its own that opens the
+same model.onnx.
 
 ONNX Runtime falls back to the CPU without a word: a provider whose library does not load, or that does not
 take a node, is passed over. Here the first provider must be the one asked for, and one profiled call must
@@ -57,8 +57,8 @@ def _rtx(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _profile(manifest: Mapping[str, Any], prefix: str) -> dict[str, str]:
-    """The batch profile in the words of TensorRT's two providers,
-    so that no engine is built anew for a batch size.
+    """The batch profile in the words of TensorRT's two providers, so that no engine is built anew for a
+    batch size.
     """
     put = manifest["input"]
     picture = f"{put['height']}x{put['width']}x3"
@@ -88,8 +88,8 @@ def placed(events: Iterable[Any]) -> dict[str, Counter[str]]:
 
 
 def require(found: Mapping[str, Mapping[str, int]], provider: str) -> None:
-    """Raise `LfdeployError` unless the provider ran something,
-    and no other ran a convolution or a matrix product.
+    """Raise `LfdeployError` unless the provider ran something, and no other ran a convolution or a
+    matrix product.
     """
     if not found.get(provider):
         told = ", ".join(found) or "none"
@@ -115,11 +115,10 @@ def _heavy(operators: Mapping[str, int]) -> dict[str, int]:
 
 
 def session_on(file: Path, provider: str, options: Mapping[str, str], pixels: Pixels) -> Any:
-    """An InferenceSession that is proven to execute on a provider, by one profiled call on uint8 pixels (B,
-    H, W, 3).
+    """An InferenceSession that is proven to execute on a provider, by one profiled call on uint8
+    pixels (B, H, W, 3).
 
     Raises `LfdeployError` where the file does not load, or something else executes it.
-
     """
     import onnxruntime as ort
 

@@ -1,5 +1,5 @@
-"""torch.export's .pt2: the traced classifier with its weights,
-opened by torch alone on the CPU or a CUDA GPU.
+"""torch.export's .pt2: the traced classifier with its weights, opened by torch alone on the CPU or a
+CUDA GPU.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ def read_program(file: Path) -> tuple[Any, dict[str, Any]]:
     extra = {METADATA: ""}
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "The given buffer is not writable"
-            )  # torch 2.11's own, about its reading of the file
+            # torch 2.11's own, about its reading of the file
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
             program = torch.export.load(file, extra_files=extra)
     except Exception as error:  # zip, json, schema and pickle errors are of many kinds
         raise LfdeployError(

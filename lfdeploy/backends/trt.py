@@ -65,7 +65,6 @@ def invalid(trt: Any, blob: bytes) -> tuple[str, ...]:
     it would, or cannot say.
 
     Only TensorRT-RTX offers this. Without a GPU it still tells what is no engine at all, and nothing else.
-
     """
     runtime = trt.Runtime(log_to(trt, []))
     if not hasattr(runtime, "get_engine_validity"):
@@ -138,8 +137,8 @@ def _open(package: str, source: Source, device: str) -> Session:
 
 
 def engine_facts(package: str, file: Path) -> Facts:
-    """What an engine says of its inputs and outputs, on a machine with the GPU;
-    of labels or a target it knows nothing.
+    """What an engine says of its inputs and outputs, on a machine with the GPU; of labels or a target it
+    knows nothing.
     """
     trt = load(package)
     engine = trt.Runtime(log_to(trt, [])).deserialize_cuda_engine(file.read_bytes())

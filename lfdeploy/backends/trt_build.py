@@ -122,8 +122,8 @@ def configured(
 
 
 def make_portable(trt: Any, config: Any, package: str) -> None:
-    """Ask for an engine that runs on every GPU from Ampere on and under later versions;
-    `LfdeployError` if it is not granted.
+    """Ask for an engine that runs on every GPU from Ampere on and under later versions; `LfdeployError` if it
+    is not granted.
     """
     for owner, name in ((trt, "HardwareCompatibilityLevel"), (trt.BuilderFlag, "VERSION_COMPATIBLE")):
         if not hasattr(owner, name):
@@ -141,8 +141,8 @@ def make_portable(trt: Any, config: Any, package: str) -> None:
 
 
 def timing_file(version: str, gpu: str, portable: bool) -> Path:
-    """Where tactic timings of one TensorRT version on one kind of GPU are kept:
-    a file in the user's cache directory.
+    """Where tactic timings of one TensorRT version on one kind of GPU are kept: a file in the user's
+    cache directory.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = re.sub("[^a-z0-9.]+", "-", f"{version} {gpu}{' portable' if portable else ''}".lower())
@@ -191,8 +191,8 @@ def build(
 
 
 def settle() -> None:
-    """Begin this program anew with one core and fixed addresses;
-    its last argument then says whether both were granted.
+    """Begin this program anew with one core and fixed addresses; its last argument then says whether both
+    were granted.
     """
     fixed = ctypes.CDLL(None).personality(NO_RANDOM_ADDRESSES) != -1  # containers may forbid it
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -204,8 +204,8 @@ def settle() -> None:
 
 
 def main() -> None:
-    """The process: arguments of `build_here` as JSON on the command line;
-    its answer, or one line on standard error.
+    """The process: arguments of `build_here` as JSON on the command line; its answer, or one line on
+    standard error.
     """
     package, onnx, out, profile, precision, portable = json.loads(sys.argv[1])
     if package == "tensorrt-rtx" and len(sys.argv) == 2:

@@ -1,5 +1,5 @@
-"""In which precision an engine's convolutions and matrix products compute: read, and held against what was
-asked.
+"""In which precision an engine's convolutions and matrix products compute: read, and held against what
+was asked.
 
 Two witnesses. The parsed network is strongly typed, so its tensors' types are the engine's; it can be read
 anywhere. The engine's own inspector is better, and needs a GPU.
@@ -40,8 +40,8 @@ _PRECISIONS = (
 
 
 def of_network(network: Any) -> Layers:
-    """Convolutions and matrix products of a parsed `INetworkDefinition` by precision, and its Q and DQ
-    layers.
+    """Convolutions and matrix products of a parsed `INetworkDefinition` by precision, and its Q and
+    DQ layers.
 
     ``int8`` is a layer all of whose inputs come out of int8 through a DequantizeLinear; a layer whose tensors
     are of several types is ``mixed``.
@@ -60,8 +60,8 @@ def of_network(network: Any) -> Layers:
 
 
 def of_inspector(document: str) -> Layers:
-    """Convolutions and matrix products of what `EngineInspector.get_engine_information` says in JSON, by
-    precision.
+    """Convolutions and matrix products of what `EngineInspector.get_engine_information` says in JSON,
+    by precision.
 
     The precision is that of the layer's first input. Layers whose type is not told (names only, dynamic
     shapes without a context, fused ones of another kind) are left out. Raises `LfdeployError` for what is no
@@ -91,8 +91,8 @@ def of_inspector(document: str) -> Layers:
 
 
 def require(layers: Layers, asked: str, witness: str) -> None:
-    """Raise `LfdeployError` unless there are convolutions or matrix
-    products and all compute in the precision asked for.
+    """Raise `LfdeployError` unless there are convolutions or matrix products and all compute in the precision
+    asked for.
     """
     if not any(kind in layers for kind in KINDS):
         raise LfdeployError(
@@ -151,8 +151,8 @@ def _told(tensors: list[Any]) -> Iterator[str]:
 
 
 def inspected(trt: Any, runtime: Any, plan: bytes, shape: tuple[int, ...], name: str) -> Layers:
-    """`of_inspector` for a plan that this machine's GPU can open,
-    at one shape of its input; empty where it cannot.
+    """`of_inspector` for a plan that this machine's GPU can open, at one shape of its input; empty where
+    it cannot.
     """
     engine = runtime.deserialize_cuda_engine(plan)
     context = engine and engine.create_execution_context()

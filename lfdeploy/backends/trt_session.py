@@ -1,5 +1,5 @@
-"""Runs an engine: pinned host buffers, one stream,
-and a CUDA graph for each batch bucket, recorded when it is first needed.
+"""Runs an engine: pinned host buffers, one stream, and a CUDA graph for each batch bucket, recorded when it
+is first needed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ class TrtSession:
         faults = invalid(self.trt, blob)
         self.runtime = self.trt.Runtime(log_to(self.trt, self.messages))
         told = source.manifest["engine"]
-        self.runtime.engine_host_code_allowed = bool(
-            told.get("portable")
-        )  # our own file: its hash was checked
+        # our own file: its hash was checked
+        self.runtime.engine_host_code_allowed = bool(told.get("portable"))
         self.engine = None if faults else self.runtime.deserialize_cuda_engine(blob)
         if self.engine is None:
             why = [INVALID.get(fault, fault) for fault in faults] or [*self.messages, "no reason given"][:1]
@@ -118,8 +117,8 @@ class _Bucket:
 
 
 def _context(trt: Any, engine: Any) -> Any:
-    """An execution context; RTX compiles its kernels for a shape at once,
-    not behind the first calls, or a graph holds slow ones.
+    """An execution context; RTX compiles its kernels for a shape at once, not behind the first calls, or a
+    graph holds slow ones.
     """
     if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
         return engine.create_execution_context()

@@ -1,9 +1,9 @@
-"""What a picture file says of itself, read without a decoder: from this is decided whether it is decoded at
-all.
+"""What a picture file says of itself, read without a decoder: from this is decided whether it is decoded
+at all.
 
 A format is one file. Each reader walks its own structure in bounded steps, whatever the file claims, and
-hands on only what makes pixels, so that no text, profile, or odd tag costs memory or condemns a sound
-picture.
+hands on only what makes pixels, so that no text, profile, or odd tag costs memory or condemns a
+sound picture.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_header(blob: bytes) -> Header:
-    """The header of a file of an accepted format.
-    Raises `PictureError` with a sentence that lacks its subject.
+    """The header of a file of an accepted format. Raises `PictureError` with a sentence that lacks
+    its subject.
     """
     if blob.startswith(b"\xff\xd8"):
         return jpeg.read(blob)

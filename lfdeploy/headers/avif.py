@@ -46,8 +46,8 @@ def read(blob: bytes) -> Header:
 
 
 def _boxes(blob: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, and begin and end of the content, of the boxes between two places.
-    Raises `PictureError` when one is cut.
+    """Kind, and begin and end of the content, of the boxes between two places. Raises `PictureError` when one
+    is cut.
     """
     for _ in range(MOST_BOXES):
         if start + 8 > end:

@@ -46,8 +46,8 @@ class Header:
 
 
 def damaged(reason: str) -> PictureError:
-    """The error for a file whose structure is broken;
-    `lfdeploy.images.decode` puts the file's name before it.
+    """The error for a file whose structure is broken; `lfdeploy.images.decode` puts the file's name
+    before it.
     """
     return PictureError("damaged", f"is damaged: {reason}.")
 
@@ -63,8 +63,8 @@ def unsupported(what: str) -> PictureError:
 
 
 def orientation(exif: bytes, xmp: bytes = b"") -> int:
-    """1 to 8 of an EXIF block, else of XMP; 1 where they hold nothing readable:
-    odd tags condemn no picture.
+    """1 to 8 of an EXIF block, else of XMP; 1 where they hold nothing readable: odd
+    tags condemn no picture.
     """
     while exif.startswith(b"Exif\0\0"):
         exif = exif[6:]

@@ -77,8 +77,8 @@ def _check_frame(frame: bytes, kind: int) -> None:
 
 
 def _needed(kind: int, body: bytes) -> bool:
-    """Whether the decoder needs the segment: tables and frames;
-    of applications only what tells colours apart.
+    """Whether the decoder needs the segment: tables and frames; of applications only what tells
+    colours apart.
     """
     if kind in (APP0, ADOBE):
         return (body.startswith(b"JFIF\0") and len(body) >= 14) or (

@@ -1,5 +1,5 @@
-"""TIFF: the first directory, written anew with only the tags that make pixels;
-odd tags and further pages stay out.
+"""TIFF: the first directory, written anew with only the tags that make pixels; odd tags and further pages
+stay out.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class _File:
 
 
 def read(blob: bytes) -> Header:
-    """Size, mode, orientation, what is white. Raises `PictureError`,
-    by name for what cannot be read rightly.
+    """Size, mode, orientation, what is white. Raises `PictureError`, by name for
+    what cannot be read rightly.
     """
     order, big = ("<" if blob[:2] == b"II" else ">"), blob[2:4] in (b"+\0", b"\0+")
     file = _File(blob, order, big)
@@ -153,8 +153,8 @@ def read(blob: bytes) -> Header:
 
 
 def _largest(facts: dict[int, list[int]], bits: int) -> int:
-    """White as the file tells it: all bits of a depth below 16,
-    or of a tag; another number there is a statistic.
+    """White as the file tells it: all bits of a depth below 16, or of a tag; another number there is
+    a statistic.
     """
     for tag in (LARGEST_OF_FORMAT, LARGEST):
         value = (facts.get(tag) or [0])[0]
@@ -189,8 +189,8 @@ def _check_pieces(file: _File, tags: dict[int, bytes], compression: int) -> None
 
 
 def _pages(file: _File, first: int, after: int) -> int:
-    """How many directories follow each other, up to `MOST_FRAMES` + 1;
-    a broken or circular chain just ends.
+    """How many directories follow each other, up to `MOST_FRAMES` + 1; a broken or
+    circular chain just ends.
     """
     starts = {first}
     while after and after not in starts and len(starts) <= MOST_FRAMES:

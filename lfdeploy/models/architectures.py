@@ -1,5 +1,5 @@
-"""The table of architectures. To add one:
-a builder ``classes -> Backbone`` in a file here, and a row below.
+"""The table of architectures. To add one: a builder ``classes -> Backbone`` in a
+file here, and a row below.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ TIMM = "timm:"
 
 
 def canonical(arch: str) -> str:
-    """The row that a name or an alias means;
-    raises `UsageError` with the nearest names for one that means none.
+    """The row that a name or an alias means; raises `UsageError` with the nearest names for one that
+    means none.
     """
     if arch.startswith(TIMM):
         from lfdeploy.models.from_timm import known

@@ -1,5 +1,5 @@
-"""One shape for every network: a stem, stages that each end in a feature map,
-and a head that gives logits.
+"""One shape for every network: a stem, stages that each end in a feature map, and a
+head that gives logits.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Backbone(nn.Module):
         return x
 
     def features(self, x: Tensor, skip: int = 0) -> list[Tensor]:
-        """One map per stage. With ``skip`` = k > 0,
-        x is the output of the stem and the first k - 1 stages.
+        """One map per stage. With ``skip`` = k > 0, x is the output of the stem and
+        the first k - 1 stages.
         """
         maps = []
         if skip == 0:

@@ -18,8 +18,8 @@ from lfdeploy.models.cifar_resnet import initialise
 
 
 class PreBlock(nn.Module):
-    """Norm, ReLU and convolution, twice, with a shortcut: (B,
-    C_in, H, W) to (B, C_out, H/stride, W/stride).
+    """Norm, ReLU and convolution, twice, with a shortcut: (B, C_in, H, W) to (B,
+    C_out, H/stride, W/stride).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -38,8 +38,8 @@ class PreBlock(nn.Module):
 
 
 def wide_resnet(depth: int, factor: int) -> Callable[[int], Backbone]:
-    """Zagoruyko and Komodakis 2016, WRN-depth-factor, without dropout:
-    depth 6n + 4, stages of 16, 32 and 64 times the factor.
+    """Zagoruyko and Komodakis 2016, WRN-depth-factor, without dropout: depth 6n + 4, stages of 16, 32 and 64
+    times the factor.
     """
     blocks = (depth - 4) // 6
 
@@ -112,8 +112,8 @@ VGG = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 
 def cifar_vgg(depth: int, norm: bool) -> Callable[[int], Backbone]:
     """Simonyan and Zisserman 2015 with one linear layer for three, as Tian et al. 2020 use it.
 
-    Every block but the first begins with the pooling that halves the map; the last is not pooled again (32
-    px: 32, 16, 8, 4, 2).
+    Every block but the first begins with the pooling that halves the map; the last is not pooled again
+    (32 px: 32, 16, 8, 4, 2).
     """
 
     def build(classes: int) -> Backbone:

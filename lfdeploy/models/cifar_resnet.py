@@ -88,8 +88,8 @@ def cifar_resnet(
 
 
 def cifar_bottleneck(depth: int) -> Callable[[int], Backbone]:
-    """A builder ``classes -> Backbone`` for depth 9n + 2: the "ResNet-110" of ONE,
-    OKDDip and PCL, whose last map has 256 channels.
+    """A builder ``classes -> Backbone`` for depth 9n + 2: the "ResNet-110" of ONE, OKDDip and PCL, whose last
+    map has 256 channels.
     """
     blocks = (depth - 2) // 9
 

@@ -46,8 +46,8 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
 
 
 class Cut(nn.Module):
-    """A backbone with its head cut before the pooling: images (B, 3, H,
-    W) to logits (B, K) and the map (B, C, h, w) that is pooled.
+    """A backbone with its head cut before the pooling: images (B, 3, H, W) to logits (B, K) and the map
+    (B, C, h, w) that is pooled.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -106,11 +106,10 @@ class CutFused(nn.Module):
 
 
 class ExplainedClassifier(Classifier):
-    """As `Classifier`, with a third output: the evidence (B, h, w) for the top class, fp32, whose mean is its
-    logit.
+    """As `Classifier`, with a third output: the evidence (B, h, w) for the top class, fp32, whose mean is
+    its logit.
 
     An ensemble's is the mean of its peers' maps, brought to the smallest of their sides by average pooling.
-
     """
 
     outputs = (*Classifier.outputs, HEATMAP)
@@ -148,7 +147,6 @@ def explained(classifier: Classifier, target: str, spec: Mapping[str, Any]) -> E
     Raises `LfdeployError` where it has no exact map.
 
     ``spec``: the run's, which names the architectures of the target.
-
     """
     network = classifier.network
     try:

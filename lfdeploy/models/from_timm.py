@@ -6,6 +6,7 @@ Only networks that are a sequence of layers giving maps (B, C, H, W) can be cut;
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -41,6 +42,7 @@ def network_of(name: str) -> Callable[[int], Backbone]:
 
         try:
             net: Any = timm.create_model(name, pretrained=False, features_only=True)
+            _part_norms(net)
             groups = _by_side(_layers(net), next(net.parameters()).device)
             channels = net.feature_info.channels()[-1]
         except Exception as error:  # timm raises many kinds for what it cannot cut
@@ -63,6 +65,22 @@ def _refusal(name: str, why: str) -> UsageError:
     )
 
 
+def _part_norms(net: nn.Module) -> None:
+    """timm's BatchNorm with an activation in it becomes the two layers that it is, in place: a norm of
+    PyTorch's own is folded into its convolution in full precision.
+    """
+    from timm.layers.norm_act import BatchNormAct2d
+
+    for name, child in list(net.named_children()):
+        if not isinstance(child, BatchNormAct2d):
+            _part_norms(child)
+            continue
+        norm = nn.BatchNorm2d(child.num_features, child.eps, child.momentum)
+        norm.weight, norm.bias = child.weight, child.bias
+        norm.running_mean, norm.running_var = child.running_mean, child.running_var
+        setattr(net, name, nn.Sequential(OrderedDict(norm=norm, drop=child.drop, act=child.act)))
+
+
 def _layers(net: Any) -> list[nn.Module]:
     """The layers in the order in which they are applied; a sequence of blocks counts as its blocks."""
     layers: list[nn.Module] = []
@@ -72,8 +90,8 @@ def _layers(net: Any) -> list[nn.Module]:
 
 
 def _by_side(layers: list[nn.Module], device: torch.device) -> list[list[nn.Module]]:
-    """The layers in groups, each of which begins with what shrinks the map;
-    raises where one gives no square map.
+    """The layers in groups, each of which begins with what shrinks the map; raises where one gives no
+    square map.
     """
     x = torch.zeros(1, 3, 128, 128, device=device)
     groups: list[list[nn.Module]] = [[]]

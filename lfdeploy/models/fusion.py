@@ -1,5 +1,5 @@
-"""Layer fusion: maps of several peers become one (the operator of FFL; Kim et al. 2020, and its official
-code).
+"""Layer fusion: maps of several peers become one (the operator of FFL; Kim et al. 2020, and its
+official code).
 
 Lives here, not in training, since the end fusion is part of the *fused* classifier that gets exported.
 """
@@ -93,8 +93,8 @@ class FusedHead(nn.Module):
 
 
 class Fused(nn.Module):
-    """The fused classifier as deployed: images (B, 3, H,
-    W) to logits (B, K) through all peers and the end fusion.
+    """The fused classifier as deployed: images (B, 3, H, W) to logits (B, K) through all peers and the
+    end fusion.
     """
 
     def __init__(self, peers: Sequence[Backbone], head: FusedHead) -> None:

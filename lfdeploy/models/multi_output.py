@@ -1,5 +1,5 @@
-"""All of a run as one module: the peers,
-the fused classifier and the ensemble, each backbone computed once.
+"""All of a run as one module: the peers, the fused classifier and the ensemble,
+each backbone computed once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def main_of(spec: Mapping[str, Any]) -> str:
 
 
 def members_of(spec: Mapping[str, Any]) -> list[str]:
-    """The other targets, in the order of their outputs ``logits_TARGET``:
-    the peers, then the ensemble where it is not the main.
+    """The other targets, in the order of their outputs ``logits_TARGET``: the peers, then the ensemble where
+    it is not the main.
     """
     return [name for name in layout_of(spec).targets if name != main_of(spec)]
 
@@ -44,8 +44,8 @@ def member_outputs(target: str, spec: Mapping[str, Any]) -> list[dict[str, Any]]
 
 
 class Together(nn.Module):
-    """Images (B, 3, H, W) to the logits (B, K) of the main target and of each member,
-    in the order of `members_of`.
+    """Images (B, 3, H, W) to the logits (B, K) of the main target and of each member, in the order
+    of `members_of`.
     """
 
     def __init__(self, peers: Sequence[Backbone], head: FusedHead | None, layout: Layout) -> None:
@@ -71,8 +71,8 @@ class Together(nn.Module):
 
 
 class TogetherClassifier(Classifier):
-    """uint8 pixels (B, H, W, 3) to the main target's logits and probabilities,
-    and every member's logits, all fp32 (B, K).
+    """uint8 pixels (B, H, W, 3) to the main target's logits and probabilities, and every member's logits, all
+    fp32 (B, K).
     """
 
     def __init__(self, network: Together, spec: Mapping[str, Any]) -> None:

@@ -1,5 +1,5 @@
-"""What of a run can be exported: the table ``targets`` of spec.json, written by training and read by everyone
-else.
+"""What of a run can be exported: the table ``targets`` of spec.json, written by training and read by
+everyone else.
 
 A network is a `Backbone` by its architecture and the prefix of its weights. A target is one network, the mean
 of the logits of several, or several whose last maps a fused head reads.
@@ -18,8 +18,8 @@ NETWORK, FUSED, MEAN = "network", "fused", "mean"
 
 @dataclass(frozen=True)
 class Network:
-    """One network of a run: its architecture,
-    and what the names of its weights in model.safetensors begin with.
+    """One network of a run: its architecture, and what the names of its weights in model.safetensors
+    begin with.
     """
 
     arch: str
@@ -28,8 +28,8 @@ class Network:
 
 @dataclass(frozen=True)
 class Head:
-    """What a fused target has beside its networks: channels of their last maps,
-    the operator, the prefix of its weights.
+    """What a fused target has beside its networks: channels of their last maps, the operator, the prefix of
+    its weights.
     """
 
     channels: tuple[int, ...]
@@ -48,8 +48,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Layout:
-    """All networks and targets of a run by name,
-    targets in the order in which they are listed, shipped ones first named.
+    """All networks and targets of a run by name, targets in the order in which they are listed; ``ships`` are
+    those that the method is for.
     """
 
     networks: Mapping[str, Network]
@@ -64,8 +64,8 @@ class Layout:
 
     @property
     def main(self) -> str:
-        """The target that a file with every output calls ``logits``:
-        the fused classifier, or the mean of the networks.
+        """The target that a file with every output calls ``logits``: the fused classifier, or the mean of
+        the networks.
         """
         rows = self.targets.items()
         return next(
@@ -116,8 +116,8 @@ def _before_the_table(spec: Mapping[str, Any]) -> Layout:
 
 
 def top1_of(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Top-1 in % by target, from ``val`` or ``test`` of a run's summary.json,
-    also of a run from before names were in it.
+    """Top-1 in % by target, from ``val`` or ``test`` of a run's summary.json, also of a run from before names
+    were in it.
     """
     if "top1" in scores:
         return dict(scores["top1"])

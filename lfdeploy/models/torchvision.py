@@ -52,11 +52,10 @@ def sliced(
     head: Callable[[Any], nn.Module],
     change: Callable[[Any], None] = lambda net: None,
 ) -> Callable[[int], Backbone]:
-    """A net whose ``features`` is a sequence: stage i is features[cuts[i] : cuts[i + 1]], the stem what
-    precedes.
+    """A net whose ``features`` is a sequence: stage i is features[cuts[i] : cuts[i + 1]], the stem
+    what precedes.
 
     ``change`` alters the net before it is cut.
-
     """
 
     def build(classes: int) -> Backbone:
@@ -92,8 +91,8 @@ def mobilenet_v2(name: str) -> Callable[[int], Backbone]:
 
 
 def mobilenet_v2_cifar() -> Callable[[int], Backbone]:
-    """MobileNetV2 for small pictures: the stem and the first block
-    that halved the map keep it, so 32 px end at 4.
+    """MobileNetV2 for small pictures: the stem and the first block that halved the map keep it, so 32 px end
+    at 4.
     """
 
     def change(net: Any) -> None:
@@ -113,8 +112,8 @@ def efficientnet(name: str) -> Callable[[int], Backbone]:
 
 
 def efficientnet_lite0() -> Callable[[int], Backbone]:
-    """EfficientNet-B0 without squeeze and excitation and with ReLU6 for SiLU,
-    which int8 and small devices bear better.
+    """EfficientNet-B0 without squeeze and excitation and with ReLU6 for SiLU, which int8 and small devices
+    bear better.
     """
 
     def change(net: Any) -> None:

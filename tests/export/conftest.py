@@ -49,7 +49,6 @@ def one_reference() -> Iterator[None]:
     proof of several files does.
 
     For modules whose tests change artifacts and runs, not the code that judges them.
-
     """
     known: dict[tuple[object, ...], Reference] = {}
 

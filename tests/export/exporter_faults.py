@@ -1,5 +1,5 @@
-"""Faults of the exporter itself, and of code that it shares with training: each replaces one of our own
-functions.
+"""Faults of the exporter itself, and of code that it shares with training: each replaces one of our
+own functions.
 
 The same broken functions make the file and judge it, as a real bug would. What is made again with them agrees
 with the file, so only evidence that does not come from the maker can see the fault.

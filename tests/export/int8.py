@@ -1,5 +1,5 @@
-"""Is int8 worth it on this CPU? ResNet-18 at 224 px and ResNet-32 at 32 px on CIFAR-100: speed, size,
-accuracy.
+"""Is int8 worth it on this CPU? ResNet-18 at 224 px and ResNet-32 at 32 px on CIFAR-100: speed,
+size, accuracy.
 
 `make int8 DATA=cifar100.npz` trains both just far enough to be real (seed 0, half an hour on two cores),
 exports them and prints the tables; what is in OUT already is not made again. DATA holds train_x, train_y,
@@ -21,8 +21,8 @@ BATCHES = "1,32"
 
 
 def twenty_classes(data: Path, out: Path) -> None:
-    """Every fifth class of CIFAR-100: 250 training pictures of each to train,
-    the others and the test pictures to test.
+    """Every fifth class of CIFAR-100: 250 training pictures of each to train, the others and the test
+    pictures to test.
     """
     found = np.load(data)
     x, y, test_x, test_y = (found[key] for key in ("train_x", "train_y", "test_x", "test_y"))

@@ -1,5 +1,5 @@
-"""Planted faults of int8: calibration on the wrong pictures, ranges,
-weights, and what int8's looser bounds could let through.
+"""Planted faults of int8: calibration on the wrong pictures, ranges, weights, and what int8's looser bounds
+could let through.
 """
 
 from __future__ import annotations

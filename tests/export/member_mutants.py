@@ -33,8 +33,8 @@ def swap(one: str, other: str) -> Callable[[Graph], None]:
 
 
 def behind(output: str, *steps: tuple[Any, ...]) -> Callable[[Graph], None]:
-    """Nodes (kind, constants, attributes) between an output and what gave it;
-    other readers keep what they read.
+    """Nodes (kind, constants, attributes) between an output and what gave it; other readers keep what
+    they read.
     """
 
     def change(model: Graph) -> None:

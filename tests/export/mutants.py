@@ -1,5 +1,5 @@
-"""Planted faults: each takes a healthy published artifact and breaks it in one way that a real pipeline
-could.
+"""Planted faults: each takes a healthy published artifact and breaks it in one way that a real
+pipeline could.
 
 Unless a fault is about the bytes themselves, the manifest is sealed again over the broken file, so that the
 hash cannot help: the gate has to see the fault.

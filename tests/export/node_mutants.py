@@ -1,5 +1,5 @@
-"""Single-node faults for bisection: for every Conv, Gemm,
-Relu and Add of a graph, one thing changed, each with its node.
+"""Single-node faults for bisection: for every Conv, Gemm, Relu and Add of a graph, one thing changed, each
+with its node.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def node_of(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
 def edit(
     name: str, place: int, change: Callable[[np.ndarray], np.ndarray | None]
 ) -> Callable[[onnx.ModelProto], None]:
-    """Change the initializer at one input of one node;
-    a function that returns nothing changes it in place.
+    """Change the initializer at one input of one node; a function that returns
+    nothing changes it in place.
     """
 
     def mutate(model: onnx.ModelProto) -> None:
@@ -197,8 +197,8 @@ def family(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> Iterat
 
 
 def disguise(model: onnx.ModelProto) -> None:
-    """Every node, tensor and initializer under another name,
-    the nodes in another order that still computes.
+    """Every node, tensor and initializer under another name, the nodes in another
+    order that still computes.
     """
     kept = {value.name for value in (*model.graph.input, *model.graph.output)} | {""}
     names = {

@@ -1,5 +1,5 @@
-"""`lfdeploy bench`: ratios against brute force, the load detector,
-foreign files, and everything it writes.
+"""`lfdeploy bench`: ratios against brute force, the load detector, foreign files,
+and everything it writes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from PIL import Image
 from export.bench import busy
 from export.bench.ratios import speed_ratio
 from export.bench.rounds import warm_up
-from export.bench.table import apart
+from export.bench.table import apart, legend
 from lfdeploy.run import Run
 
 LF = str(Path(sys.executable).with_name("lfdeploy"))
@@ -53,8 +53,8 @@ def test_ratio_against_brute_force() -> None:
 
 
 def test_ratio_holds_where_most_calls_are_disturbed() -> None:
-    """A row that is truly twice as fast,
-    on a machine whose speed drifts and where 60 % of the calls are hit by others.
+    """A row that is truly twice as fast, on a machine whose speed drifts and where 60 % of the calls are hit
+    by others.
     """
     random = np.random.default_rng(0)
     drift = np.exp(0.5 * np.sin(np.arange(30) / 5))[:, None]
@@ -99,8 +99,8 @@ AFTER = BEFORE.replace("cpu0 1000 25 100 22500 10 0 2 5 700", "cpu0 1080 25 110 
 
 
 def test_busy_time_of_recorded_counters() -> None:
-    """cpu0: 0.8 s user (as a guest), 0.1 s system, 0.1 s stolen; cpu1:
-    0.2 s nice, the rest idle or waiting for a disk.
+    """cpu0: 0.8 s user (as a guest), 0.1 s system, 0.1 s stolen; cpu1: 0.2 s nice, the rest idle or waiting
+    for a disk.
     """
     spent = [
         busy.busy_seconds(AFTER, cores, 100) - busy.busy_seconds(BEFORE, cores, 100)
@@ -170,8 +170,8 @@ def test_a_busy_neighbour_is_named(tiny_run: Run, lf: Callable[..., Result]) -> 
 def foreign_onnx(
     path: Path, dtype: int, shape: list[Any], channels_last: bool, outside: bool = False
 ) -> Path:
-    """A pooled linear classifier as another exporter would write it;
-    ``outside``: its weights in a file of their own.
+    """A pooled linear classifier as another exporter would write it; ``outside``: its weights in a file of
+    their own.
     """
     channels = shape[3] if channels_last else shape[1]
     weights = np.random.default_rng(0).standard_normal((channels, 512)).astype(np.float32)
@@ -195,8 +195,8 @@ def foreign_onnx(
 
 
 def test_foreign_files_of_every_kind(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
-    """uint8 NHWC of any size, float NCHW with a fixed batch, weights outside the file,
-    and our own model.onnx far from its manifest.
+    """uint8 NHWC of any size, float NCHW with a fixed batch, weights outside the file, and our own model.onnx
+    far from its manifest.
     """
     files = [
         foreign_onnx(tmp_path / "bytes.onnx", TensorProto.UINT8, ["n", "h", "w", 3], True),
@@ -304,9 +304,8 @@ def test_markdown_and_plot_for_real(tiny_run: Run, tmp_path: Path, lf: Callable[
         if row["backend"] == "pytorch":
             assert cells[6] == "1 (reference)"
         else:
-            assert float(cells[6].split("x")[0]) == pytest.approx(
-                row["ratio"], abs=0.051
-            )  # one or two decimals are shown
+            # one or two decimals are shown
+            assert float(cells[6].split("x")[0]) == pytest.approx(row["ratio"], abs=0.051)
         assert float(cells[8]) == pytest.approx(row["top1"], abs=0.01)
     assert f"3 interleaved rounds, {document['threads']} thread" in table.read_text()
     assert str(tmp_path) not in table.read_text()
@@ -354,9 +353,8 @@ def test_table_fits_100_columns(tiny_run: Run, elsewhere: list[Path], tmp_path: 
     lines = re.sub(r"\x1b\[[0-9;]*m|\r", "", text.decode()).splitlines()
     assert max(map(len, lines)) <= 100
     body = [line.split() for line in lines if line.strip()][3:]
-    assert len(body) == 2 + 2 * (
-        2 + len(elsewhere) + 1
-    )  # two batches; two modules, the files and the long one
+    # two batches; two modules, the files and the long one
+    assert len(body) == 2 + 2 * (2 + len(elsewhere) + 1)
     assert any(
         word.startswith("a-n") and "…" in word and word.endswith("fp32") for line in body for word in line[:1]
     )
@@ -474,3 +472,7 @@ def test_labels_do_not_touch() -> None:
     found = apart([0.0, 0.4, 0.41, 0.42, 0.6, 2.0], 0.1)
     assert min(np.diff(found)) >= 0.1 - 1e-9
     assert (found[0], found[-1]) == (0.0, 2.0)
+
+
+def test_without_a_reference_no_speed_is_explained() -> None:
+    assert legend({"rows": [{"against": None}]}) == "p50, p95: of all calls."

@@ -67,8 +67,8 @@ def named(document: dict[str, Any]) -> dict[str, Any]:
 def misnamed(
     clean: Reference, healthy: bytes, batches: list[np.ndarray], step: int, disguised: bool
 ) -> Iterator[tuple[str, str]]:
-    """One entry per single-node mutant: its name,
-    and the sentence if it named another node than the changed one.
+    """One entry per single-node mutant: its name, and the sentence if it named another node than the
+    changed one.
     """
     model = onnx.load_from_string(healthy)
     typed = onnx.shape_inference.infer_shapes(model).graph
@@ -385,8 +385,8 @@ def test_an_engine_needs_its_source(
 
 @pytest.mark.slow
 def test_overflow_of_half_precision_is_named(tiny_run: Run, tmp_path: Path) -> None:
-    """The file is what it should be; fp16 itself is not enough for this network,
-    and that is said with its layer.
+    """The file is what it should be; fp16 itself is not enough for this network, and that is said with
+    its layer.
     """
     run = Run(
         Path(
@@ -459,8 +459,8 @@ class Calibration:
 def quantized(
     request: pytest.FixtureRequest, tiny_run: Run, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The fp32 file of peer0 with Q/DQ nodes, by onnxruntime's own tool;
-    with u8s8 it lets every ReLU behind a Conv vanish.
+    """The fp32 file of peer0 with Q/DQ nodes, by onnxruntime's own tool; with u8s8 it lets every ReLU behind
+    a Conv vanish.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -479,6 +479,18 @@ def quantized(
         extra_options={} if unsigned else {"ActivationSymmetric": True, "QuantizeBias": False},
     )
     return path
+
+
+def test_a_quantised_file_that_does_not_run_is_one_sentence(
+    quantized: Path, clean: Reference, batches: list[np.ndarray]
+) -> None:
+    proto = load(quantized)
+    conv = next(node for node in proto.graph.node if node.op_type == "Conv" and "4" in node.name)
+    next(each for each in conv.attribute if each.name == "strides").ints[:] = [2, 2]
+    document = compare(clean, proto, batches)
+    assert document["ran"] is False
+    assert document["largest_drop"] is None
+    assert "The file cannot be run" in document["sentence"]
 
 
 def test_int8_has_a_profile(quantized: Path, tiny_run: Run, clean: Reference) -> None:
@@ -509,9 +521,8 @@ def test_the_layer_that_int8_hurts_most_is_named(
     }[what]
     tensor = next(t for t in proto.graph.initializer if t.name == name)
     array = numpy_helper.to_array(tensor).copy()
-    array.flat[array.argmax()] *= {"range": 0.1, "weights": 4.0, "NaN": np.nan}[
-        what
-    ]  # the channel that says most
+    # the channel that says most
+    array.flat[array.argmax()] *= {"range": 0.1, "weights": 4.0, "NaN": np.nan}[what]
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     document = compare(clean, proto, batches_of(some_pictures(tiny_run, None, 16), 16, probes=False))
     worst = document["largest_drop"]

@@ -1,5 +1,5 @@
-"""Two exports of one artifact at once, in real processes:
-the second waits, says for whom, and takes what is there.
+"""Two exports of one artifact at once, in real processes: the second waits, says for whom, and takes what
+is there.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def test_the_second_waits(
 def test_what_a_killed_export_left_is_swept(
     tmp_path: Path, other: Callable[[str], subprocess.Popen[str]]
 ) -> None:
-    """Once it is dead: what it was building and an older key's;
-    not what an interrupted one finished, nor what is not ours.
+    """Once it is dead: what it was building and an older key's; not what an interrupted one finished, nor
+    what is not ours.
     """
     process, artifacts, key = other("a" * 12), tmp_path / "artifacts", "a" * 12
     process.kill()

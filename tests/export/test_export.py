@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from export import export
 from export.build.graph import fold
-from export.independent.folded_weights import folded_pairs
+from export.independent.expected_weights import folded_pairs
 from export.independent.halves import nature
 from export.report.card import model_card
 from export.report.page import page
@@ -94,9 +94,8 @@ def test_no_path_user_or_host_in_any_artifact(tiny_run: Run, elsewhere: list[Pat
         "site-packages",
         os.sep + "tmp" + os.sep,
     ]
-    secrets += [
-        name for name in (socket.gethostname(), getpass.getuser()) if len(name) > 5
-    ]  # shorter ones occur by chance
+    # shorter ones occur by chance
+    secrets += [name for name in (socket.gethostname(), getpass.getuser()) if len(name) > 5]
     blobs = {str(f): f.read_bytes() for f in tiny_run.artifacts.rglob("*") if f.is_file()}
     zips = [f for path in elsewhere for f in path.glob("*.pt2")]
     for file in zips:
@@ -140,15 +139,16 @@ def test_the_report_is_a_page_of_its_own(tiny_run: Run) -> None:
     assert "<b>Pass.</b>" in text
     assert f"On {parity['statistics']['images']:,} test pictures" in text
     assert text.count("<figure>") == 8
+    # every class agrees: no table of classes
     assert text.count("<tr><td>") == len(parity["checks"]) + len(parity["chain"]) + len(
         parity["not_examined"]
-    )  # every class agrees: no table of classes
+    )
     assert "In all 10 classes" in text
     assert not re.search(r"(src|href)='(?!data:)|url\(|@import|<script", text)
     rows = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
     split = Split(np.zeros((20, 16, 16, 3), np.uint8), np.arange(20) % 2, "")
     manifest = read(path).manifest | {"labels": ["<b>a</b>", "b & c"]}
-    for verdict, word in (("fail", "Do not ship it"), ("unverified", "not run here")):
+    for verdict, word in (("fail", "Do not ship it"), ("unverified", "its proof is not complete")):
         told = page(
             manifest, parity | {"verdict": verdict, "reason": "stage values: <x>"}, split, rows, -rows
         )
@@ -203,8 +203,8 @@ def test_folding_leaves_no_norm_and_changes_no_answer(arch: str) -> None:
 def test_overflow_in_half_precision_is_quarantined(
     tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]
 ) -> None:
-    """Activations of 1e6 that the next layer scales back: exact in fp32,
-    infinite in fp16, and ONNX Runtime's CPU hides it.
+    """Activations of 1e6 that the next layer scales back: exact in fp32, infinite in fp16, and ONNX Runtime's
+    CPU hides it.
     """
     run = Run(
         Path(
@@ -266,9 +266,8 @@ def test_engine_is_built_and_called_unverified(tiny_run: Run, lf: Callable[..., 
         later = lf("verify", artifact.path, "--json")
         assert later.exit_code == 0, later.stderr
         report = json.loads(later.stdout)
-        assert {"values", "graph", "arithmetic"} <= {
-            check["stage"] for check in report["checks"]
-        }  # of the ONNX file, made again
+        # of the ONNX file, made again
+        assert {"values", "graph", "arithmetic"} <= {check["stage"] for check in report["checks"]}
     assert sha256(artifact.file) == read(artifact.path).manifest["sha256"]
     assert artifact.file.read_bytes()[:4] == b"vtrt"  # a plain engine, no header of ours
 
@@ -283,8 +282,8 @@ def test_export_again_replaces_in_one_step(tiny_run: Run, tmp_path: Path) -> Non
 
 
 def test_probes_do_not_set_the_scale_of_pictures(tiny_run: Run) -> None:
-    """Half precision's distance is counted on the scale of a picture's own kind:
-    probes' logits may be ten times larger.
+    """Half precision's distance is counted on the scale of a picture's own kind: probes' logits may be ten
+    times larger.
     """
     size = int(tiny_run.spec["image_size"])
     pictures = np.random.default_rng(3).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
@@ -293,9 +292,8 @@ def test_probes_do_not_set_the_scale_of_pictures(tiny_run: Run) -> None:
         logits = classifier(torch.from_numpy(pictures))[0].numpy()
     loud = logits * np.array([[1], [1], [1], [10], [10]], np.float32)
     scale = np.abs(loud).max(1, keepdims=True)
-    assert (
-        nature(classifier, "fp16", pictures, loud, scale).difference > 0.5
-    )  # ten times too loud, and that is seen
+    # ten times too loud, and that is seen
+    assert nature(classifier, "fp16", pictures, loud, scale).difference > 0.5
     assert (
         nature(classifier, "fp16", pictures, logits, np.abs(logits).max(1, keepdims=True)).difference < 0.02
     )

@@ -1,5 +1,5 @@
-"""The gate against its own maker: broken functions of ours,
-in the process that makes the file and in the one that judges it.
+"""The gate against its own maker: broken functions of ours, in the process that makes the file and in the one
+that judges it.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def filed_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def refused_at(run: Run, format: str, precision: str, out: Path, patch: pytest.MonkeyPatch) -> str:
-    """The stage that refuses peer 0 of a run,
-    made and judged by the functions as they are now; empty where none does.
+    """The stage that refuses peer 0 of a run, made and judged by the functions as they are now; empty where
+    none does.
     """
     patch.setattr(export.pipeline, "speedup", lambda *args: {"1": {"ratio": 1.0, "low": 1.0, "high": 1.0}})
     try:

@@ -78,8 +78,8 @@ def material(
 
 @pytest.mark.parametrize("name", [name for name, row in BACKENDS.items() if row.build])
 def test_every_backend_keeps_the_contract(name: str, tiny_run: Run, tmp_path: Path) -> None:
-    """It builds the files it names, and where it runs it answers
-    as the module and refuses what is no input.
+    """It builds the files it names, and where it runs it answers as the module and
+    refuses what is no input.
     """
     row = BACKENDS[name]
     if row.missing():
@@ -250,8 +250,8 @@ def reversed_classes(classifier: Classifier) -> None:
 
 
 class MarkedNetwork(torch.nn.Module):
-    """A network that answers otherwise for pictures whose first two
-    pixels are a little less than five deviations apart.
+    """A network that answers otherwise for pictures whose first two pixels are a little less than five
+    deviations apart.
     """
 
     def __init__(self, network: torch.nn.Module) -> None:
@@ -580,7 +580,7 @@ FP16 = "--format torch has no fp16; it takes fp32. For fp16: --format onnx or tr
     [
         ("openvino --precision bf16", 2, BF16),
         ("torch --precision fp16", 2, FP16),
-        ("torch --engine tensorrt", 1, "--engine tensorrt has a meaning only with --format trt."),
+        ("torch --engine tensorrt", 2, "--engine tensorrt has a meaning only with --format trt."),
     ],
 )  # fmt: skip
 def test_what_a_format_has_not_is_one_line(

@@ -1,5 +1,5 @@
-"""One file with every output: the same answers as the separate files,
-no backbone twice, and no fault of a member let through.
+"""One file with every output: the same answers as the separate files, no backbone twice, and no fault of a
+member let through.
 """
 
 from __future__ import annotations

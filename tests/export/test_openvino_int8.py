@@ -1,5 +1,5 @@
-"""int8 for OpenVINO: what it computes in is read back,
-and its IR is made again and compared as an ONNX file is.
+"""int8 for OpenVINO: what it computes in is read back, and its IR is made again and compared as an ONNX
+file is.
 """
 
 from __future__ import annotations
@@ -235,8 +235,8 @@ def test_every_layer_multiplies_in_int8(tiny_run: Run, elsewhere: list[Path]) ->
 
 
 def known_to_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph in an opset whose DequantizeLinear onnx's own evaluator has:
-    19 says no more of it than 18.
+    """The same graph in an opset whose DequantizeLinear onnx's own evaluator has: 19 says no more of it
+    than 18.
     """
     model.opset_import[0].version = 19
     return model
@@ -287,8 +287,8 @@ print(heard)
 
 
 def test_a_signal_after_two_of_them_were_closed(elsewhere: list[Path]) -> None:
-    """OpenVINO gives the thread a signal stack;
-    with a core for each file the handler would run on a freed one.
+    """OpenVINO gives the thread a signal stack; with a core for each file the handler would run on a
+    freed one.
     """
     command = [sys.executable, "-c", SIGNALLED, str(elsewhere[0])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -297,8 +297,8 @@ def test_a_signal_after_two_of_them_were_closed(elsewhere: list[Path]) -> None:
 
 @pytest.mark.slow
 def test_an_ir_whose_logits_are_rounded_is_read(tmp_path: Path) -> None:
-    """Where a network has two matrices one after the other,
-    what the last one gives is rounded too, and it is an output.
+    """Where a network has two matrices one after the other, what the last one gives is rounded too, and it is
+    an output.
     """
     torch.manual_seed(0)
     classifier = Classifier(create("mobilenet_v3_small", 5).eval(), [0.5] * 3, [0.25] * 3).eval()
@@ -322,8 +322,8 @@ def test_an_ir_whose_logits_are_rounded_is_read(tmp_path: Path) -> None:
 def test_a_norm_before_an_activation_is_computed_as_the_standard_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in DenseNet: the norm cannot go into a layer before it,
-    and openvino folds it through the activation into the rounding.
+    """As in DenseNet: the norm cannot go into a layer before it, and openvino folds it through the activation
+    into the rounding.
     """
     torch.manual_seed(0)
     norm = torch.nn.BatchNorm2d(16)

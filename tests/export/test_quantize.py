@@ -26,6 +26,7 @@ from export.build.quantize import activations, batches, logits_of, pick, quantiz
 from export.build.ranges import Spread, least_squares, mean_minmax, minmax, percentile, ranges, spreads
 from lfdeploy.artifact import read
 from lfdeploy.devices import instruction_set, int8_saturates
+from lfdeploy.errors import LfdeployError
 from lfdeploy.run import Run
 
 
@@ -42,9 +43,8 @@ def test_a_spread_does_not_depend_on_how_it_is_batched() -> None:
     assert (one.low, one.high, one.pictures) == (many.low, many.high, 64)
     assert one.reach == many.reach
     assert one.counts.sum() == many.counts.sum() == values.size
-    assert (
-        np.abs(one.counts.cumsum() - many.counts.cumsum()).max() <= values.size * 0.01
-    )  # halved bins put edges one bin apart
+    # halved bins put edges one bin apart
+    assert np.abs(one.counts.cumsum() - many.counts.cumsum()).max() <= values.size * 0.01
 
 
 def test_ranges_by_hand() -> None:
@@ -112,8 +112,8 @@ def plain_logits(blob: bytes, pictures: np.ndarray) -> np.ndarray:
 
 
 def known_to_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph in an opset whose DequantizeLinear onnx's own evaluator has:
-    19 says no more of it than 18.
+    """The same graph in an opset whose DequantizeLinear onnx's own evaluator has: 19 says no more of it
+    than 18.
     """
     model.opset_import[0].version = 19
     return model
@@ -182,11 +182,17 @@ def test_engines_of_both(tiny_run: Run, precision: str, lf: Callable[..., Result
     assert artifact.manifest.get("calibration", {}).get("scheme") == ("s8s8" if precision == "int8" else None)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_activation_without_end_is_an_error(value: float) -> None:
+    with pytest.raises(LfdeployError, match="not finite on training pictures"):
+        Spread().add(np.array([[1.0, value]], np.float32))
+
+
 SLOW = {"1": {"ratio": 0.5, "low": 0.4, "high": 0.6}, "8": {"ratio": 0.8, "low": 0.7, "high": 0.9}}
 
 
 def test_what_is_faster() -> None:
-    assert "as fast as fp32 0.50 times at batch 1 and 0.80 times at batch 8, on this CPU" in in_words(SLOW)
+    assert "int8 is 0.50 times as fast as fp32 at batch 1 and 0.80 at batch 8, on this CPU" in in_words(SLOW)
     assert not faster(SLOW)
     assert not faster(SLOW | {"8": {"ratio": 1.05, "low": 1.0, "high": 1.1}})
     assert faster(SLOW | {"8": {"ratio": 1.1, "low": 1.0, "high": 1.2}})
@@ -198,7 +204,7 @@ def test_a_slow_file_is_published_and_says_so(
     tiny_run: Run, tmp_path: Path, lf: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The measured speed is set, since it depends on the processor; refused, kept and forced in turn."""
-    monkeypatch.setattr("export.pipeline.speedup", lambda *given: SLOW)
+    monkeypatch.setattr("export.publish.speedup", lambda *given: SLOW)
     words = ["export", tiny_run.path, "--peer", 1, "--precision", "fp32,int8", "--out", tmp_path / "made"]
     refused = lf(*words, "--require-faster")
     assert (refused.exit_code, refused.stderr.count("Error")) == (1, 1)
@@ -216,8 +222,8 @@ def test_a_slow_file_is_published_and_says_so(
 
 @pytest.mark.slow
 def test_calibration_on_many_large_pictures_stays_small() -> None:
-    """200 pictures of 224 px through ResNet-18, whose activations are 8 GB:
-    below 1.5 GB in all, most of which is torch itself.
+    """200 pictures of 224 px through ResNet-18, whose activations are 8 GB: below 1.5 GB in all, most of
+    which is torch itself.
     """
     code = """
 import json, pathlib, numpy as np, onnx, torch

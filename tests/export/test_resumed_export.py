@@ -38,8 +38,8 @@ def hidden(run: Run) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["Exporting fused", "Parity in a fresh process"])
 def test_killed_and_run_again(tiny_run: Run, fresh: Run, moment: str) -> None:
-    """kill -9 of the whole process group when a stage begins:
-    what was finished is not made again, the bytes are the same.
+    """kill -9 of the whole process group when a stage begins: what was finished is not made again, the bytes
+    are the same.
     """
     command = [str(Path(sys.executable).with_name("lfdeploy")), "export", str(fresh.path), "--all"]
     process = subprocess.Popen(
@@ -100,8 +100,8 @@ def test_ctrl_c(fresh: Run, moment: str) -> None:
 def test_a_finished_proof_is_not_made_again(
     fresh: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Interrupted between parity and publication;
-    what another setting left behind is swept away, other folders are not.
+    """Interrupted between parity and publication; what another setting left behind is swept away, other
+    folders are not.
     """
     import export.pipeline as pipeline
 

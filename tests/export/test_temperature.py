@@ -1,5 +1,5 @@
-"""Temperature and threshold: numbers against brute force and by hand,
-planted faults, formats, and where answers are shown.
+"""Temperature and threshold: numbers against brute force and by hand, planted faults, formats, and where
+answers are shown.
 """
 
 from __future__ import annotations
@@ -123,9 +123,8 @@ def test_pictures_needed() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_threshold_is_the_smallest_that_holds(seed: int) -> None:
     random = np.random.default_rng(seed)
-    confidence = random.choice(
-        np.linspace(0.3, 1, 40 if seed % 2 else 5000), 400
-    )  # with many ties, or hardly any
+    # with many ties, or hardly any
+    confidence = random.choice(np.linspace(0.3, 1, 40 if seed % 2 else 5000), 400)
     right = random.random(400) < 1 - (1 - confidence) * random.uniform(0.05, 0.4)
     found = find_threshold(confidence, right, 95)
     passing = []
@@ -154,8 +153,8 @@ def test_threshold_at_its_ends() -> None:
 
 
 def test_the_guard_holds_on_new_pictures() -> None:
-    """Of 300 networks with calibrated confidences,
-    few get a threshold beyond which the true accuracy is below the target.
+    """Of 300 networks with calibrated confidences, few get a threshold beyond which the true accuracy is
+    below the target.
     """
     random = np.random.default_rng(1)
 
@@ -344,8 +343,8 @@ def seal(path: Path, manifest: Block, blob: bytes) -> None:
 
 
 def tell(path: Path, run: Run, block: Block, t: float | None) -> None:
-    """Put another block into the manifest (none, if it is empty),
-    and export the file again with the temperature ``t``.
+    """Put another block into the manifest (none, if it is empty), and export the file again with the
+    temperature ``t``.
     """
     manifest = {k: v for k, v in read(path).manifest.items() if k != KEY} | ({KEY: block} if block else {})
     seal(
@@ -373,8 +372,8 @@ def retold(path: Path, block: Any) -> None:
 
 
 def of_split(name: str, *claims: str) -> Mutation:
-    """T and threshold of another split, in file and manifest;
-    of its digest, size and name what is in ``claims`` is told.
+    """T and threshold of another split, in file and manifest; of its digest, size and name what is in
+    ``claims`` is told.
     """
 
     def mutate(path: Path, run: Run, data: Data, told: Block) -> None:
@@ -563,8 +562,8 @@ def test_every_format_carries_it(
 
 @pytest.fixture
 def doubtful(calibrated: Path, pictures: Data, tmp_path: Path) -> tuple[Path, list[Path], list[bool]]:
-    """The artifact, six of its least and six of its most sure test pictures as files,
-    and for which it is not sure.
+    """The artifact, six of its least and six of its most sure test pictures as files, and for which it is
+    not sure.
     """
     manifest = read(calibrated).manifest
     p = outputs(calibrated, pictures.test.images)[1].max(1)

@@ -1,5 +1,5 @@
-"""The Triton model repository: read with Triton's own protobuf,
-compared with the ONNX file, its copy executed.
+"""The Triton model repository: read with Triton's own protobuf, compared with the ONNX file, its
+copy executed.
 """
 
 from __future__ import annotations
@@ -92,10 +92,8 @@ def test_again_replaces_its_own_and_nothing_else(repository: Path, tiny_run: Run
     folder = Path(shutil.copytree(repository, tmp_path / "models"))
     triton.write(artifact, folder)
     triton.write(artifact, folder)
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "my model",
-        "peer0-onnx-fp32",
-    ]  # no temporary name stays
+    # no temporary name stays
+    assert sorted(p.name for p in folder.iterdir()) == ["my model", "peer0-onnx-fp32"]
     config = folder / "peer0-onnx-fp32" / "config.pbtxt"
     assert sha256(folder / "peer0-onnx-fp32" / "1" / "model.onnx") == artifact.manifest["sha256"]
     config.write_text(config.read_text().replace("count: 1", "count: 2"))

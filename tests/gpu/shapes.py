@@ -1,8 +1,8 @@
 """What a change of the batch's size costs ONNX Runtime on CUDA, by how it searches for convolutions:
 shapes.py FILE.onnx...
 
-For each file and search: the median call at a constant size, and the median first call after another size, in
-milliseconds.
+For each file and search: the median call at a constant size, and the median first call after another size,
+in milliseconds.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Every method on CUDA: a step gives the CPU's loss and gradients,
-and after the first nothing waits for the device.
+"""Every method on CUDA: a step gives the CPU's loss and gradients, and after the first nothing waits for
+the device.
 """
 
 from __future__ import annotations

@@ -185,8 +185,8 @@ def test_list_alone_shows_all(tiny_run: Run, lf: Callable[..., Result]) -> None:
 
 
 def test_csv_holds_labels_as_they_are(tmp_path: Path) -> None:
-    """Those that a spreadsheet may take for a formula,
-    those with separators, and file names that are no UTF-8.
+    """Those that a spreadsheet may take for a formula, those with separators, and file names that are
+    no UTF-8.
     """
     labels = ["=", "+1", "-", "@x", "a,b", 'say "a"', "猫"]
     answers = [Prediction("caf\udce9.png", top=((label, 0.5),), abstain=False) for label in labels]
@@ -238,8 +238,29 @@ MISTAKES = {
     "peers and archs": (["train", "--arch", "resnet8,resnet14,resnet20", "--peers", "2"], 2, "drop --peers"),
     "zero peers": (["train", "--peers", "0"], 2, "--peers is 0"),
     "no such option": (["train", "-o", "temp", "3"], 2, "Did you mean 'temperature'"),
-    "option of the wrong type": (["train", "-o", "temperature", "hot"], 2, "must be a float"),
+    "option of the wrong type": (["train", "-o", "temperature", "hot"], 2, "must be a number"),
     "option of another choice": (["train", "-o", "attn", "self"], 2, "Choose one of: none, se, eca, cbam"),
+    "too few networks": (["train", "--method", "okddip", "--peers", "2"], 2, "needs at least 3 networks"),
+    "one network for two": (["train", "--method", "dml", "--peers", "1"], 2, "needs at least 2 networks"),
+    "copies never": (["train", "--method", "codistillation", "-o", "every", "0"], 2, "must be at least 1"),
+    "average of more": (["train", "--method", "pcl", "-o", "decay", "1.5"], 2, "must be from 0 to 1"),
+    "branches unlike": (
+        ["train", "--method", "one", "--arch", "resnet8,resnet14"],
+        2,
+        "needs peers of one architecture",
+    ),
+    "no maps of its own": (
+        ["train", "-o", "aux_of", "peer", "-o", "taps", "none", "-o", "share", "stage1"],
+        2,
+        "share less",
+    ),
+    "sum of unlike maps": (
+        ["train", "--arch", "resnet18,vgg8_bn_cifar", "-o", "fuse", "sum"],
+        2,
+        "take dwpw",
+    ),
+    "option to a resumed run": (["train", "--resume", "x", "-o", "ramp", "0"], 2, "drop -o."),
+    "name for a resumed run": (["train", "--resume", "x", "--name", "y"], 2, "drop --name."),
     "no such tap": (["train", "-o", "taps", "7"], 2, "middle stages of this network are 1 to 2"),
     "no such run": (["evaluate", "nothing"], 1, "neither a run nor an artifact"),
     "nothing to export": (["export", "{run}"], 2, "add one of --peer N"),
@@ -249,7 +270,7 @@ MISTAKES = {
     "bad batch order": (["export", "{run}", "--peer", "0", "--batch", "1:9:4"], 2, "MIN <= OPT <= MAX"),
     "engine for onnx": (
         ["export", "{run}", "--peer", "0", "--engine", "tensorrt"],
-        1,
+        2,
         "only with --format trt",
     ),
     "faster without int8": (["export", "{run}", "--peer", "0", "--require-faster"], 2, "it is about int8"),
@@ -324,8 +345,8 @@ def test_cuda_asked_for_and_absent_is_an_error(tiny_run: Run, lf: Callable[..., 
 
 
 def test_an_unknown_provider_is_never_replaced(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """onnxruntime falls back by itself with a warning only;
-    asking for CUDA on a machine without it must raise.
+    """onnxruntime falls back by itself with a warning only; asking for CUDA on a machine without it
+    must raise.
     """
     from lfdeploy.backends import onnxruntime as backend
     from lfdeploy.devices import gpus

@@ -1,5 +1,5 @@
-"""Messages and progress where there is no terminal:
-lines when nothing else is said, and streams that fail.
+"""Messages and progress where there is no terminal: lines when nothing else is
+said, and streams that fail.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Lines(io.StringIO):
 
 
 def listen(monkeypatch: pytest.MonkeyPatch) -> Lines:
-    """Hear standard error, on which meters speak at once;
-    pytest's own takes its place in every phase of a test.
+    """Hear standard error, on which meters speak at once; pytest's own takes its place in every phase of
+    a test.
     """
     stream = Lines()
     monkeypatch.setattr(sys, "stderr", stream)

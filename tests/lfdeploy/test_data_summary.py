@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from lfdeploy.config import LARGEST_SEED, DataConfig
 from lfdeploy.data import Data, load
-from lfdeploy.data_summary import drawn_out
 from lfdeploy.errors import UsageError
+from lfdeploy.held_out import drawn_out
 
 
 def read(root: Path, **settings: object) -> Data:

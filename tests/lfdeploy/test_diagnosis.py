@@ -1,5 +1,5 @@
-"""What doctor says of artifacts on machines that differ in GPU,
-package and version: facts go in, a sentence comes out.
+"""What doctor says of artifacts on machines that differ in GPU, package and version: facts go in, a sentence
+comes out.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from costly_pictures import COSTLY, chunk, grey_tiff, saved, tiff
 from PIL import Image, PngImagePlugin
 
 from lfdeploy.colour import METHODS, square_of
+from lfdeploy.decode_limits import BUDGET, check
 from lfdeploy.errors import PictureError
 from lfdeploy.headers import read_header
 from lfdeploy.images import decode, fit, prepare
-from lfdeploy.limits import BUDGET, check
 
 GREY = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
 COLOUR = Image.fromarray(np.stack([GREY >> 8] * 3, axis=2).astype(np.uint8))
@@ -152,9 +152,8 @@ def test_costly_files_are_refused_or_cost_little(name: str) -> None:
             assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
         else:
             assert prepare(blob, 32).shape == (32, 32, 3)
-        assert tracemalloc.get_traced_memory()[1] < 30e6 + len(
-            blob
-        )  # what Python holds; decoders' own is in `limits`
+        # what Python holds; decoders' own is in `decode_limits`
+        assert tracemalloc.get_traced_memory()[1] < 30e6 + len(blob)
     finally:
         tracemalloc.stop()
 

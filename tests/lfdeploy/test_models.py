@@ -47,8 +47,8 @@ FAMILIES = [*FIRST.values(), "resnet8x4", "densenet40_12_bc", "vgg8_bn_cifar"]
 
 
 def weights_of(name: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all parameters, for as many classes as the published number is of;
-    RegNets compute when they are built.
+    """Names and shapes of all parameters, for as many classes as the published number is of; RegNets compute
+    when they are built.
     """
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
         network = create(name, 100 if ARCHITECTURES[name].largest == 64 else 1000)
@@ -205,9 +205,8 @@ def test_networks_of_timm_are_cut_whole(name: str) -> None:
     x = torch.randn(2, 3, 128, 128)
     with torch.no_grad():
         assert torch.equal(network.eval().last_map(x), own(x)[-1])
-    for norm in (
-        network.modules()
-    ):  # timm begins with blocks that add nothing, so that what is in them cannot learn yet
+    # timm begins with blocks that add nothing, so that what is in them cannot learn yet
+    for norm in network.modules():
         if isinstance(norm, torch.nn.BatchNorm2d) and not norm.weight.any():
             torch.nn.init.ones_(norm.weight)
     keeps_the_contract(network.train(), network.arch, 128)

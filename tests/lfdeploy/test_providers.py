@@ -73,10 +73,8 @@ def test_one_convolution_elsewhere_is_an_error_and_a_shape_is_none() -> None:
     for stray in ("Conv", "FusedConv", "QLinearConv", "MatMulInteger", "NhwcFusedConv"):
         with pytest.raises(LfdeployError, match=f"{CUDA} was asked for, .* elsewhere: 2 on {CPU}"):
             providers.require(providers.placed([*ran, node(stray, CPU), node(stray, CPU)]), CUDA)
-    whole = [
-        node("TRTKernel_graph_main_graph_0", "TensorrtExecutionProvider"),
-        node("Cast", CPU),
-    ]  # the graph is one node there
+    # the graph is one node there
+    whole = [node("TRTKernel_graph_main_graph_0", "TensorrtExecutionProvider"), node("Cast", CPU)]
     providers.require(providers.placed(whole), "TensorrtExecutionProvider")
     with pytest.raises(LfdeployError, match="providers that ran: none"):
         providers.require(providers.placed([]), CUDA)

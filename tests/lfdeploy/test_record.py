@@ -364,8 +364,8 @@ def test_calibration_keeps_the_run_s_own_pictures(tmp_path: Path, folder: Path) 
 
 
 def test_a_finished_run_whose_record_went_says_so(tiny_run: Run, tmp_path: Path) -> None:
-    """A run of an older lfdeploy never had one; this one had,
-    so its pictures are not split anew as if it were old.
+    """A run of an older lfdeploy never had one; this one had, so its pictures are not split anew as if it
+    were old.
     """
     run = Run(
         Path(shutil.copytree(tiny_run.path, tmp_path / "it", ignore=shutil.ignore_patterns("artifacts")))

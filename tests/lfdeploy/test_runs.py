@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from lfdeploy.config import TrainConfig
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.listing import show
 from lfdeploy.names import check_classes, check_name, printable, stem_of
-from lfdeploy.run import Run
+from lfdeploy.run import Run, config_json, typed
 from lfdeploy.runs import all_runs, may_begin, new_run, newest_first, point_latest, resolve
 
 
@@ -199,3 +200,18 @@ def test_a_damaged_run_hides_no_other(
         "whole": "finished",
     }
     assert "run broken is damaged" in captured.err
+
+
+def test_a_data_set_stays_one_beside_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("digits", "photos"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert config_json(TrainConfig(data="digits"))["data"] == "digits"
+    assert config_json(TrainConfig(data="photos"))["data"] == str(tmp_path / "photos")
+
+
+def test_paths_in_commands_are_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert typed(tmp_path / "my runs" / "a") == "'my runs/a'"

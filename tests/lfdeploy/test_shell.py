@@ -36,8 +36,8 @@ def test_json_is_answered_whatever_becomes_of_other_streams(closed: str, tmp_pat
 
 
 def test_a_closed_stream_is_no_file(tmp_path: Path) -> None:
-    """Where standard error is closed,
-    the next file opened would get its number and all that is printed there.
+    """Where standard error is closed, the next file opened would get its number and all that is
+    printed there.
     """
     code = (
         "import os, sys; from lfdeploy.shell import open_streams; open_streams(); os.write(2, b'x'); "

@@ -1,5 +1,5 @@
-"""TensorRT's code where there is no GPU: what can be read of a network,
-an inspector's document, a plan's header, a batch.
+"""TensorRT's code where there is no GPU: what can be read of a network, an inspector's document, a plan's
+header, a batch.
 """
 
 from __future__ import annotations
@@ -258,8 +258,8 @@ def test_a_damaged_header_is_told_without_a_gpu(tmp_path: Path) -> None:
 
 
 def test_every_reason_is_told_by_its_name() -> None:
-    """The package's own enumerations around an answer of our choosing:
-    the reasons need other machines than this one.
+    """The package's own enumerations around an answer of our choosing: the reasons need other machines than
+    this one.
     """
     real = load(RTX)
 

@@ -1,5 +1,5 @@
-"""Our TensorRT code against what the packages really offer,
-10.12 to 11.4 and RTX: names read from both, none listed by hand.
+"""Our TensorRT code against what the packages really offer, 10.12 to 11.4 and RTX: names read from both, none
+listed by hand.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ def functions(source: str) -> list[Function]:
 
 
 def _owned(node: ast.Attribute) -> Iterator[str]:
-    """``trt.A.B`` gives A and A.B, ``config.x`` gives IBuilderConfig.x;
-    attributes of other things give nothing.
+    """``trt.A.B`` gives A and A.B, ``config.x`` gives IBuilderConfig.x; attributes of other things
+    give nothing.
     """
     chain: list[str] = []
     here: ast.expr = node
@@ -146,9 +146,8 @@ def _stubs(bindings: Path, where: Path) -> None:
 
 
 def _main(folders: list[str]) -> None:
-    if (
-        folders and folders[0] == "--read"
-    ):  # a process of its own per version, with the stubs on its library path
+    # a process of its own per version, with the stubs on its library path
+    if folders and folders[0] == "--read":
         sys.path.insert(0, folders[1])
         module = importlib.import_module("tensorrt_bindings.tensorrt" if folders[1] else "tensorrt_rtx")
         print("\n".join(sorted(offered(module))))

@@ -77,8 +77,8 @@ class Served:
 
 @pytest.fixture
 def served(tiny_run: Run, changed: Callable[..., Artifact]) -> Iterator[Served]:
-    """The tiny run's peer and fused network, and an engine that no machine can run,
-    behind the real command on a free port.
+    """The tiny run's peer and fused network, and an engine that no machine can run, behind the real command
+    on a free port.
     """
     engine = changed(
         "peer0-trt-fp32",

@@ -1,5 +1,5 @@
-"""Files that cost a decoder much more than their size: by name the bytes,
-and a word of the sentence, or none if answered.
+"""Files that cost a decoder much more than their size: by name the bytes, and a word of the sentence, or none
+if answered.
 """
 
 from __future__ import annotations

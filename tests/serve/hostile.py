@@ -1,5 +1,5 @@
-"""How much one file costs the others: every file of a folder through the page's API of a real server, and
-`predict`.
+"""How much one file costs the others: every file of a folder through the page's API of a real server,
+and `predict`.
 
     python tests/serve/hostile.py ARTIFACT FOLDER
 
@@ -139,8 +139,8 @@ def good_picture() -> bytes:
 def measure(
     url: str, process: int, artifact: str, files: list[Path]
 ) -> Iterator[tuple[str, str, float, float, float]]:
-    """For each file: its name, its answer, its own seconds,
-    the other visitor's longest wait, MB of growth.
+    """For each file: its name, its answer, its own seconds, the other visitor's
+    longest wait, MB of growth.
     """
     visitor, other, good = Visitor(url), Visitor(url), good_picture()
     other.ask("good.png", good, artifact)

@@ -86,9 +86,8 @@ def test_page_in_a_browser(served: Any, page: Any, tmp_path: Path, tiny_run: Run
     expect(answer).to_contain_text("The upload is not a picture")
     upload.set_input_files(tmp_path / "view.tiff")
     expect(answer.locator(".lf-bars")).to_be_visible()
-    page.get_by_role(
-        "button", name="Remove Image"
-    ).click()  # and only then the next: the page may still be putting this one in its place
+    # and only then the next: the page may still be putting this one in its place
+    page.get_by_role("button", name="Remove Image").click()
     expect(answer.locator(".lf-bars")).not_to_be_visible()
     upload.set_input_files(tmp_path / "large.png")
     expect(answer).to_contain_text("large.png has 11.0 MB; at most 10 MB are accepted")

@@ -166,8 +166,8 @@ def test_no_file_costs_more_than_its_share(served: Any) -> None:
 
 @pytest.fixture
 def proxied(tiny_run: Run, request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
-    """A server started with the words of the parameter,
-    and a reverse proxy that shows it below /demo: their addresses.
+    """A server started with the words of the parameter, and a reverse proxy that shows it below /demo:
+    their addresses.
     """
     words, strips = request.param
     with running(tiny_run.artifacts / ARTIFACT, "--device", "cpu", *words) as (url, _, _):

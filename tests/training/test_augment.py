@@ -76,8 +76,8 @@ def chi_square(counts: np.ndarray) -> float:
 
 
 def test_offsets_and_flips_are_uniform() -> None:
-    """Read off the pictures themselves; the bounds are the 99.9 %
-    points of chi-square with 24 and 1 degrees of freedom.
+    """Read off the pictures themselves; the bounds are the 99.9 % points of chi-square with 24 and 1 degrees
+    of freedom.
     """
     side, pad, count = 9, 2, 5000
     drawn = list(Batches(coordinates(count, side), 100, Augment(pad, True), 3, "cpu").epoch(0))
@@ -174,9 +174,8 @@ def test_views_show_the_same_pictures_each_cropped_by_itself() -> None:
     three = list(Batches(split(50), 8, Augment(2, True), 5, "cpu", views=3).epoch(3))
     for alone, together in zip(one, three, strict=True):
         assert torch.equal(alone.index, together.index)
-        assert torch.equal(
-            alone.views[0], together.views[0]
-        )  # a method with more views changes nothing for the first
+        # a method with more views changes nothing for the first
+        assert torch.equal(alone.views[0], together.views[0])
         assert len(together.views) == 3
         assert not torch.equal(together.views[0], together.views[1])
         assert not torch.equal(together.views[1], together.views[2])

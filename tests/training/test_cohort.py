@@ -304,8 +304,8 @@ def test_a_peer_of_a_cohort_that_shares_parts_deploys_alone() -> None:
 
 
 def test_a_run_from_before_the_table_of_targets_is_read() -> None:
-    """spec.json told of architectures and of a fused classifier;
-    weights were named by the place of a peer.
+    """spec.json told of architectures and of a fused classifier; weights were named
+    by the place of a peer.
     """
     cohort, _ = cohort_of(archs="resnet8,resnet14")
     seen(cohort)
@@ -478,8 +478,8 @@ WRONG = [
     ("lfmkd", {"attn_pos": "before"}, "Choose one of: fused, concat, peer"),
     ("lfmkd", {"aux_head": "mlp"}, "Choose one of: auto, gap, lite, continue, dks"),
     ("lfmkd", {"knowledge": "features"}, "Choose one of: logits, maps, both"),
-    ("lfmkd", {"detach_taps": "maybe"}, "must be a bool"),
-    ("lfmkd", {"lambda_fused": "much"}, "must be a float"),
+    ("lfmkd", {"detach_taps": "maybe"}, "must be true or false"),
+    ("lfmkd", {"lambda_fused": "much"}, "must be a number"),
     ("lfmkd", {"lambda_fuse": "1"}, "Did you mean 'lambda_fused'"),
     ("ffl", {"taps": "1"}, "Unknown option of ffl"),
     ("independent", {"temperature": "3"}, "Unknown option of independent"),
@@ -503,8 +503,8 @@ def test_a_temperature_that_means_nothing_is_refused(method: str, temperature: s
 
 @pytest.mark.parametrize("share", ["stage1", "stage2"])
 def test_networks_of_unlike_depth_cannot_share_stages(share: str) -> None:
-    """Their maps are of the same shape, but a shared stage would replace two blocks by one:
-    peer 1 would not deploy.
+    """Their maps are of the same shape, but a shared stage would replace two blocks by one: peer 1 would
+    not deploy.
     """
     with pytest.raises(UsageError, match="one architecture"):
         cohort_of("ffl", "resnet8,resnet14", share=share)

@@ -84,8 +84,8 @@ def three_steps(engine: Engine, size: int = SIZE) -> list[dict[str, Tensor]]:
 
 
 def test_bf16_is_the_same_in_every_run(engines: list[Engine]) -> None:
-    """Autocast's cache is one for all threads,
-    and emptied by the first that ends: sums would depend on who won.
+    """Autocast's cache is one for all threads, and emptied by the first that ends: sums would depend on
+    who won.
     """
     runs = []
     for threads in (0, 2):
@@ -125,8 +125,8 @@ def test_threads_take_the_same_step_to_the_bit(
 def test_threads_take_the_same_step_with_unlike_peers(knowledge: str, engines: list[Engine]) -> None:
     """Maps of unlike size are pooled inside the joint: the gradient passes through that as well.
 
-    By maps, one stage of peer 1 is read four times; then gradients are summed in another order, so not to the
-    bit.
+    By maps, one stage of peer 1 is read four times; then gradients are summed in another order, so not to
+    the bit.
     """
     runs = []
     for threads in (0, 2):
@@ -184,8 +184,8 @@ def test_threads_evaluate_alike(method: str, peers: int, engines: list[Engine]) 
 
 
 def test_accuracy_is_counted_over_the_whole_split(engines: list[Engine]) -> None:
-    """Against a count by hand, over more pictures than one batch
-    of evaluation and a last one that is smaller.
+    """Against a count by hand, over more pictures than one batch of evaluation and a last one that
+    is smaller.
     """
     cohort, graph = cohort_of("lfmkd", ["resnet8"] * 2, {})
     engines.append(Engine(cohort, graph, "cpu", torch.float32, 0))
@@ -264,9 +264,8 @@ def test_threads_are_taken_only_where_they_are_exact(monkeypatch: pytest.MonkeyP
     assert threads_for("auto", pair, "cuda") == 0
     assert threads_for("auto", cohort_of("independent", ["resnet8"], {})[0], "cpu") == 0
     assert threads_for("auto", cohort_of("ffl", ["resnet8"] * 2, {"share": "stem"})[0], "cpu") == 2
-    assert (
-        threads_for("auto", cohort_of("independent", ["resnet8", "mobilenet_v3_small"], {})[0], "cpu") == 0
-    )  # dropout
+    # dropout
+    assert threads_for("auto", cohort_of("independent", ["resnet8", "mobilenet_v3_small"], {})[0], "cpu") == 0
     monkeypatch.setattr("training.engine._cores", lambda: 1)
     assert threads_for("auto", pair, "cpu") == 0
 
@@ -294,10 +293,8 @@ def test_precision_is_probed_without_leaving_a_trace() -> None:
         pick_precision("bf16", cohort, "cpu", batch()[0])
     if torch.cpu._is_avx512_bf16_supported():
         dtype, said = pick_precision("auto", cohort, "cpu", batch()[0])
-        assert (dtype, said.split()[0]) == (
-            torch.float32,
-            "fp32",
-        )  # its first word is the summary's precision
+        # its first word is the summary's precision
+        assert (dtype, said.split()[0]) == (torch.float32, "fp32")
 
 
 @pytest.mark.parametrize("threads", [0, 2])

@@ -12,19 +12,28 @@ from lfdeploy.config import TrainConfig
 from lfdeploy.errors import LfdeployError
 from lfdeploy.models import create
 from training import train
+from training.cohort import Cohort
 from training.guards import check_batch_of_one
+from training.methods import METHODS
+from training.methods.method import Given
+
+
+def cohort_of(method: str, archs: list[str]) -> Cohort:
+    row = METHODS[method]
+    return row.build(Given([create(arch, 2) for arch in archs], 2, 32, row.options()))
 
 
 def test_a_batch_of_one_where_maps_are_1x1() -> None:
     """Refused; the check itself changes neither the weights nor the next random number."""
-    network, flat, picture = create("mobilenet_v3_small", 2), create("resnet8", 2), torch.zeros(1, 3, 32, 32)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
+    deep, flat = (cohort_of("lfmkd", [arch] * 2) for arch in ("mobilenet_v3_small", "resnet8"))
+    picture = torch.zeros(1, 3, 32, 32)
+    before = {name: value.clone() for name, value in deep.state_dict().items()}
     state = torch.get_rng_state()
     with pytest.raises(LfdeployError, match="--batch-size 1 is too small"):
-        check_batch_of_one(network, picture)
+        check_batch_of_one(deep, picture)
     check_batch_of_one(flat, picture)
-    check_batch_of_one(network, torch.zeros(2, 3, 32, 32))
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    check_batch_of_one(deep, torch.zeros(2, 3, 32, 32))
+    assert all(torch.equal(value, before[name]) for name, value in deep.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
 
 

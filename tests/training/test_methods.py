@@ -9,7 +9,6 @@ import torch
 from builders import at, built, enough, given, parts_of
 from torch import Tensor
 
-from lfdeploy.errors import UsageError
 from training.cohort import Cohort
 from training.engine import Engine
 from training.losses import LossGraph, evaluate_graph
@@ -218,9 +217,8 @@ def test_threads_and_one_after_the_other_are_the_same_step(method: str) -> None:
     gradients = []
     for threads in (0, 3):
         cohort, graph = made(method)
-        engine = Engine(
-            cohort.train(), graph, "cpu", torch.float32, threads
-        )  # fp32: no autocast; the networks are in float64
+        # fp32: no autocast; the networks are in float64
+        engine = Engine(cohort.train(), graph, "cpu", torch.float32, threads)
         engine.step(given(cohort, pictures(), LABELS), at(graph, W))
         engine.close()
         gradients.append({n: p.grad for n, p in cohort.named_parameters() if p.grad is not None})
@@ -371,9 +369,3 @@ def test_standardised_logits_ignore_scale_and_level() -> None:
     a, b = random_logits(2)
     assert float(abs(term(a, b) - term(5 * a + 2, 0.1 * b - 1))) < 1e-9
     assert float(term(a, a)) == 0
-
-
-@pytest.mark.parametrize(("method", "peers"), [("cl", 1), ("codistillation", 1), ("okddip", 2)])
-def test_too_few_networks_are_said(method: str, peers: int) -> None:
-    with pytest.raises(UsageError, match=r"needs at least \d networks"):
-        made(method, peers)

@@ -1,10 +1,17 @@
-"""Every method the whole way: trained, interrupted and resumed to the same bits,
-exported with a passing gate. Long: marked slow.
+"""Every method the whole way: trained, killed and resumed to the same bits, exported with a passing gate.
+
+Long: marked slow.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +22,9 @@ import torch
 from export import export, verify
 from lfdeploy.artifact import read
 from lfdeploy.config import ExportConfig, TrainConfig
-from lfdeploy.errors import Interrupted
 from lfdeploy.models.targets import layout_of
 from lfdeploy.run import Run
 from training import train
-from training.engine import Engine
 from training.methods import METHODS
 
 pytestmark = pytest.mark.slow
@@ -54,16 +59,49 @@ def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(config, "teacher", tmp_path_factory.mktemp("teacher"))
 
 
-def interrupted_at(number: int, patch: pytest.MonkeyPatch) -> None:
-    """SIGTERM in the step of that number, counted from 1."""
-    step, count = Engine.step, iter(range(1, 1000))
+# Forks for every line that it reads, while nothing but imports has run: a child that trains, and that kills
+# itself in its ninth step, which is in the second epoch.
+MORTALS = """
+import json, os, signal, sys
+from pathlib import Path
+from lfdeploy.config import TrainConfig
+from training import train
+from training.engine import Engine
 
-    def counted(self: Engine, *args: Any) -> Any:
-        if next(count) == number:
-            signal.raise_signal(signal.SIGTERM)
-        return step(self, *args)
+def lethal(step, count=[]):
+    def counted(self, *given):
+        count.append(1)
+        if len(count) == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, *given)
+    return counted
 
-    patch.setattr(Engine, "step", counted)
+for line in sys.stdin:
+    values, place = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        Engine.step = lethal(Engine.step)
+        train(TrainConfig(**values | {"option": tuple(map(tuple, values["option"]))}), "cut", Path(place))
+        os._exit(0)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def mortals() -> Iterator[subprocess.Popen[str]]:
+    """A process that trains what it is told to, until half of the second epoch."""
+    command = [sys.executable, "-c", MORTALS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+
+
+def train_until_killed(mortals: subprocess.Popen[str], config: TrainConfig, runs: Path) -> Run:
+    assert mortals.stdin is not None
+    assert mortals.stdout is not None
+    mortals.stdin.write(json.dumps([asdict(config), str(runs)]) + "\n")
+    mortals.stdin.flush()
+    assert os.waitstatus_to_exitcode(int(mortals.stdout.readline())) == -signal.SIGKILL
+    return Run(runs / "cut")
 
 
 def named(value: Any) -> str:
@@ -78,8 +116,8 @@ def test_the_whole_way(
     options: tuple[tuple[str, str], ...],
     data: Path,
     teacher: Run,
+    mortals: subprocess.Popen[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = TrainConfig(
         data=str(data),
@@ -93,11 +131,7 @@ def test_the_whole_way(
         teacher=str(teacher.path) if METHODS[method].teachers else None,
     )
     run = train(config, "whole", tmp_path)
-    with monkeypatch.context() as patch:
-        interrupted_at(9, patch)  # in the second epoch
-        with pytest.raises(Interrupted):
-            train(config, "cut", tmp_path)
-    resumed = train(config, runs=tmp_path, resume=Run(tmp_path / "cut"))
+    resumed = train(config, runs=tmp_path, resume=train_until_killed(mortals, config, tmp_path))
     one, other = run.tensors(), resumed.tensors()
     assert set(one) == set(other)
     if run.read("summary.json")["device"] == "cpu":  # what CUDA gives is tests/gpu's to find

@@ -51,8 +51,8 @@ STEPS, EPOCHS = 5, 2
 
 
 def write_coloured(path: Path, seed: int = 0, train: int = 90) -> Path:
-    """Three classes that differ by colour: training pictures of 16x16,
-    of which a tenth is held out, 30 for testing.
+    """Three classes that differ by colour: training pictures of 16x16, of which a tenth is held out, 30
+    for testing.
     """
     draw = np.random.default_rng(seed)
     arrays = {"classes": np.array(["red", "green", "blue"])}
@@ -180,9 +180,8 @@ def test_sudden_death_at_every_place_of_an_epoch(
         elif place == "before the weights are kept":
             patch.setattr(loop, "evaluate_cohort", lethal(loop.evaluate_cohort, 2))
         elif place == "before the metrics line":
-            patch.setattr(
-                loop.json, "dumps", lethal(json.dumps, 4)
-            )  # config.json, spec.json and epoch 1 come first
+            # config.json, spec.json and epoch 1 come first
+            patch.setattr(loop.json, "dumps", lethal(json.dumps, 4))
         elif place == "before the checkpoint":
             patch.setattr(checkpoint, "save", lethal(checkpoint.save, 2))
         else:
@@ -521,14 +520,12 @@ def until_it_trains(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 def test_kill_9_at_ten_random_moments(whole: tuple[Path, float], tmp_path: Path) -> None:
-    """One run, killed in the first and in the second half of each of its five epochs,
-    and each time resumed.
+    """One run, killed in the first and in the second half of each of its five
+    epochs, and each time resumed.
     """
     reference, seconds = whole
-    runs, draw = (
-        tmp_path / "runs",
-        random.Random(),
-    )  # every time at other moments; what is printed shows which
+    # every time at other moments; what is printed shows which
+    runs, draw = (tmp_path / "runs", random.Random())
     lines, words = runs / "mine" / "metrics.jsonl", ()
     for half in range(10):
         process = start(runs, *words)

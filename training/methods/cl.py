@@ -12,7 +12,7 @@ from typing import Any
 from training.cohort import Cohort
 from training.losses import Edge, LossGraph
 from training.methods.method import Given, Method, term_of
-from training.methods.shared import all_but_last, branches, least_peers, means
+from training.methods.shared import all_but_last, branches, means
 from training.options import Distilled, option
 from training.parts import Mean
 
@@ -36,7 +36,6 @@ class Options(Distilled):
 
 def build(given: Given) -> Cohort:
     """Branches, and for each the mean of the others."""
-    least_peers(given, 2, "cl")
     skip, names = all_but_last(given, given.options.share), given.names
     parts = branches(given, skip, scale=1 / len(names))
     others = [Mean(f"others_{name}", [other for other in names if other != name]) for name in names]

@@ -16,8 +16,8 @@ from torch import Tensor
 from training.cohort import Cohort
 from training.losses import Edge, LossGraph
 from training.methods.method import Given, Method, term_of
-from training.methods.shared import least_peers, means, private
-from training.options import Distilled, option
+from training.methods.shared import means, private
+from training.options import Distilled, option, within
 from training.parts import Copy, Peer, Rule
 from training.parts.part import wide
 from training.schedule import Ramp
@@ -32,6 +32,11 @@ class Options(Distilled):
     every: int = option(50, "steps after which the stale copies are taken anew")
     burn_in: float = option(0.1, "share of the epochs before they begin to teach")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within("every", self.every, 1)
+        within("burn_in", self.burn_in, 0, 1)
+
 
 def log_mean(*logits: Tensor) -> Tensor:
     """Logarithm of the mean prediction (B, K) of several logits (B, K)."""
@@ -41,7 +46,6 @@ def log_mean(*logits: Tensor) -> Tensor:
 
 def build(given: Given) -> Cohort:
     """Peers, their stale copies, and for each peer the mean prediction of the others' copies."""
-    least_peers(given, 2, "codistillation")
     peers, names = private(given), given.names
     stale = [
         Copy(f"stale_{peer.name}", peer, every=given.options.every)

@@ -16,7 +16,7 @@ from training.cohort import Cohort
 from training.losses import Edge, LossGraph
 from training.methods.method import Given, Method
 from training.methods.taught import TEACHER, Taught, cohort_of, logit_edges, network_of
-from training.options import option
+from training.options import option, within
 from training.parts import Memory
 from training.terms import first_entry
 
@@ -29,6 +29,12 @@ class Options(Taught):
     negatives: int = option(1024, "remembered vectors to tell a picture from")
     width: int = option(128, "of the vectors that are compared")
     contrast_temperature: float = option(0.07, "that similarities are divided by")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within("negatives", self.negatives, 1)
+        within("width", self.width, 1)
+        within("contrast_temperature", self.contrast_temperature, 1e-3)
 
 
 def build(given: Given) -> Cohort:

@@ -1,8 +1,8 @@
 """DCM: all classifiers of two networks teach each other across the networks (Yao and Sun; ECCV 2020).
 
 L = sum_h CE(z_h) + sum KL(p_a || p_b) over all ordered pairs of classifiers of different networks, weight 1,
-T = 1, none within one. With more than two networks the pairs of one classifier are averaged over the other
-networks.
+T = 1, none within one. With more than two networks the pairs of one classifier are averaged over the
+other networks.
 """
 
 from __future__ import annotations
@@ -51,4 +51,5 @@ METHOD = Method(
     ships="peer0",
     when="mutual learning with deep supervision; unlike networks too",
     source="Yao and Sun 2020, Knowledge Transfer via Dense Cross-layer Mutual-distillation",
+    least=2,
 )

@@ -46,4 +46,5 @@ METHOD = Method(
     ships="peer0",
     when="the simplest mutual learning; works with any networks side by side",
     source="Zhang et al. 2018, Deep Mutual Learning",
+    least=2,
 )

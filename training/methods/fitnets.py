@@ -1,5 +1,5 @@
-"""FitNets: a student's middle map, through a 1x1 convolution, is to be the teacher's (Romero et al.; ICLR
-2015).
+"""FitNets: a student's middle map, through a 1x1 convolution, is to be the teacher's
+(Romero et al.; ICLR 2015).
 
 L = CE(z) + 100 |r(F_s) - F_t|^2 at the middle one of the stages that have a side in common. Deviation: one
 stage of training instead of a hint first and distillation after it.

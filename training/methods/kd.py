@@ -36,8 +36,8 @@ class Options(Taught):
 
 
 def ballot(*vectors: Tensor) -> Tensor:
-    """(B,): how many of the teachers' vectors (B,
-    C) have picture i nearer to i + 1 than to i + 2, less those that do not.
+    """(B,): 1 where at least half of the teachers' vectors (B, C) have picture i nearer to i + 1 than to i +
+    2, else -1.
     """
     count = torch.zeros(len(vectors[0]), device=vectors[0].device)
     for each in vectors:

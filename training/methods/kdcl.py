@@ -149,4 +149,5 @@ METHOD = Method(
     ships="peer0",
     when="unlike networks, where the weaker ones should not pull down the stronger",
     source="Guo et al. 2020, Online Knowledge Distillation via Collaborative Learning",
+    least=2,
 )

@@ -18,7 +18,7 @@ from training.cohort import Cohort
 from training.fusion import AuxiliaryTeacher
 from training.losses import Edge, LossGraph
 from training.methods.method import Given, Method, term_of
-from training.methods.shared import auxiliary, branches, check_alike, heads, means
+from training.methods.shared import auxiliary, branches, check_alike, heads, means, middle_stages
 from training.options import SHARES, Distilled, option, parts_shared
 from training.parts import Auxiliary, FusedPart, Part
 from training.schedule import RAMP_SHARE, Ramp
@@ -97,27 +97,40 @@ def build(given: Given) -> Cohort:
     """Peers, one auxiliary teacher per middle tap, and the end fusion."""
     options, peers, names = given.options, given.peers, given.names
     shapes = [peer.shapes(given.size) for peer in peers]
-    share = parts_shared(options.share)
     taps = middle_taps(peers, given.size, options.taps)
-    if share:
-        check_alike(peers, share)
-    if share and any(min(row) < share - 1 for row in taps):
-        raise UsageError(
-            f"-o share {options.share} would fuse a map with itself; add -o taps none, or share less."
-        )
     ends = [s[-1][0] for s in shapes]
-    if options.fuse == "sum" and len(set(ends)) > 1:
-        raise UsageError("-o fuse sum needs peers with equal channels; take dwpw.")
+    maps = [[s[stage][0] for s, stage in zip(shapes, row, strict=True)] for row in taps]
+    _check(given, taps, [ends] if options.aux_of == "peer" else [ends, *maps])
     teachers = _own_heads(given) if options.aux_of == "peer" else _fused_heads(given, taps)
     reads = [f"{name}.map{len(s) - 1}" for name, s in zip(names, shapes, strict=True)]
     fused = FusedPart("fused", reads, FusedHead(ends, given.classes, options.fuse), options.detach_taps)
-    parts = branches(given, share)
+    parts = branches(given, parts_shared(options.share))
     return Cohort(
         [*parts, *teachers, fused, *means(names)],
         ships=["fused", "peer0"],
         watched=[teacher.name for teacher in teachers],
         fusion_weight_decay=options.fusion_weight_decay,
     )
+
+
+def _check(given: Given, taps: list[list[int]], channels: list[list[int]]) -> None:
+    """Raise `UsageError` where trunks leave nothing to fuse or to read, or a sum has unequal terms.
+
+    ``channels``: of the maps that are fused, a row for each fusion.
+    """
+    options, share = given.options, parts_shared(given.options.share)
+    if share:
+        check_alike(given.peers)
+    if options.aux_of == "peer" and share - 1 > min(middle_stages(given.peers[0])):
+        raise UsageError(
+            f"-o share {options.share} leaves -o aux_of peer no maps of the peers' own; share less."
+        )
+    if options.aux_of != "peer" and share and any(min(row) < share - 1 for row in taps):
+        raise UsageError(
+            f"-o share {options.share} would fuse a map with itself; add -o taps none, or share less."
+        )
+    if options.fuse == "sum" and any(len(set(row)) > 1 for row in channels):
+        raise UsageError("-o fuse sum needs peers with equal channels; take dwpw.")
 
 
 def _fused_heads(given: Given, taps: list[list[int]]) -> list[Part]:
@@ -175,6 +188,6 @@ METHOD = Method(
     loss="sum CE(z_m), CE(z_f), CE(a_s) + w (sum_m KD_3(z_f -> z_m) + 1/S sum_s,m KD_3(a_s -> z_m) + "
     "KD_3(mean z -> z_f))",
     ships="fused, or peer0 at one network's cost",
-    when="the subject of this project: a reconstruction; see docs/results.md for what it gains",
+    when="the subject of this project: a reconstruction, whose gain has not been measured yet",
     source="after the abstract of Hu et al. 2022, Layer-fusion for online mutual knowledge distillation",
 )

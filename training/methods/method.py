@@ -1,5 +1,5 @@
-"""What a method is: its options, a cohort built from plain peers,
-its loss as data, and what is to be said of it.
+"""What a method is: its options, a cohort built from plain peers, its loss as data, and what is to be said
+of it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from lfdeploy.errors import UsageError
 from training.cohort import Cohort
 from training.losses import Edge, LossGraph
 from training.methods.method import Given, Method, term_of
-from training.methods.shared import all_but_last, branches, least_peers, means
+from training.methods.shared import all_but_last, branches, means
 from training.options import Distilled, option
 from training.parts import Attention, Mean
 from training.schedule import RAMP_SHARE, Ramp
@@ -38,7 +38,6 @@ class Options(Distilled):
 
 def build(given: Given) -> Cohort:
     """Auxiliary peers, the leader (the last network), attention, the mean."""
-    least_peers(given, 3, "okddip")
     names = [*given.names[:-1], "leader"]
     widths = {network.shapes(given.size)[-1][0] for network in given.peers[:-1]}
     if len(widths) > 1:

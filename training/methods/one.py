@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lfdeploy.errors import UsageError
 from training.cohort import Cohort
 from training.losses import Edge, LossGraph
 from training.methods.method import Given, Method, term_of
-from training.methods.shared import branches, check_alike, means
+from training.methods.shared import alike, branches, means
 from training.options import Distilled, option, parts_shared
 from training.parts import Gate
 from training.schedule import RAMP_SHARE, Ramp
@@ -31,7 +32,8 @@ def build(given: Given) -> Cohort:
     """Trunk, branches, gate."""
     network = given.peers[0]
     skip = len(network.stages) if given.options.share == "auto" else parts_shared(given.options.share)
-    check_alike(given.peers, skip)
+    if not alike(given.peers):
+        raise UsageError("Method one needs peers of one architecture, since its branches share a trunk.")
     channels = network.shapes(given.size)[skip - 2][0]
     parts = branches(given, skip)
     return Cohort(
@@ -58,4 +60,5 @@ METHOD = Method(
     when="several teachers for little more than one network's cost",
     source="Lan et al. 2018, Knowledge Distillation by On-the-Fly Native Ensemble",
     peers=3,
+    least=2,
 )

@@ -1,5 +1,5 @@
-"""PCL: branches learn from their concatenated vectors and from averaged copies of the others (Wu and Gong;
-AAAI 2021).
+"""PCL: branches learn from their concatenated vectors and from averaged copies of the others
+(Wu and Gong; AAAI 2021).
 
 L = sum_m CE(z_m) + CE(z_f) + w(e) sum_m (KD_3(z_f -> z_m) + mean_{j != m} KD_3(EMA_j -> z_m)); each branch
 sees its own augmentation. Shipped is the averaged copy of the first. Deviations: no shared trunk, whose one
@@ -16,7 +16,7 @@ from training.cohort import Cohort
 from training.losses import Edge, LossGraph
 from training.methods.method import Given, Method, term_of
 from training.methods.shared import means, private
-from training.options import Distilled, option
+from training.options import Distilled, option, within
 from training.parts import Copy, FusedPart, Peer
 from training.schedule import RAMP_SHARE, Ramp
 
@@ -27,6 +27,10 @@ class Options(Distilled):
 
     ramp: float = option(RAMP_SHARE, "share of the epochs over which distillation is ramped up; 0: none")
     decay: float = option(0.999, "of the averaged copies, per step")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within("decay", self.decay, 0, 1)
 
 
 def build(given: Given) -> Cohort:
@@ -66,4 +70,5 @@ METHOD = Method(
     when="the strongest published online method of its kind; each peer has its own view of the pictures",
     source="Wu and Gong 2021, Peer Collaborative Learning for Online Knowledge Distillation",
     peers=3,
+    least=2,
 )

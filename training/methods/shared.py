@@ -1,5 +1,5 @@
-"""What several methods build in the same way: peers,
-private or behind a shared trunk, and heads on the maps of one network.
+"""What several methods build in the same way: peers, private or behind a shared trunk, and heads on the maps
+of one network.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def private(given: Given, *, views: bool = False, vector: bool = False) -> list[
 def branches(
     given: Given, skip: int, *, scale: float = 1.0, vector: bool = False, names: Sequence[str] = ()
 ) -> list[Part]:
-    """Peers that share their first ``skip`` parts, and before them their trunk;
-    none is shared where ``skip`` is 0.
+    """Peers that share their first ``skip`` parts, and before them their trunk; none is shared where ``skip``
+    is 0.
     """
     names = names or given.names
     if skip == 0:
         return [Peer(name, network, vector=vector) for name, network in zip(names, given.peers, strict=True)]
-    check_alike(given.peers, skip)
+    check_alike(given.peers)
     share_modules(given.peers, skip)
     peers: list[Part] = [
         Peer(name, network, "trunk", skip, vector) for name, network in zip(names, given.peers, strict=True)
@@ -50,8 +50,8 @@ def means(names: Sequence[str]) -> list[Part]:
 
 
 def all_but_last(given: Given, share: str) -> int:
-    """How many leading parts ``share`` means:
-    ``auto`` is all stages but the last, or none for unlike peers.
+    """How many leading parts ``share`` means: ``auto`` is all stages but the last,
+    or none for unlike peers.
     """
     if share != "auto":
         return parts_shared(share)
@@ -63,20 +63,10 @@ def alike(peers: Sequence[Backbone]) -> bool:
     return len({tuple((key, value.shape) for key, value in peer.state_dict().items()) for peer in peers}) == 1
 
 
-def check_alike(peers: Sequence[Backbone], skip: int) -> None:
-    """Raise `UsageError` where so many parts cannot be shared."""
+def check_alike(peers: Sequence[Backbone]) -> None:
+    """Raise `UsageError` where nothing can be shared."""
     if not alike(peers):
         raise UsageError("-o share needs peers of one architecture; add -o share none.")
-    if skip > len(peers[0].stages):
-        raise UsageError(f"-o share: this network has only {len(peers[0].stages)} stages.")
-
-
-def least_peers(given: Given, least: int, method: str) -> None:
-    """Raise `UsageError` for fewer networks than a method needs."""
-    if len(given.peers) < least:
-        raise UsageError(
-            f"Method {method} needs at least {least} networks, not {len(given.peers)}: add --peers {least}."
-        )
 
 
 def auxiliary(
@@ -86,7 +76,6 @@ def auxiliary(
     remaining stages.
 
     ``kind``: see `training.fusion.auxiliary_head`; auto is continue for residual networks, else lite.
-
     """
     if kind == "auto":
         kind = "continue" if network.residual else "lite"
@@ -97,8 +86,8 @@ def auxiliary(
 
 
 def heads(given: Given, index: int, kind: str = "auto") -> list[Part]:
-    """Auxiliary classifiers ``PEER_aux0``..
-    on the maps of one peer's middle stages, at most the two deepest.
+    """Auxiliary classifiers ``PEER_aux0``.. on the maps of one peer's middle stages,
+    at most the two deepest.
     """
     network, name = given.peers[index], given.names[index]
     shapes = network.shapes(given.size)

@@ -1,5 +1,5 @@
-"""What methods with a teacher trained before have in common: students,
-the teacher, which of their maps belong together.
+"""What methods with a teacher trained before have in common: students, the teacher, which of their maps
+belong together.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def network_of(given: Given, method: str) -> Backbone:
 
 
 def pairs(teacher: Backbone, student: Backbone, size: int) -> list[tuple[int, int]]:
-    """Stages (of the teacher, of the student) whose maps have the same side;
-    for each side the deepest of both.
+    """Stages (of the teacher, of the student) whose maps have the same side; for each side the deepest
+    of both.
     """
     sides = [
         {side: stage for stage, (_, side) in enumerate(network.shapes(size))}

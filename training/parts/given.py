@@ -1,5 +1,5 @@
-"""A teacher that was trained before: a target of another run.
-It is never trained here, and never saved here.
+"""A teacher that was trained before: a target of another run. It is never trained
+here, and never saved here.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Parts with few weights that mix logits or remember vectors:
-ONE's gate, OKDDip's attention, CRD's memory.
+"""Parts with few weights that mix logits or remember vectors: ONE's gate, OKDDip's
+attention, CRD's memory.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from training.parts.part import Nodes, Part, wide
 
 
 class Gate(Part):
-    """The gated sum of branches' logits (B, K); weights from the shared map: mean, linear, BatchNorm, ReLU,
-    softmax.
+    """The gated sum of branches' logits (B, K); weights from the shared map: mean, linear, BatchNorm,
+    ReLU, softmax.
 
     ONE (Lan, Zhu, Gong 2018), section 3.1 and its released code.
-
     """
 
     def __init__(self, name: str, trunk: str, channels: int, branches: Sequence[str]) -> None:

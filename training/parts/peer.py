@@ -13,11 +13,10 @@ from training.parts.part import Nodes, Part
 
 
 class Peer(Part):
-    """A network. Gives its logits ``NAME`` (B, K), ``NAME.mapS`` of every stage it runs, ``NAME.vector`` (B,
-    C) if asked for.
+    """A network. Gives its logits ``NAME`` (B, K), ``NAME.mapS`` of every stage it runs, ``NAME.vector``
+    (B, C) if asked for.
 
     ``skip``: how many leading parts, the stem and then stages, are left to a `Trunk` whose output it reads.
-
     """
 
     def __init__(
@@ -47,10 +46,8 @@ class Trunk(Part):
     def __init__(self, network: Backbone, skip: int, scale: float = 1.0) -> None:
         super().__init__("trunk", ("view0",))
         self.scale = scale
-        self._modules_of_peer = [
-            network.stem,
-            *list(network.stages)[: skip - 1],
-        ]  # a list: registered by the peer alone
+        # a list: registered by the peer alone
+        self._modules_of_peer = [network.stem, *list(network.stages)[: skip - 1]]
 
     def forward(self, x: Tensor) -> Nodes:
         """The shared map."""

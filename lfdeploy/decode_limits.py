@@ -1,5 +1,5 @@
-"""How large a picture may be, decided from its header:
-what decoding would hold in memory, and how long it would take.
+"""How large a picture may be, decided from its header: what decoding would hold in memory, and how long it
+would take.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ KEPT, SQUARE, CONVERTED = 4, 4, 5
 
 
 def check(header: Header, size: int | None) -> None:
-    """Raise `PictureError` for a picture that would cost more than the limits;
-    ``size`` as in `images.decode`.
+    """Raise `PictureError` for a picture that would cost more than the limits; ``size`` as in
+    `images.decode`.
     """
     pixels = header.width * header.height
     if not pixels:
@@ -54,8 +54,8 @@ def check(header: Header, size: int | None) -> None:
 
 
 def reduction(header: Header, size: int | None) -> int:
-    """1, 2, 4 or 8: by how much the decoder shrinks a JPEG that
-    must still have twice ``size`` on each side.
+    """1, 2, 4 or 8: by how much the decoder shrinks a JPEG that must still have
+    twice ``size`` on each side.
     """
     if size is None or header.format != "JPEG":
         return 1

@@ -1,7 +1,7 @@
-"""Are a file's numbers the run's, but for the rounding of its own format? Weights, biases and steps, one by
-one.
+"""Are a file's numbers the run's, but for the rounding of its own format? Weights, biases and steps, one
+by one.
 
-What a file holds is compared with `export.independent.folded_weights`, from the run's weights alone.
+What a file holds is compared with `export.independent.expected_weights`, from the run's weights alone.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from export.independent.expected_weights import Array, Exact
 from export.independent.float_onnx import Constant
-from export.independent.folded_weights import Array, Exact
 from export.numbers.check import Check, at_most, equal
 
 STAGE = "arithmetic"
@@ -27,8 +27,8 @@ ALIKE = 0.3
 
 @dataclass(frozen=True)
 class Match:
-    """A constant of the file, and the run's numbers in the file's layout;
-    ``source`` is the first name the run has for them.
+    """A constant of the file, and the run's numbers in the file's layout; ``source`` is the first name the
+    run has for them.
     """
 
     constant: Constant
@@ -42,8 +42,8 @@ def matched(
     """Which of the run's tensors each constant is, and the names of those that are none of them.
 
     A constant is found by its name; one that the exporter has renamed or turned by the nearest numbers. A
-    wrong choice hides nothing: the graph with the chosen numbers in it is compared with the module
-    afterwards.
+    wrong choice hides nothing: the graph with the chosen numbers in it is compared with the
+    module afterwards.
     """
     matches: dict[str, Match] = {}
     strangers = []
@@ -74,8 +74,8 @@ def _nearest(constant: Constant, candidates: Mapping[str, Exact], most: float) -
 
 
 def numbers(matches: Mapping[str, Match], strangers: list[str], precision: str) -> Iterator[Check]:
-    """Every weight and bias against the run's,
-    the steps of int8 against what they need, and the kinds of number.
+    """Every weight and bias against the run's, the steps of int8 against what they need, and the kinds
+    of number.
     """
     yield equal(STAGE, "tensors that are none of the run's", strangers[:3], [])
     errors = {name: excess(match, precision) for name, match in matches.items()}
@@ -121,8 +121,8 @@ def _explained(match: Match, precision: str) -> Array:
 
 
 def width(match: Match) -> float | None:
-    """The widest step of an int8 weight as a part of what its channel's largest number needs;
-    None for anything else.
+    """The widest step of an int8 weight as a part of what its channel's largest number needs; None for
+    anything else.
     """
     constant = match.constant
     if constant.step is None or constant.kind != "int8":
@@ -136,11 +136,10 @@ def width(match: Match) -> float | None:
 
 
 def channels(match: Match) -> list[Array]:
-    """The largest number of each output channel, shaped to be divided by; of a matrix by either axis, its own
-    first.
+    """The largest number of each output channel, shaped to be divided by; of a matrix by either axis, its
+    own first.
 
     Channels come from the run's tensor: a file that has one step for a whole weight has lost theirs.
-
     """
     exact, step = np.abs(match.exact.value), match.constant.step
     if exact.ndim < 2:

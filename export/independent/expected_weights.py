@@ -43,9 +43,8 @@ def exact_tensors(classifier: nn.Module, spec: Mapping[str, Sequence[float]], si
     ``spec`` gives ``mean`` and ``std`` per channel; ``size`` is the side of the pictures, for one pass that
     shows which norm reads which convolution.
     """
-    once = {
-        id(tensor): _plain(tensor) for _, tensor in _named(classifier)
-    }  # a tensor with two names stays one
+    # a tensor with two names stays one
+    once = {id(tensor): _plain(tensor) for _, tensor in _named(classifier)}
     exact = {name: once[id(tensor)] for name, tensor in _named(classifier)}
     mean, std = (np.asarray(spec[key], np.float64).reshape(1, 3, 1, 1) for key in ("mean", "std"))
     exact |= {"scale": _of(1 / (255 * std)), "shift": _of(-mean / std)}
