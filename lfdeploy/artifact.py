@@ -184,24 +184,46 @@ def run_of(artifact: Artifact, run: str | None = None, runs: str | Path = "runs"
     the same.
     """
     wanted = artifact.manifest["run"]
-    beside = artifact.path.resolve().parent.parent
-    beside = beside.parent if artifact.path.resolve().parent.name == "quarantine" else beside
-    candidates: Iterable[Path] = (
-        [Path(run), Path(runs) / run] if run else [beside, Path(runs) / wanted["name"]]
-    )
-    for path in candidates:
-        if (path / "spec.json").is_file() and (path / "model.safetensors").is_file():
-            found = Run(path)
-            if sha256(found.weights) != wanted["weights_sha256"]:
-                raise ParityError(
-                    f"stage file: {artifact.name} was exported from other weights than "
-                    f"{found.name}/model.safetensors holds now. "
-                    f"Export it again."
-                )
-            return found
+    found = _place_of_run(artifact, run, runs)
+    if found is not None:
+        if sha256(found.weights) != wanted["weights_sha256"]:
+            raise ParityError(
+                f"stage file: {artifact.name} was exported from other weights than "
+                f"{found.name}/model.safetensors holds now. Export it again."
+            )
+        return found
     raise LfdeployError(
         f"The run '{wanted['name']}' of {artifact.name} is not here; name its directory with --run."
     )
+
+
+def has_run(artifact: Artifact, runs: str | Path = "runs") -> bool:
+    """Whether the run that an artifact came from is here."""
+    return _place_of_run(artifact, None, runs) is not None
+
+
+def _place_of_run(artifact: Artifact, run: str | None, runs: str | Path) -> Run | None:
+    beside = artifact.path.resolve().parent.parent
+    beside = beside.parent if artifact.path.resolve().parent.name == "quarantine" else beside
+    named = Path(runs) / str(artifact.manifest["run"]["name"])
+    for path in [Path(run), Path(runs) / run] if run else [beside, named]:
+        if (path / "spec.json").is_file() and (path / "model.safetensors").is_file():
+            return Run(path)
+    return None
+
+
+def check_resize(artifact: Artifact) -> None:
+    """Raise `LfdeployError` unless the artifact wants its pictures fitted by the one
+    rule that there is here.
+    """
+    rule = artifact.manifest["input"].get("resize")
+    if rule != RESIZE:
+        version = rule.get("version", "?") if isinstance(rule, dict) else rule
+        raise LfdeployError(
+            f"{artifact.name} wants its pictures fitted by another rule than this lfdeploy has (its version "
+            f"{version}, here {RESIZE['version']}; input.resize in manifest.json): its answers would be "
+            "wrong. Export it again."
+        )
 
 
 def input_of(size: int) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 
-from lfdeploy.artifact import Artifact, resolve, run_of
+from lfdeploy.artifact import Artifact, check_resize, resolve, run_of
 from lfdeploy.backends import BACKENDS, Session, Source, chosen
 from lfdeploy.confidence import abstains
-from lfdeploy.errors import LfdeployError, PictureError
-from lfdeploy.images import RESIZE, Given, Pixels, decode, fit
+from lfdeploy.errors import PictureError
+from lfdeploy.images import Given, Pixels, decode, fit
 
 
 @dataclass(frozen=True)
@@ -151,18 +151,3 @@ def _named(pictures: Iterable[Given]) -> Iterator[tuple[str, Given]]:
                 yield f"array[{row}]", part
         else:
             yield str(picture) if isinstance(picture, (str, Path)) else f"picture {index}", picture
-
-
-def check_resize(artifact: Artifact) -> None:
-    """Raise `LfdeployError` unless the artifact wants its pictures fitted by the one
-    rule that there is here.
-    """
-    rule = artifact.manifest["input"].get("resize")
-    if rule != RESIZE:
-        version = rule.get("version", "?") if isinstance(rule, dict) else rule
-        raise LfdeployError(
-            f"{artifact.name} wants its pictures fitted by another rule than this lfdeploy has (its "
-            f"version {version}, "
-            f"here {RESIZE['version']}; input.resize in manifest.json): its answers would be wrong. "
-            "Export it again."
-        )

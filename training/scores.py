@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lfdeploy.artifact import Artifact, input_of, run_of
+from lfdeploy.artifact import Artifact, check_resize, input_of, run_of
 from lfdeploy.artifact import resolve as resolve_artifact
 from lfdeploy.backends import BACKENDS, Session, Source, chosen
 from lfdeploy.chance import against_chance
@@ -78,6 +78,7 @@ def _sessions(
     """By target: the backend's name, what answers, and how many pictures it takes at once."""
     if artifact is not None:
         artifact.check_file()
+        check_resize(artifact)
         name, most = chosen(artifact.manifest, backend), int(artifact.manifest["batch"]["max"])
         session = BACKENDS[name].open(Source(artifact.file, artifact.manifest, run), device)
         return {str(artifact.manifest["target"]): (name, session, most)}

@@ -30,6 +30,7 @@ from training.engine import Engine, exact_fp32, pick_precision, threads_for
 from training.guards import check_batch_of_one
 from training.methods import METHODS
 from training.methods.method import Given, Method
+from training.parts import GivenTeacher
 from training.teachers import check_teachers, find, names_of, teachers_of
 
 
@@ -59,8 +60,8 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
     method = METHODS[config.method]
     check_teachers(config.method, method.teachers, config.teacher)
     home = runs if resume is None else resume.path.parent
-    for teacher in names_of(config.teacher):
-        find(teacher, home)  # refused before anything is decoded
+    # found, or refused, before anything is decoded
+    teachers = [find(teacher, home) for teacher in names_of(config.teacher)]
     options = parse_options(method.options, config.option, config.method)
     device = pick(config.device)
     exact_fp32(device)
@@ -72,7 +73,7 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
             f"--peers {method.least}."
         )
     mean, std = pixel_statistics(data.train)
-    cohort = _cohort(config, method, options, data, archs, (mean, std), home)
+    cohort = _cohort(config, method, options, data, archs, teachers_of(teachers, data, mean, std))
     cohort = cohort.to(device).to(memory_format=torch.channels_last)
     mean_here, std_here = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     batches = _batches(config, data, device, cohort.views)
@@ -108,11 +109,9 @@ def _cohort(
     options: Any,
     data: Data,
     archs: tuple[str, ...],
-    pixels: tuple[list[float], list[float]],
-    runs: Path,
+    teachers: list[GivenTeacher],
 ) -> Cohort:
     """The networks, which begin alike for one seed whatever teaches them, and what the method adds."""
-    teachers = teachers_of(config.teacher, runs, data, *pixels)
     torch.manual_seed(config.seed)
     peers = [create(arch, len(data.classes)) for arch in archs]
     return method.build(Given(peers, len(data.classes), data.image_size, options, teachers, len(data.train)))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
+from lfdeploy.artifact import Artifact, check_resize, has_run, run_of
 from lfdeploy.artifact import resolve as resolve_artifact
-from lfdeploy.artifact import run_of
+from lfdeploy.backends import BACKENDS, Source, chosen
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, ParityError, UsageError
 from lfdeploy.models.targets import NETWORK, layout_of, top1_of
 from lfdeploy.run import Run
 from lfdeploy.runs import resolve as resolve_run
-from training.parts import GivenTeacher
+from training.parts import GivenTeacher, OpenedFile
 
 if TYPE_CHECKING:
     from lfdeploy.data import Data
@@ -42,46 +45,76 @@ def names_of(names: str | None) -> list[str]:
     return [name for name in (names or "").split(",") if name]
 
 
+@dataclass(frozen=True)
+class Named:
+    """What a name of --teacher means: a run and one of its targets, or an artifact whose run is not here."""
+
+    name: str
+    run: Run | None
+    target: str
+    artifact: Artifact | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes that it tells apart."""
+        return list(self.run.spec["classes"] if self.run else self._manifest["labels"])
+
+    @property
+    def size(self) -> int:
+        """The side of its pictures."""
+        return int(self.run.spec["image_size"] if self.run else self._manifest["input"]["height"])
+
+    @property
+    def _manifest(self) -> dict[str, Any]:
+        assert self.artifact is not None
+        return self.artifact.manifest
+
+
 def teachers_of(
-    names: str | None, runs: Path, data: Data, mean: Sequence[float], std: Sequence[float]
+    found: Sequence[Named], data: Data, mean: Sequence[float], std: Sequence[float]
 ) -> list[GivenTeacher]:
     """The teachers, in eval mode, for pictures that are normalised by ``mean`` and ``std``; parts ``teacher``
     or ``teacher0``..
     """
-    each = names_of(names)
     here = torch.tensor(mean), torch.tensor(std)
     parts = []
-    for number, name in enumerate(each):
-        run, target = find(name, runs)
-        spec = run.spec
-        if list(spec["classes"]) != list(data.classes):
+    for number, each in enumerate(found):
+        if each.classes != list(data.classes):
             raise LfdeployError(
-                f"Teacher {name} tells other classes apart than these: "
-                f"{_difference(spec['classes'], data.classes)}."
+                f"Teacher {each.name} tells other classes apart than these: "
+                f"{_difference(each.classes, data.classes)}."
             )
-        if int(spec["image_size"]) != data.image_size:
-            size = spec["image_size"]
+        if each.size != data.image_size:
             raise LfdeployError(
-                f"Teacher {name} sees pictures of {size} px, these are {data.image_size} px: add "
-                f"--image-size {size}."
+                f"Teacher {each.name} sees pictures of {each.size} px, these are {data.image_size} px: add "
+                f"--image-size {each.size}."
             )
-        say(
-            f"Teacher: {target} of run {run.name}, {' + '.join(layout_of(spec).archs(target))}, top-1 "
-            f"{_top1(run, target)}"
-        )
-        network = run.classifier(target).network
-        own = torch.tensor(spec["mean"]), torch.tensor(spec["std"])
-        parts.append(GivenTeacher("teacher" if len(each) == 1 else f"teacher{number}", network, own, here))
+        network, own = _opened(each)
+        parts.append(GivenTeacher("teacher" if len(found) == 1 else f"teacher{number}", network, own, here))
     return parts
 
 
-def find(name: str, runs: Path) -> tuple[Run, str]:
-    """The run and the target that a name means: an artifact's target, or a run's best single network
-    by validation.
-    """
+def _opened(named: Named) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """A teacher's network, with the mean and deviation of the pictures that it reads."""
+    if named.run is None:
+        assert named.artifact is not None
+        name = chosen(named.artifact.manifest, "auto")
+        session = BACKENDS[name].open(Source(named.artifact.file, named.artifact.manifest), "auto")
+        say(f"Teacher: {named.artifact.name} alone, with {name}, since its run is not here: it gives logits.")
+        file = OpenedFile(session, int(named.artifact.manifest["batch"]["max"]))
+        return file, (torch.zeros(3), torch.ones(3))
+    spec = named.run.spec
+    networks = " + ".join(layout_of(spec).archs(named.target))
+    top1 = f"{top1_of(named.run.read('summary.json')['test'])[named.target]:.1f} % on its test pictures"
+    say(f"Teacher: {named.target} of run {named.run.name}, {networks}, top-1 {top1}")
+    return named.run.classifier(named.target).network, (torch.tensor(spec["mean"]), torch.tensor(spec["std"]))
+
+
+def find(name: str, runs: Path) -> Named:
+    """What a name means: an artifact's target, or a run's best single network by validation."""
     if any((place / "spec.json").exists() for place in (Path(name), runs / name)):
         run = resolve_run(name, str(runs)).finished()
-        return run, best_network(run)
+        return Named(name, run, best_network(run))
     try:
         artifact = resolve_artifact(name, str(runs))
     except ParityError:  # it is there, and damaged
@@ -90,7 +123,12 @@ def find(name: str, runs: Path) -> tuple[Run, str]:
         raise LfdeployError(
             f"--teacher '{name}' is neither a run nor an artifact in {runs}. See: lfdeploy list runs"
         ) from None
-    return run_of(artifact, None, str(runs)).finished(), str(artifact.manifest["target"])
+    target = str(artifact.manifest["target"])
+    if not has_run(artifact, str(runs)):
+        artifact.check_file()
+        check_resize(artifact)
+        return Named(name, None, target, artifact)
+    return Named(name, run_of(artifact, None, str(runs)).finished(), target)
 
 
 def best_network(run: Run) -> str:
@@ -99,10 +137,6 @@ def best_network(run: Run) -> str:
     top1 = top1_of(summary["val"] or summary["test"])
     networks = [name for name, row in layout_of(run.spec).targets.items() if row.kind == NETWORK]
     return max(networks, key=lambda name: top1[name])
-
-
-def _top1(run: Run, target: str) -> str:
-    return f"{top1_of(run.read('summary.json')['test'])[target]:.1f} % on its test pictures"
 
 
 def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:

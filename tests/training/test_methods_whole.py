@@ -22,6 +22,7 @@ import torch
 from export import export, verify
 from lfdeploy.artifact import read
 from lfdeploy.config import ExportConfig, TrainConfig
+from lfdeploy.errors import UsageError
 from lfdeploy.models.targets import layout_of
 from lfdeploy.run import Run
 from training import train
@@ -154,3 +155,19 @@ def test_one_teacher_several_students_and_several_teachers(data: Path, teacher: 
     assert not any(name.startswith("teacher") for name in second.tensors())
     artifact = export(ExportConfig(all=True, single_file=True), first)[0]
     assert artifact.verdict == "pass"
+
+
+def test_an_artifact_without_its_run_gives_logits_alone(data: Path, teacher: Run, tmp_path: Path) -> None:
+    """Its file teaches as its run does; a method that needs inner maps refuses it."""
+    alone = export(ExportConfig(peer=0, out=str(tmp_path / "elsewhere" / "alone")), teacher)[0].path
+    common: dict[str, Any] = {
+        "data": str(data), "arch": "resnet8", "peers": 1, "epochs": 1, "batch_size": 32, "lr": 0.05,
+        "precision": "fp32",
+    }  # fmt: skip
+    by_file = train(TrainConfig(method="kd", teacher=str(alone), **common), "by_file", tmp_path)
+    by_run = train(TrainConfig(method="kd", teacher=str(teacher.path), **common), "by_run", tmp_path)
+    losses = [json.loads((run.path / "metrics.jsonl").read_text())["loss"] for run in (by_file, by_run)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    with pytest.raises(UsageError, match="name a run, or an artifact of one peer beside its run"):
+        train(TrainConfig(method="fitnets", teacher=str(alone), **common), "hints", tmp_path)
+    assert not (tmp_path / "hints").exists()

@@ -53,8 +53,8 @@ def build(given: Given) -> Cohort:
         return cohort_of(given)
     if not all(isinstance(teacher.network, Backbone) for teacher in given.teachers):
         raise UsageError(
-            "-o relative needs the teachers' inner maps, which only single networks have: name peers, "
-            "not fused targets."
+            "-o relative needs the teachers' inner maps, which fused targets and files alone have not: name "
+            "runs, or artifacts of single peers beside their runs."
         )
     parts = [Rule("ballot", [f"{teacher.name}.vector" for teacher in given.teachers], ballot)]
     return cohort_of(given, parts, vector=True)

@@ -58,8 +58,8 @@ def network_of(given: Given, method: str) -> Backbone:
     network = given.teachers[0].network
     if not isinstance(network, Backbone):
         raise UsageError(
-            f"Method {method} needs a teacher's inner maps, which only one network has: name one peer, "
-            "not a fused target."
+            f"Method {method} needs a teacher's inner maps, which a fused target and a file alone have not: "
+            "name a run, or an artifact of one peer beside its run."
         )
     return network
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from training.parts.copies import Copy
-from training.parts.given import GivenTeacher
+from training.parts.given import GivenTeacher, OpenedFile
 from training.parts.joint import Auxiliary, FusedPart, Mean, Rule
 from training.parts.mixing import Attention, Gate, Memory
 from training.parts.part import Nodes, Part, run
@@ -19,6 +19,7 @@ __all__ = [
     "Mean",
     "Memory",
     "Nodes",
+    "OpenedFile",
     "Part",
     "Peer",
     "Rule",

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lfdeploy.backends import Session
+from lfdeploy.backends.base import in_chunks
 from lfdeploy.models.backbone import Backbone
 from training.parts.part import Nodes, Part
 
@@ -45,3 +47,24 @@ class GivenTeacher(Part):
             maps = self.network.features(x)
             nodes = {self.name: self.network.head(maps[-1]), f"{self.name}.vector": maps[-1].mean((2, 3))}
             return nodes | {f"{self.name}.map{i}": each for i, each in enumerate(maps)}
+
+
+class OpenedFile(nn.Module):
+    """An artifact's file as a network: logits (B, K) of pictures (B, 3, S, S) in [0, 1], whole levels of 255.
+
+    It computes on what its session is on, so that on a GPU every step waits for it.
+    """
+
+    def __init__(self, session: Session, most: int) -> None:
+        super().__init__()
+        self.session, self.most = session, most
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, at most ``most`` pictures at a time."""
+        pixels = (images.float() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        logits = in_chunks(self.session, pixels.cpu().contiguous().numpy(), self.most)[0]
+        return torch.from_numpy(logits).to(images.device)
+
+    def __deepcopy__(self, memo: object) -> OpenedFile:
+        """Itself: a session has no copy, and nothing in it changes."""
+        return self
