@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import export.pipeline
+import export.publish
 from export import export as make
 from export.build.graph import traced_graph
 from lfdeploy.config import ExportConfig, TrainConfig
@@ -24,7 +24,7 @@ from lfdeploy.run import Run
 
 HERE = Path(__file__)
 EXPORT = HERE.parents[2] / "export"
-MAKERS = ("build.", "pipeline", "parity.origin", "triton")
+MAKERS = ("build.", "pipeline", "publish", "parity.origin", "triton")
 EVIDENCE = [f"independent.{path.stem}" for path in (EXPORT / "independent").glob("[a-z]*.py")] + [
     "parity.bounds"
 ]
@@ -64,7 +64,7 @@ def refused_at(run: Run, format: str, precision: str, out: Path, patch: pytest.M
     """The stage that refuses peer 0 of a run, made and judged by the functions as they are now; empty where
     none does.
     """
-    patch.setattr(export.pipeline, "speedup", lambda *args: {"1": {"ratio": 1.0, "low": 1.0, "high": 1.0}})
+    patch.setattr(export.publish, "speedup", lambda *args: {"1": {"ratio": 1.0, "low": 1.0, "high": 1.0}})
     try:
         make(ExportConfig(peer=0, format=format, precision=precision, out=str(out)), run)
     except LfdeployError as error:

@@ -114,7 +114,7 @@ def test_a_finished_proof_is_not_made_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_publish", interrupted)
+        patch.setattr(pipeline, "publish_proven", interrupted)
         with pytest.raises(KeyboardInterrupt):
             export(ExportConfig(peer=0), fresh)
     assert other.exists()
