@@ -65,11 +65,16 @@ class TrainConfig(DataConfig):
     method: str = setting("lfmkd", "how they teach each other; see 'lfdeploy list methods'", metavar="NAME")
     teacher: str | None = setting(None, "runs or artifacts that teach (kd, at, ...)", metavar="NAME[,...]")
     option: tuple[tuple[str, str], ...] = setting((), "a setting of the method, as KEY VALUE", short="-o")
+    weights: str | None = setting(
+        None, "where the networks start: a run, an artifact, a state dict, or default", metavar="NAME|FILE"
+    )
     epochs: int | None = setting(None, "passes over the training split (default: by data)", metavar="N")
     batch_size: int | None = setting(
         None, "pictures per step (default: 128, less for small sets)", metavar="B"
     )
-    lr: float = setting(0.1, "peak learning rate (SGD, Nesterov 0.9)", metavar="X")
+    lr: float | None = setting(
+        None, "peak learning rate (SGD, Nesterov 0.9; default: 0.1, or 0.01 from --weights)", metavar="X"
+    )
     weight_decay: float = setting(5e-4, "L2 on all weights of the peers", metavar="X")
     schedule: str = setting("cosine", "learning rate over the epochs", choices=("cosine", "step"))
     warmup: float = setting(0.05, "share of the epochs in which the rate rises", metavar="F")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lfdeploy.names import check_classes, stem_of
 from lfdeploy.run import SCHEMA, Run, config_json
 from lfdeploy.run_data import resumed
 from lfdeploy.runs import may_begin, new_run, point_latest
+from training import checkpoint
 from training.augment import normalise
 from training.batches import Augment, Batches, pixel_statistics
 from training.cohort import Cohort
@@ -32,6 +34,9 @@ from training.methods import METHODS
 from training.methods.method import Given, Method
 from training.parts import GivenTeacher
 from training.teachers import check_teachers, find, names_of, teachers_of
+from training.weights import Start, begin_from, pixels_of, starts_of, told
+
+FROM_SCRATCH, GENTLE = 0.1, 0.01  # peak learning rates
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
     home = runs if resume is None else resume.path.parent
     # found, or refused, before anything is decoded
     teachers = [find(teacher, home) for teacher in names_of(config.teacher)]
+    begun = resume is not None and checkpoint.saved(resume) is not None
+    starts = {} if begun else starts_of(config.weights, config.arch, home)
     options = parse_options(method.options, config.option, config.method)
     device = pick(config.device)
     exact_fp32(device)
@@ -72,8 +79,9 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
             f"Method {config.method} needs at least {method.least} networks, not {len(archs)}: add "
             f"--peers {method.least}."
         )
-    mean, std = pixel_statistics(data.train)
-    cohort = _cohort(config, method, options, data, archs, teachers_of(teachers, data, mean, std))
+    mean, std = _pixels(data, starts, resume)
+    given = teachers_of(teachers, data, mean, std)
+    cohort = _cohort(config, method, options, data, archs, given, starts)
     cohort = cohort.to(device).to(memory_format=torch.channels_last)
     mean_here, std_here = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     batches = _batches(config, data, device, cohort.views)
@@ -82,16 +90,24 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
     if batches.batch_size == 1:
         check_batch_of_one(cohort, first[:1])
     threads = threads_for(config.threads, cohort, device)
+    lr = config.lr or (GENTLE if config.weights else FROM_SCRATCH)
     groups = cohort.parameter_groups(config.weight_decay)
-    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, foreach=True)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, foreach=True)
     run = _begin(config, name, runs, data, archs, cohort, (mean, std), held) if resume is None else resume
     engine = Engine(cohort, method.graph(cohort, options), device, dtype, threads)
     point_latest(run)
     epochs = config.epochs or data.epochs
     how = f"{device}, {precision}" + (f", {threads} threads" if threads else "")
     _say(run, config, data, archs, batches, epochs, how)
-    rates = config.lr, config.schedule, config.warmup
+    rates = lr, config.schedule, config.warmup
     return Setup(run, data, engine, optimizer, batches, mean_here, std_here, epochs, *rates, precision)
+
+
+def _pixels(data: Data, starts: Mapping[str, Start], resume: Run | None) -> tuple[list[float], list[float]]:
+    """Mean and deviation that pictures are normalised by: of the run, of the weights, or of the data."""
+    if resume is not None:
+        return resume.spec["mean"], resume.spec["std"]
+    return pixels_of(starts) or pixel_statistics(data.train)
 
 
 def _pictures(config: TrainConfig, resume: Run | None) -> Data:
@@ -110,10 +126,15 @@ def _cohort(
     data: Data,
     archs: tuple[str, ...],
     teachers: list[GivenTeacher],
+    starts: Mapping[str, Start],
 ) -> Cohort:
     """The networks, which begin alike for one seed whatever teaches them, and what the method adds."""
     torch.manual_seed(config.seed)
     peers = [create(arch, len(data.classes)) for arch in archs]
+    for peer in peers if starts else ():
+        begin_from(peer, starts[peer.arch], data.classes)
+    for arch, start in starts.items():
+        say(f"Weights: {told(start, arch, data.classes)}.")
     return method.build(Given(peers, len(data.classes), data.image_size, options, teachers, len(data.train)))
 
 

@@ -110,7 +110,7 @@ def _opened(named: Named) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     return named.run.classifier(named.target).network, (torch.tensor(spec["mean"]), torch.tensor(spec["std"]))
 
 
-def find(name: str, runs: Path) -> Named:
+def find(name: str, runs: Path, flag: str = "--teacher") -> Named:
     """What a name means: an artifact's target, or a run's best single network by validation."""
     if any((place / "spec.json").exists() for place in (Path(name), runs / name)):
         run = resolve_run(name, str(runs)).finished()
@@ -121,7 +121,7 @@ def find(name: str, runs: Path) -> Named:
         raise
     except LfdeployError:
         raise LfdeployError(
-            f"--teacher '{name}' is neither a run nor an artifact in {runs}. See: lfdeploy list runs"
+            f"{flag} '{name}' is neither a run nor an artifact in {runs}. See: lfdeploy list runs"
         ) from None
     target = str(artifact.manifest["target"])
     if not has_run(artifact, str(runs)):

@@ -1,0 +1,223 @@
+"""Starting from trained weights: what is taken answers as its source, and what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lfdeploy.config import TrainConfig
+from lfdeploy.errors import Interrupted, LfdeployError, UsageError
+from lfdeploy.models import create
+from lfdeploy.run import Run
+from training import train
+from training.engine import Engine
+from training.teachers import best_network
+from training.weights import IMAGENET, TENSORFLOW, Start, begin_from, fitting, head_of, starts_of
+
+SMALL = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
+OTHERS = ["densenet121", "mnasnet0_5", "efficientnet_b0", "convnext_tiny", "regnet_x_400mf", "mobilenet_v2"]
+
+
+def shaken(network: nn.Module) -> nn.Module:
+    """With other numbers in every tensor, statistics included, so that no two can be exchanged unseen."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.mul_(0.9 + 0.2 * torch.rand(tensor.shape, generator=generator))
+    return network.eval()
+
+
+def answers(network: nn.Module, side: int = 64) -> Tensor:
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found: Tensor = network(images)
+    return found
+
+
+@pytest.mark.parametrize("arch", [*SMALL, *(pytest.param(a, marks=pytest.mark.slow) for a in OTHERS)])
+def test_torchvisions_tensors_are_found_by_their_order(arch: str, tmp_path: Path) -> None:
+    from torchvision import models
+
+    source = shaken(models.get_model(arch, weights=None, num_classes=7))
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    save_file({n: t.contiguous() for n, t in source.state_dict().items()}, tmp_path / "w.safetensors")
+    start = starts_of(str(tmp_path / "w.pth"), arch, tmp_path)[arch]
+    sorted_by_name = starts_of(str(tmp_path / "w.safetensors"), arch, tmp_path)[arch]
+    found = [fitting(each, arch) for each in (start, sorted_by_name)]
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+    network = create(arch, 7).eval()
+    begin_from(network, Start("", start.tensors, start.pixels, tuple("abcdefg")), tuple("abcdefg"))
+    assert torch.equal(answers(network), answers(source))
+    assert start.pixels == IMAGENET
+
+
+@pytest.mark.parametrize("side", [64, 97])
+def test_published_weights_of_lite0_answer_as_timms_network_does(side: int, tmp_path: Path) -> None:
+    """timm has the same network in code of its own, with TensorFlow's padding and its norm's epsilon."""
+    timm = pytest.importorskip("timm")
+    start = starts_of("default", "efficientnet_lite0", tmp_path)["efficientnet_lite0"]
+    other = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    other.load_state_dict(dict(zip(other.state_dict(), start.tensors.values(), strict=True)))
+    classes = tuple(map(str, range(1000)))
+    network = create("efficientnet_lite0", 1000).eval()
+    begin_from(network, Start("", start.tensors, start.pixels, classes), classes)
+    assert torch.allclose(answers(network, side), answers(other, side), atol=1e-5)
+    assert start.pixels == TENSORFLOW
+
+
+@pytest.mark.parametrize("classes", [3, 7])
+def test_the_head_is_new_even_for_as_many_classes(classes: int, tmp_path: Path) -> None:
+    source = shaken(create("resnet8", 7)).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in source.items()}, tmp_path / "w.safetensors")
+    start = starts_of(str(tmp_path / "w.safetensors"), "resnet8", tmp_path)["resnet8"]
+    torch.manual_seed(0)
+    network = create("resnet8", classes)
+    fresh = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    begin_from(network, start, tuple(map(str, range(classes))))
+    assert head_of("resnet8") == ["head.2.weight", "head.2.bias"]
+    for name, tensor in network.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(tensor, fresh[name] if name in head_of("resnet8") else source[name]), name
+
+
+def refused(kind: str, place: Path) -> tuple[str, str, type[Exception], str]:
+    """What is given for --weights and --arch, and what is said."""
+    file = place / "w.pth"
+    if kind == "deeper":
+        torch.save(create("resnet14", 3).state_dict(), file)
+    elif kind == "wider":
+        name = "stages.0.0.conv1.weight"
+        torch.save(create("resnet8", 3).state_dict() | {name: torch.zeros(32, 16, 3, 3)}, file)
+    elif kind == "code":
+        torch.save({"weights": print}, file)
+    elif kind == "numbers":
+        torch.save({"a": 1}, file)
+    elif kind == "text":
+        file.write_text("weights")
+    said = {
+        "deeper": (LfdeployError, "is not for resnet8: it holds"),
+        "wider": (LfdeployError, "is not for resnet8: 'stages.0"),
+        "code": (LfdeployError, "cannot be read"),
+        "numbers": (LfdeployError, "is no state dict"),
+        "text": (LfdeployError, "cannot be read"),
+        "missing": (LfdeployError, "No such file"),
+        "no network": (UsageError, "add --arch NAME"),
+        "nothing published": (LfdeployError, "no published weights of resnet8"),
+        "nobody": (LfdeployError, "--weights 'nobody' is neither a run nor an artifact"),
+    }
+    given = {"nothing published": "default", "nobody": "nobody"}.get(kind, str(file))
+    return given, "" if kind == "no network" else "resnet8", *said[kind]
+
+
+KINDS = ["deeper", "wider", "code", "numbers", "text", "missing", "no network", "nothing published", "nobody"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_does_not_fit_is_one_line(kind: str, tmp_path: Path) -> None:
+    given, archs, error, said = refused(kind, tmp_path)
+    with pytest.raises(error) as found:
+        starts_of(given, archs, tmp_path)
+    assert said in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes told apart by colour, 60 pictures of 16 px."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    colours = 60 + 90 * np.eye(3, dtype=np.int64)[labels][:, None, None, :]
+    pictures = (colours + draw.integers(-60, 60, (60, 16, 16, 3))).astype(np.uint8)
+    place = tmp_path_factory.mktemp("data") / "colours.npz"
+    np.savez(place, train_x=pictures, train_y=labels, classes=np.array(["red", "green", "blue"]))
+    return place
+
+
+@pytest.fixture(scope="module")
+def first(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run, with a mean that its pictures do not have."""
+    runs = tmp_path_factory.mktemp("first")
+    run = train(TrainConfig(epochs=2, weights=None, lr=0.1, **settings(data)), "first", runs)
+    (run.path / "spec.json").write_text(json.dumps(run.spec | {"mean": [0.4, 0.5, 0.6]}))
+    return run
+
+
+def settings(data: Path) -> dict[str, Any]:
+    return {"data": str(data), "arch": "resnet8", "batch_size": 16, "precision": "fp32"}
+
+
+def stopped_in_step(number: int, patch: pytest.MonkeyPatch, end: Callable[[], Any]) -> dict[str, Tensor]:
+    """``end`` is called in that step, from 1; the tensors with which the first one began."""
+    began: dict[str, Tensor] = {}
+    step, steps = Engine.step, iter(range(1, 1000))
+
+    def counted(self: Engine, *given: Any) -> Any:
+        now = next(steps)
+        if now == 1:
+            network = self.cohort.peers[1].network
+            began.update({name: tensor.detach().clone() for name, tensor in network.named_parameters()})
+        if now == number:
+            end()
+        return step(self, *given)
+
+    patch.setattr(Engine, "step", counted)
+    return began
+
+
+def died() -> None:
+    raise RuntimeError("died")
+
+
+def stems(tensors: dict[str, Tensor]) -> list[Tensor]:
+    return [tensor for name, tensor in tensors.items() if name.endswith("stem.0.weight")]
+
+
+def test_a_run_begins_where_another_ended(
+    data: Path,
+    first: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With its mean and deviation, and for the same classes its head; interrupted, it needs its source no
+    more.
+    """
+    place = Path(shutil.copytree(first.path, tmp_path / "first"))
+    config = TrainConfig(epochs=2, weights=str(place), **settings(data))
+    with monkeypatch.context() as patch:
+        began = stopped_in_step(3, patch, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(config, "second", tmp_path)
+    best = best_network(first)
+    network = first.classifier(best).network
+    assert all(torch.equal(tensor, began[name]) for name, tensor in network.named_parameters())
+    assert "head included" in capsys.readouterr().err
+    shutil.rmtree(place)
+    resumed = train(config, runs=tmp_path, resume=Run(tmp_path / "second"))
+    assert resumed.spec["mean"] == [0.4, 0.5, 0.6]
+    assert resumed.read("config.json")["lr"] is None  # and the rate is that for trained weights
+
+
+def test_a_run_that_died_before_its_first_state_begins_there_again(
+    data: Path, first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(epochs=1, weights=str(first.path), **settings(data))
+    with monkeypatch.context() as patch:
+        stopped_in_step(2, patch, died)
+        with pytest.raises(RuntimeError, match="died"):
+            train(config, "second", tmp_path)
+    with monkeypatch.context() as patch:
+        began = stopped_in_step(0, patch, died)
+        train(config, runs=tmp_path, resume=Run(tmp_path / "second"))
+    assert any(torch.equal(began["stem.0.weight"], stem) for stem in stems(first.tensors()))
