@@ -68,6 +68,7 @@ class TrainConfig(DataConfig):
     weights: str | None = setting(
         None, "where the networks start: a run, an artifact, a state dict, or default", metavar="NAME|FILE"
     )
+    freeze: int = setting(0, "with --weights: epochs at first in which the heads alone learn", metavar="N")
     epochs: int | None = setting(None, "passes over the training split (default: by data)", metavar="N")
     batch_size: int | None = setting(
         None, "pictures per step (default: 128, less for small sets)", metavar="B"
@@ -92,6 +93,9 @@ class TrainConfig(DataConfig):
             raise UsageError(f"--weight-decay is {self.weight_decay}; it must be 0 or greater.")
         if not 0 <= self.warmup < 1:
             raise UsageError(f"--warmup is {self.warmup}; it is a share of the epochs, from 0 to below 1.")
+        if self.freeze < 0 or (self.freeze and not self.weights):
+            why = "it keeps trained weights: add --weights" if self.freeze > 0 else "it must be 0 or greater"
+            raise UsageError(f"--freeze is {self.freeze}; {why}.")
         names = self.arch.split(",") if self.arch else []
         if len(names) > 1 and self.peers is not None and self.peers != len(names):
             raise UsageError(f"--arch names {len(names)} networks but --peers is {self.peers}; drop --peers.")

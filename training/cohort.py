@@ -101,6 +101,13 @@ class Cohort(nn.Module):
                 "them. Train again."
             )
 
+    def hold(self, held: bool) -> None:
+        """Keep all of the learning networks but their heads as it is, statistics too, or let it learn."""
+        for peer in self.peers:
+            for module in (peer.network.stem, *peer.network.stages):
+                module.requires_grad_(not held)
+                module.train(not held)
+
     def after_step(self, step: int) -> None:
         """Let every part follow the optimiser's step."""
         for part in self.parts.values():

@@ -92,6 +92,7 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
             began, start = time.perf_counter(), progress["step"]
             sums = {name: torch.tensor(v, dtype=torch.float64) for name, v in progress["sums"].items()}
             ramps = engine.graph.ramps(epoch, s.epochs, engine.device)
+            cohort.hold(epoch < s.freeze)
             for step, batch in enumerate(s.batches.epoch(epoch, start), start):
                 done = epoch * s.batches.steps + step
                 for group in s.optimizer.param_groups:

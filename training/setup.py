@@ -55,6 +55,7 @@ class Setup:
     schedule: str
     warmup: float
     precision: str
+    freeze: int
 
 
 def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | None, held: list[Lock]) -> Setup:
@@ -100,7 +101,9 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
     how = f"{device}, {precision}" + (f", {threads} threads" if threads else "")
     _say(run, config, data, archs, batches, epochs, how)
     rates = lr, config.schedule, config.warmup
-    return Setup(run, data, engine, optimizer, batches, mean_here, std_here, epochs, *rates, precision)
+    return Setup(
+        run, data, engine, optimizer, batches, mean_here, std_here, epochs, *rates, precision, config.freeze
+    )
 
 
 def _pixels(data: Data, starts: Mapping[str, Start], resume: Run | None) -> tuple[list[float], list[float]]:

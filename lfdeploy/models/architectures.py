@@ -51,7 +51,7 @@ def _small(about: str, module: str, function: str, *arguments: Any) -> Architect
 
 def _tv(about: str, function: str, *names: str) -> dict[str, Architecture]:
     """Rows of networks that torchvision has, under its own names."""
-    return {name: _row(f"{about}, torchvision's", "torchvision", function, name) for name in names}
+    return {name: _row(f"{about}, torchvision's", "from_torchvision", function, name) for name in names}
 
 
 X4 = (32, 64, 128, 256)
@@ -83,12 +83,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         f"vgg{d}_bn_cifar": _small(f"VGG-{d} with BatchNorm", "cifar_others", "cifar_vgg", d, True)
         for d in (8, 11, 13, 16, 19)
     },
-    "mobilenet_v2_cifar": _small("MobileNetV2", "torchvision", "mobilenet_v2_cifar"),
+    "mobilenet_v2_cifar": _small("MobileNetV2", "from_torchvision", "mobilenet_v2_cifar"),
     "shufflenet_v2_cifar": _small(
-        "ShuffleNetV2 x1.0", "torchvision", "shufflenet", "shufflenet_v2_x1_0", True
+        "ShuffleNetV2 x1.0", "from_torchvision", "shufflenet", "shufflenet_v2_x1_0", True
     ),
     "efficientnet_lite0": _row(
-        "EfficientNet-Lite0: no squeeze and excitation, ReLU6", "torchvision", "efficientnet_lite0"
+        "EfficientNet-Lite0: no squeeze and excitation, ReLU6", "from_torchvision", "efficientnet_lite0"
     ),
     **_tv("ResNet", "resnet_like", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     **_tv("ResNeXt", "resnet_like", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),

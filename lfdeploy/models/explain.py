@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from lfdeploy.errors import LfdeployError
 from lfdeploy.models.backbone import Backbone, Mean, Vector
 from lfdeploy.models.deploy import Classifier
+from lfdeploy.models.from_torchvision import ConvPool
 from lfdeploy.models.fusion import Ensemble, Fused
 from lfdeploy.models.targets import layout_of
-from lfdeploy.models.torchvision import ConvPool
 
 HEATMAP = "heatmap"
 POOLS = (nn.AdaptiveAvgPool2d, Mean)

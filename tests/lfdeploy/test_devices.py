@@ -93,7 +93,7 @@ def test_probes_ask_the_library_itself(shown_gpu: None) -> None:
 
 def test_an_artifact_on_a_gpu_that_its_library_cannot_use() -> None:
     from lfdeploy.artifact import Artifact
-    from lfdeploy.diagnosis import diagnose
+    from lfdeploy.doctor import diagnose
 
     manifest = {"target": "peer0", "precision": "fp32", "run": {"name": "mine"}, "format": "onnx"}
     gpu, unusable = [devices.Gpu("Shown", "8.6")], "onnxruntime cannot use it"

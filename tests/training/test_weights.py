@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,7 @@ def test_a_run_begins_where_another_ended(
     assert resumed.read("config.json")["lr"] is None  # and the rate is that for trained weights
 
 
+@pytest.mark.slow
 def test_a_run_that_died_before_its_first_state_begins_there_again(
     data: Path, first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,3 +223,42 @@ def test_a_run_that_died_before_its_first_state_begins_there_again(
         began = stopped_in_step(0, patch, died)
         train(config, runs=tmp_path, resume=Run(tmp_path / "second"))
     assert any(torch.equal(began["stem.0.weight"], stem) for stem in stems(first.tensors()))
+
+
+@pytest.mark.parametrize(
+    "method", ["lfmkd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("one", "pcl"))]
+)
+def test_frozen_networks_stay_as_they_were(method: str, data: Path, first: Run, tmp_path: Path) -> None:
+    """For as long as is asked: all but heads, statistics of normalisation included; then all learns."""
+    config = TrainConfig(epochs=2, weights=str(first.path), method=method, val_fraction=0, **settings(data))
+    start = first.classifier(best_network(first)).network.state_dict()
+    for freeze in (2, 1):
+        run = train(replace(config, freeze=freeze), f"{method}{freeze}", tmp_path)
+        tensors = run.classifier("peer0").network.state_dict()
+        network = {name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
+        same = {name for name, tensor in network.items() if torch.equal(tensor, start[name])}
+        held = {name for name in network if not name.startswith("head")}
+        assert same == (held if freeze == 2 else set()), same ^ held
+
+
+@pytest.mark.slow
+def test_a_frozen_start_goes_on_to_the_same_bits(
+    data: Path, first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(epochs=3, weights=str(first.path), freeze=1, **settings(data))
+    whole = train(config, "whole", tmp_path).tensors()
+    for number in (2, 6):  # in the frozen epoch, and after it
+        with monkeypatch.context() as patch:
+            stopped_in_step(number, patch, lambda: signal.raise_signal(signal.SIGTERM))
+            with pytest.raises(Interrupted):
+                train(config, f"cut{number}", tmp_path)
+        resumed = train(config, runs=tmp_path, resume=Run(tmp_path / f"cut{number}")).tensors()
+        assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("freeze", "weights", "said"), [(1, None, "add --weights"), (-1, "x", "0 or greater")]
+)
+def test_what_cannot_be_frozen(freeze: int, weights: str | None, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        TrainConfig(freeze=freeze, weights=weights)

@@ -19,7 +19,7 @@ from lfdeploy.artifact import Artifact, sealed
 from lfdeploy.cli import main
 from lfdeploy.devices import Gpu
 from lfdeploy.devices import gpus as gpus_here
-from lfdeploy.diagnosis import diagnose
+from lfdeploy.doctor import diagnose
 from lfdeploy.errors import ParityError
 from lfdeploy.run import Run, sha256, write_json
 
