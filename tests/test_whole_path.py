@@ -88,12 +88,10 @@ def test_a_folder_of_mixed_pictures(tmp_path: Path, lf: Callable[..., Result]) -
     assert [a["picture"].rsplit("/")[-1] for a in answers["auto"] if a["error"]] == ["cut.jpg"]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("archs", "precisions"),
-    [
-        ("resnet20,mobilenet_v3_small", "fp16"),
-        pytest.param("resnet20,shufflenet_v2,mobilenet_v2", "fp32,fp16", marks=pytest.mark.wide),
-    ],
+    [("resnet20,mobilenet_v3_small", "fp16"), ("resnet20,shufflenet_v2,mobilenet_v2", "fp32,fp16")],
 )
 def test_healthy_exports_of_peers_of_several_families_pass(
     archs: str, precisions: str, tmp_path: Path, lf: Callable[..., Result]

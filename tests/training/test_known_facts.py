@@ -223,6 +223,7 @@ def test_a_cohort_begins_at_chance() -> None:
     assert total == pytest.approx(5 * math.log(100), rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_ramp_stands_still_within_an_epoch(tmp_path: Path) -> None:
     """One picture many times over and a rate that moves nothing: only the ramp makes epochs differ.
 
@@ -276,6 +277,7 @@ def test_an_averaged_copy_is_the_running_mean_for_a_thousand_steps() -> None:
     assert (own - (total + weight) / 1001).abs().max() > 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", CARRYING)
 def test_the_same_seed_gives_the_same_losses_for_twenty_steps(method: str) -> None:
     def losses() -> list[dict[str, float]]:
