@@ -201,14 +201,14 @@ class Run:
 
 
 def config_json(config: object) -> dict[str, Any]:
-    """A config dataclass as it is written to config.json: data by absolute path, so that they are found from
-    anywhere, but for a data set that is known by its name.
+    """A config dataclass as it is written to config.json: data and weights by absolute path, so that they are
+    found from anywhere, but for what is known by its name.
     """
     from lfdeploy.sources import DATASETS
 
     values = asdict(config)  # type: ignore[call-overload]
-    for key in ("data", "data_root"):
-        if values.get(key) and values[key] not in DATASETS and Path(values[key]).exists():
+    for key in ("data", "data_root", "weights"):
+        if values.get(key) and values[key] not in (*DATASETS, "default") and Path(values[key]).exists():
             values[key] = str(Path(values[key]).resolve())
     return dict(values)
 

@@ -68,7 +68,7 @@ def test_a_folder_of_mixed_pictures(tmp_path: Path, lf: Callable[..., Result]) -
     )
     assert trained.exit_code == 0, trained.stderr
     assert "cut.jpg" in trained.stderr
-    assert "Left out 1 corrupt picture" in trained.stderr
+    assert "Left out 1 file in all" in trained.stderr
     summary = json.loads((runs / "mixed" / "summary.json").read_text())
     assert summary["data"]["bad"] == 1
     exported = lf("export", runs / "mixed", "--fused")

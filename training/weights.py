@@ -1,7 +1,8 @@
 """Weights to start from: published ones, of a file, or of an earlier run. The head of a network is its own.
 
 Files are read without executing code. A file of another source has other names for the same tensors, in the
-same order: they are matched by order and shape, or by name where the names are ours.
+same order: they are matched by order and shape, or by name where the names are ours or torchvision's. A file
+does not say how its pictures were normalised: ImageNet's mean and deviation are taken, and told.
 """
 
 from __future__ import annotations
@@ -80,13 +81,12 @@ def begin_from(network: Backbone, start: Start, classes: Sequence[str]) -> None:
 
 
 def told(start: Start, arch: str, classes: Sequence[str]) -> str:
-    """What was taken, in one line."""
-    known = head_of(arch)
-    head = (
-        f"; a new head for {len(classes)} classes" if start.classes != tuple(classes) else ", head included"
-    )
-    count = len(fitting(start, arch)) - (len(known) if start.classes != tuple(classes) else 0)
-    return f"{arch} starts from {start.source}: {count} tensors{head}"
+    """What was taken and how pictures are normalised for it, in one line."""
+    count, mean = len(fitting(start, arch)), ", ".join(f"{value:.3f}" for value in start.pixels[0])
+    kept = start.classes == tuple(classes)
+    head = "head included" if kept else f"a new head for {len(classes)} classes"
+    taken = f"{count if kept else count - len(head_of(arch))} tensors, {head}"
+    return f"{arch} starts from {start.source}: {taken}; pictures normalised as there, mean {mean}"
 
 
 def fitting(start: Start, arch: str) -> dict[str, Tensor]:

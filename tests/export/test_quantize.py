@@ -208,7 +208,7 @@ def test_a_slow_file_is_published_and_says_so(
     words = ["export", tiny_run.path, "--peer", 1, "--precision", "fp32,int8", "--out", tmp_path / "made"]
     refused = lf(*words, "--require-faster")
     assert (refused.exit_code, refused.stderr.count("Error")) == (1, 1)
-    assert f"0.80 times at batch 8, on this CPU ({instruction_set()}); --require-faster" in refused.stderr
+    assert f"0.80 at batch 8, on this CPU ({instruction_set()}); --require-faster" in refused.stderr
     assert [place.name for place in (tmp_path / "made").iterdir()] == ["peer1-onnx-fp32"]
     kept = lf(*words, "--force")
     assert kept.exit_code == 0, kept.stderr

@@ -231,4 +231,4 @@ def test_messages_stay_off_standard_output(tiny_run: Run, tmp_path: Path, lf: Ca
     assert json.loads(result.stdout)[0]["parity"]["verdict"] == "pass"
     assert (tmp_path / "models" / "peer1-onnx-fp32" / "config.pbtxt").exists()
     with pytest.raises(UsageError):
-        triton.check("pytorch", tmp_path, [])
+        triton.check("pytorch", tmp_path, [], [])
