@@ -449,7 +449,7 @@ def test_no_compiler_is_a_note(tiny_run: Run) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_torch_compile_has_a_row(tiny_run: Run) -> None:
     words = [
         LF,

@@ -191,7 +191,7 @@ class Untrained:
 
 HEALTHY = [("resnet8", "fp32"), ("resnet8", "fp16")]
 HEALTHY += [
-    slow("mobilenet_v3_small", "bf16"),
+    wide("mobilenet_v3_small", "bf16"),
     wide("shufflenet_v2", "fp32"),
     wide("efficientnet_b0", "fp16"),
     wide("convnext_tiny", "fp16"),

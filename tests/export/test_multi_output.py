@@ -298,7 +298,7 @@ def test_the_temperature_is_the_main_output_s(tiny_run: Run, tmp_path: Path) -> 
     assert whole.verdict == "pass"
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_same_bytes_from_another_folder_in_another_process(
     tiny_run: Run, together: dict[str, Path], tmp_path: Path
 ) -> None:

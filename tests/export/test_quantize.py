@@ -220,7 +220,7 @@ def test_a_slow_file_is_published_and_says_so(
     assert "**slower than fp32 there**" in (tmp_path / "made" / "peer1-onnx-int8" / "README.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_calibration_on_many_large_pictures_stays_small() -> None:
     """200 pictures of 224 px through ResNet-18, whose activations are 8 GB: below 1.5 GB in all, most of
     which is torch itself.

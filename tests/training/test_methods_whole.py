@@ -33,7 +33,7 @@ CASES = [(method, ()) for method in METHODS]
 CASES += [
     ("kdcl", (("target", "general"),)),
     ("lfmkd", (("aux_of", "peer"),)),
-    ("lfmkd", (("knowledge", "both"), ("attn", "bilinear"))),
+    pytest.param("lfmkd", (("knowledge", "both"), ("attn", "bilinear")), marks=pytest.mark.wide),
 ]
 
 

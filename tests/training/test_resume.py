@@ -518,7 +518,7 @@ def until_it_trains(process: subprocess.Popen[str]) -> None:
             return
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_kill_9_at_ten_random_moments(whole: tuple[Path, float], tmp_path: Path) -> None:
     """One run, killed in the first and in the second half of each of its five
     epochs, and each time resumed.
@@ -552,7 +552,7 @@ def test_kill_9_at_ten_random_moments(whole: tuple[Path, float], tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lines", [0, 2])
+@pytest.mark.parametrize("lines", [0, pytest.param(2, marks=pytest.mark.wide)])
 def test_sigterm_says_how_to_resume(lines: int, whole: tuple[Path, float], tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     process = start(runs)
