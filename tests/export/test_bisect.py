@@ -35,10 +35,6 @@ from lfdeploy.run import Run, sha256
 PROFILE = (1, 8, 64)
 
 
-def slow(*values: object) -> Any:
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 def wide(*values: object) -> Any:
     return pytest.param(*values, marks=pytest.mark.wide)
 
