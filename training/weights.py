@@ -207,6 +207,10 @@ def _published(arch: str) -> Start:
 
 def _read(file: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, in its order."""
+    if not file.is_file():
+        raise LfdeployError(
+            f"--weights {file}: No such file. Name a state dict, a run, an artifact, or default."
+        )
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
