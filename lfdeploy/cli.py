@@ -71,7 +71,7 @@ def train(
     from lfdeploy.tables import trained
     from training import train as run_training
 
-    run = run_training(config, name, runs, resolve(resume, runs) if resume else None)
+    run = run_training(config, name, runs, resolve(resume, runs) if resume else None, early.BEGAN)
     trained(run)
 
 

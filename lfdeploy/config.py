@@ -15,13 +15,25 @@ LARGEST_SEED = 2**32 - 1  # 32 bits, which each epoch mixes with its number
 
 
 def setting(
-    default: Any, help: str, *, choices: Sequence[str] = (), metavar: str = "", short: str = ""
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] = (),
+    metavar: str = "",
+    short: str = "",
+    hidden: bool = False,
 ) -> Any:
-    """A dataclass field that `lfdeploy.options.flags` turns into a command-line flag."""
-    return field(
-        default=default,
-        metadata={"help": help, "choices": tuple(choices), "metavar": metavar, "short": short},
-    )
+    """A dataclass field that `lfdeploy.options.flags` turns into a command-line flag.
+
+    ``hidden``: one that --help leaves out.
+    """
+    words = {"help": help, "choices": tuple(choices), "metavar": metavar, "short": short, "hidden": hidden}
+    return field(default=default, metadata=words)
+
+
+def recipes(help: str, *, choices: Sequence[str] = (), metavar: str = "") -> Any:
+    """A field that a recipe fills where nobody does; 'lfdeploy list recipes NAME' shows it."""
+    return setting(None, help, choices=choices, metavar=metavar, hidden=True)
 
 
 def _positive(config: object, *names: str) -> None:
@@ -56,6 +68,9 @@ class DataConfig:
             raise UsageError(f"--seed is {self.seed}; it must be from 0 to {LARGEST_SEED}.")
 
 
+AUGMENTS = ("none", "crop", "crop-flip", "photo")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(DataConfig):
     """What one training run does."""
@@ -68,18 +83,42 @@ class TrainConfig(DataConfig):
     weights: str | None = setting(
         None, "where the networks start: a run, an artifact, a state dict, or default", metavar="NAME|FILE"
     )
-    freeze: int = setting(0, "with --weights: epochs at first in which the heads alone learn", metavar="N")
-    epochs: int | None = setting(None, "passes over the training split (default: by data)", metavar="N")
-    batch_size: int | None = setting(
-        None, "pictures per step (default: 128, less for small sets)", metavar="B"
+    recipe: str | None = setting(
+        None, "of settings that go together: see 'lfdeploy list recipes' (default: by data)", metavar="NAME"
     )
-    lr: float | None = setting(
-        None, "peak learning rate (SGD, Nesterov 0.9; default: 0.1, or 0.01 from --weights)", metavar="X"
+    time: str | None = setting(
+        None, "as many epochs as fit, with all that comes before and after: 90s, 8m, 2h", metavar="T"
     )
-    weight_decay: float = setting(5e-4, "L2 on all weights of the peers", metavar="X")
-    schedule: str = setting("cosine", "learning rate over the epochs", choices=("cosine", "step"))
-    warmup: float = setting(0.05, "share of the epochs in which the rate rises", metavar="F")
-    augment: str = setting("auto", "per batch, on the device", choices=("auto", "none", "crop", "crop-flip"))
+    epochs: int | None = setting(None, "passes over the training split", metavar="N")
+    steps: int | None = recipes("of an epoch, where not over the whole split", metavar="N")
+    batch_size: int | None = setting(None, "pictures per step", metavar="B")
+    optimizer: str | None = recipes("SGD with Nesterov's 0.9, or AdamW", choices=("sgd", "adamw"))
+    lr: float | None = setting(None, "peak learning rate", metavar="X")
+    fresh_lr: float | None = recipes("with --weights: how much faster heads and fusions learn", metavar="X")
+    weight_decay: float | None = setting(None, "on the weights of the peers", metavar="X")
+    decay_norms: bool | None = recipes("on norms and biases as well", metavar="true|false")
+    schedule: str | None = recipes("learning rate over the epochs", choices=("cosine", "step"))
+    warmup: float | None = recipes("share of the epochs in which the rate rises", metavar="F")
+    label_smoothing: float | None = recipes("of the labels' cross-entropy", metavar="F")
+    augment: str | None = recipes(
+        "per batch, on the device; photo: random areas and colours", choices=AUGMENTS
+    )
+    train_size: int | None = recipes("side of the pictures trained on, with --augment photo", metavar="N")
+    views: str | None = recipes(
+        "of a picture: the same for all peers, or each its own", choices=("shared", "own")
+    )
+    fit_heads: bool | None = recipes(
+        "with --weights: fit new heads before anything else learns", metavar="true|false"
+    )
+    keep_statistics: bool | None = recipes(
+        "with --weights: of BatchNorm, mean and deviation", metavar="true|false"
+    )
+    freeze: str | None = setting(
+        None, "with --weights: epochs at first in which heads alone learn, or all", metavar="N|all"
+    )
+    freeze_parts: int | None = recipes(
+        "with --weights: leading parts, the stem and stages, that never learn", metavar="N"
+    )
     device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
     precision: str = setting(
         "auto", "of the forward pass; weights stay fp32", choices=("auto", "fp32", "bf16")
@@ -88,17 +127,35 @@ class TrainConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "peers", "epochs", "batch_size", "lr")
-        if not 0 <= self.weight_decay < float("inf"):
+        _positive(self, "peers", "epochs", "steps", "batch_size", "lr", "fresh_lr")
+        if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
             raise UsageError(f"--weight-decay is {self.weight_decay}; it must be 0 or greater.")
-        if not 0 <= self.warmup < 1:
-            raise UsageError(f"--warmup is {self.warmup}; it is a share of the epochs, from 0 to below 1.")
-        if self.freeze < 0 or (self.freeze and not self.weights):
-            why = "it keeps trained weights: add --weights" if self.freeze > 0 else "it must be 0 or greater"
-            raise UsageError(f"--freeze is {self.freeze}; {why}.")
+        for name, what in (("warmup", "a share of the epochs"), ("label_smoothing", "a share of the labels")):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is {value}; it is {what}, from 0 to below 1.")
+        if self.train_size is not None and not 8 <= self.train_size <= 1024:
+            raise UsageError(f"--train-size is {self.train_size}; it must be from 8 to 1024.")
+        if self.time is not None:
+            seconds_of(self.time)
+            if self.epochs is not None or self.steps is not None:
+                raise UsageError("--time says how long, --epochs and --steps how often; drop one of them.")
+        self._check_frozen()
         names = self.arch.split(",") if self.arch else []
         if len(names) > 1 and self.peers is not None and self.peers != len(names):
             raise UsageError(f"--arch names {len(names)} networks but --peers is {self.peers}; drop --peers.")
+
+    def _check_frozen(self) -> None:
+        """Raise `UsageError` for a wrong ``freeze`` or ``freeze_parts``."""
+        if self.freeze is not None and self.freeze != "all" and not str(self.freeze).isdecimal():
+            raise UsageError(f"--freeze is {self.freeze}; it must be all, or a number of epochs.")
+        if self.freeze_parts is not None and self.freeze_parts < 0:
+            raise UsageError(f"--freeze-parts is {self.freeze_parts}; it must be 0 or greater.")
+        for name in ("freeze", "freeze_parts", "fit_heads", "keep_statistics"):
+            value = getattr(self, name)
+            if value and str(value) != "0" and not self.weights:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} is {value}; that is for trained weights: add --weights.")
 
     def archs(self, default: str, peers: int) -> tuple[str, ...]:
         """One architecture name per peer; ``default`` and ``peers`` are taken where nothing is said."""
@@ -190,6 +247,16 @@ class ExportConfig:
         if low != 1 or not low <= opt <= high:
             raise UsageError(f"--batch is '{self.batch}'; MIN must be 1 and MIN <= OPT <= MAX.")
         return low, opt, high
+
+
+def seconds_of(time: str) -> float:
+    """What ``--time`` says, in seconds."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", time)
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if total == 0:
+        raise UsageError(f"--time is '{time}'; write 90s, 8m, 2h or 1h30m.")
+    return float(total)
 
 
 def flags_of(target: str) -> str:

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+
+BEGAN = time.perf_counter()
 
 _before = signal.getsignal(signal.SIGINT)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -167,6 +167,40 @@ def _archs(runs: str) -> Iterator[dict[str, Any]]:
     }
 
 
+def _recipes(runs: str) -> Iterator[dict[str, Any]]:
+    from training.recipes import RECIPES
+
+    for name, row in RECIPES.items():
+        yield {"recipe": name, "what it is": row.about, "taken for": row.when}
+
+
+def _recipe(name: str, runs: str, as_json: bool) -> None:
+    """One recipe, whole."""
+    from lfdeploy.config import TrainConfig
+    from training.recipes import RECIPES
+
+    choose("recipe", name, list(RECIPES))
+    row = asdict(RECIPES[name])
+    if as_json:
+        document({"recipe": name} | row)
+        return
+    click.echo(f"{name}: {row['about']}")
+    for key in ("when", "source"):
+        click.echo(f"  {key + ':':<8}{row[key]}")
+    helps = {f.name: f.metadata["help"] for f in fields(TrainConfig)}
+    helps["train_size"] = "side of the training pictures; here as a share of the model's"
+    helps["freeze_parts"] = (
+        "with --weights: stages that never learn, and the stem; here a share of the stages"
+    )
+    cells = []
+    for key in [key for key in row if key not in ("about", "when", "source")]:
+        flag, value = "freeze_parts" if key == "frozen" else key, row[key]
+        text = str(value).lower() if isinstance(value, bool) else _text(value)
+        shown = "by the data" if value is None else text
+        cells.append([f"--{flag.replace('_', '-')}", shown, helps[flag]])
+    table("Settings, each of which may be given", ["", "", ""], cells, left=3)
+
+
 def _datasets(runs: str) -> Iterator[dict[str, Any]]:
     from lfdeploy.sources import DATASETS
 
@@ -245,9 +279,10 @@ def _artifacts(runs: str) -> Iterator[dict[str, Any]]:
 _ROWS = {
     "methods": _methods,
     "archs": _archs,
+    "recipes": _recipes,
     "datasets": _datasets,
     "backends": _backends,
     "runs": _runs,
     "artifacts": _artifacts,
 }
-_WHOLE = {"methods": _method, "runs": _targets}
+_WHOLE = {"methods": _method, "recipes": _recipe, "runs": _targets}

@@ -44,4 +44,5 @@ def _option(name: str, default: Any, hint: Any, meta: Any) -> Callable[[F], F]:
         show_default=shown,
         help=help_text,
         metavar=meta["metavar"] or "NAME",
+        hidden=meta["hidden"],
     )

@@ -39,7 +39,7 @@ DATA = click.option(
 BACKEND = click.option(
     "--backend", default="auto", metavar="NAME", help="what opens it [auto, or see: lfdeploy list backends]"
 )
-TABLES = ["methods", "archs", "datasets", "backends", "runs", "artifacts"]
+TABLES = ["methods", "archs", "recipes", "datasets", "backends", "runs", "artifacts"]
 FROM_RUN = click.option(
     "--run", default=None, metavar="DIR", help="the run it came from, if it is not where it was"
 )

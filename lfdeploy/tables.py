@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lfdeploy import by_class
 from lfdeploy.chance import warning
 from lfdeploy.config import flags_of
 from lfdeploy.console import say, table
@@ -25,6 +26,8 @@ def trained(run: Run) -> None:
     columns = ["", f"kept epoch {summary['kept_epoch']}", f"last epoch {summary['epochs']}"]
     title = f"Top-1 on {summary['data']['test']:,} test pictures, %"
     table(title, columns, [[name, f"{a:.2f}", f"{b:.2f}"] for name, a, b in rows])
+    if "macro_f1" in test:
+        say(by_class.told(test, layout.ships[0], run.spec["classes"]))
     drawn = [name for name in ("curves.png", "confusion.png") if (run.path / name).exists()]
     places = f"; see {' and '.join(drawn)} in {shown(run.path)}" if drawn else ""
     say(f"{summary['images_per_second']:,.0f} images/s on {summary['device']}{places}")
@@ -67,8 +70,11 @@ def evaluated(document: dict[str, Any]) -> None:
     )
     table(
         title,
-        ["", "top-1 %", "right"],
-        [[n, f"{r['top1']:.2f}", f"{r['correct']:,}"] for n, r in document["nodes"].items()],
+        ["", "top-1 %", "right", "macro-F1", "balanced %"],
+        [
+            [n, f"{r['top1']:.2f}", f"{r['correct']:,}", f"{r['macro_f1']:.2f}", f"{r['balanced']:.2f}"]
+            for n, r in document["nodes"].items()
+        ],
     )
     nodes = document["nodes"]
     if told := warning(list(nodes), [row["chance"] for row in nodes.values()]):

@@ -13,18 +13,10 @@ import torch
 from torch import Tensor
 
 from lfdeploy.data import Files, Split
-from training.augment import crop_flip, normalise
+from training.augment import Augment, augmented, drawn, normalise
 from training.parts import Nodes
 
 CHUNK = 1 << 20  # pixels that are summed at a time
-
-
-@dataclass(frozen=True)
-class Augment:
-    """How training pictures are varied: padding in pixels (0: no crop) and mirroring."""
-
-    pad: int
-    flip: bool
 
 
 @dataclass(frozen=True)
@@ -43,51 +35,45 @@ class Batch:
         return views | {"labels": self.labels, "index": self.index}
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What one view of an epoch draws for every place of it: offsets (N, 2) of the crop, flips (N,)."""
-
-    offsets: Tensor
-    flips: Tensor
-
-
 class Batches:
     """Shuffled, augmented batches on the device, with as many views of the pictures as asked for.
 
-    Pictures in memory move to the device once. Pictures on disk are decoded one batch ahead. A last, smaller
-    batch is left out, so that all steps are alike; each epoch leaves out others.
+    ``steps``: of an epoch, where it is not to go over all pictures. Pictures in memory move to the device
+    once; those on disk are decoded one batch ahead. A last, smaller batch is left out, so that all steps are
+    alike; each epoch leaves out others.
     """
 
     def __init__(
-        self, split: Split, batch_size: int, augment: Augment, seed: int, device: str, views: int = 1
+        self,
+        split: Split,
+        batch_size: int,
+        augment: Augment,
+        seed: int,
+        device: str,
+        views: int = 1,
+        steps: int | None = None,
     ) -> None:
         self.files = split.images if isinstance(split.images, Files) else None
         self.images = None if self.files else torch.from_numpy(np.ascontiguousarray(split.images)).to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.batch_size, self.augment, self.seed, self.device = batch_size, augment, seed, device
         self.views = views
-        self.steps = max(1, len(split) // batch_size)
+        self.size = split.images.size if isinstance(split.images, Files) else split.images.shape[1]
+        self.whole = max(1, len(split) // batch_size)
+        self.steps = min(steps or self.whole, self.whole)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step ``start`` on."""
         random = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
         order = torch.randperm(len(self.labels), generator=random)
-        draws = [self._draw(random)]
-        for view in range(1, self.views):
-            draws.append(self._draw(torch.Generator().manual_seed(epoch_seed(self.seed, epoch, view))))
+        seeds = [epoch_seed(self.seed, epoch, view) for view in range(1, self.views)]
+        generators = [random, *(torch.Generator().manual_seed(seed) for seed in seeds)]
+        draws = [drawn(self.augment, len(order), self.size, each).to(self.device) for each in generators]
         order_here = order.to(self.device)
         spans = [slice(s * self.batch_size, (s + 1) * self.batch_size) for s in range(start, self.steps)]
         for span, (pixels, places) in zip(spans, self._pixels(order, order_here, spans), strict=True):
-            views = tuple(
-                crop_flip(pixels, places, d.offsets[span], d.flips[span], self.augment.pad) for d in draws
-            )
+            views = tuple(augmented(pixels, places, draw, span, self.augment) for draw in draws)
             yield Batch(views, self.labels[order_here[span]], order_here[span])
-
-    def _draw(self, random: torch.Generator) -> Draw:
-        count = len(self.labels)
-        offsets = torch.randint(0, 2 * self.augment.pad + 1, (count, 2), generator=random)
-        flips = torch.rand(count, generator=random) < (0.5 if self.augment.flip else -1.0)
-        return Draw(offsets.to(self.device), flips.to(self.device))
 
     def _pixels(
         self, order: Tensor, order_here: Tensor, spans: Sequence[slice]

@@ -24,8 +24,8 @@ from lfdeploy.data import Split
 from lfdeploy.devices import pick
 from lfdeploy.errors import UsageError, choose
 from lfdeploy.models import canonical, create
-from training.augment import normalise
-from training.batches import Augment, Batches
+from training.augment import Augment, normalise
+from training.batches import Batches
 from training.cohort import Cohort
 from training.engine import Engine, pick_precision, settle, threads_for
 from training.losses import LossGraph

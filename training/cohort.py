@@ -20,7 +20,7 @@ from training.parts.peer import parameters_of
 class Cohort(nn.Module):
     """Parts by name, each after those that it reads, and the targets that they make up.
 
-    ``views``: how many differently augmented copies of each picture a step needs. ``ships``: the targets that
+    ``ships``: the targets that
     the method is for. ``watched``: further logits whose accuracy is reported, of training-only parts. Every
     `Peer` but the ``hidden`` ones is a target.
     """
@@ -32,14 +32,13 @@ class Cohort(nn.Module):
         ships: Sequence[str] = (),
         hidden: Sequence[str] = (),
         watched: Sequence[str] = (),
-        views: int = 1,
         fusion_weight_decay: float | None = None,
     ) -> None:
         super().__init__()
         for part in parts:
             self.add_module(part.name, part)
         self.parts: dict[str, Part] = {part.name: part for part in parts}
-        self.views, self.watched, self.fusion_weight_decay = views, tuple(watched), fusion_weight_decay
+        self.watched, self.fusion_weight_decay = tuple(watched), fusion_weight_decay
         self.layout = _layout(parts, ships, hidden)
         self.waves, self.tail = _waves(parts)
 
@@ -47,6 +46,12 @@ class Cohort(nn.Module):
     def peers(self) -> list[Peer]:
         """The networks that learn, in order."""
         return [part for part in self.parts.values() if isinstance(part, Peer) and not isinstance(part, Copy)]
+
+    @property
+    def views(self) -> int:
+        """How many differently augmented copies of each picture a step needs."""
+        read = {name for part in self.parts.values() for name in part.reads if name.startswith("view")}
+        return 1 + max(int(name.removeprefix("view")) for name in read)
 
     @property
     def networks(self) -> list[Backbone]:
@@ -104,28 +109,41 @@ class Cohort(nn.Module):
     def hold(self, held: bool) -> None:
         """Keep all of the learning networks but their heads as it is, statistics too, or let it learn."""
         for peer in self.peers:
-            for module in (peer.network.stem, *peer.network.stages):
-                module.requires_grad_(not held)
-                module.train(not held)
+            peer.hold(held)
 
     def after_step(self, step: int) -> None:
         """Let every part follow the optimiser's step."""
         for part in self.parts.values():
             part.after_step(step)
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Fusion operators with their own, smaller weight decay (FFL's 1e-5); all else with the run's.
+    def parameter_groups(
+        self,
+        weight_decay: float,
+        decay_norms: bool = True,
+        fresh_lr: float = 1.0,
+        fitted: Sequence[Part] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Fusion operators with their own, smaller weight decay (FFL's 1e-5); all else with the run's, but
+        for norms and biases where they are not decayed. Frozen weights are in none.
 
-        Frozen weights in none.
+        ``pace`` of a group: how much faster than the run's learning rate; ``fresh_lr`` for all that is not
+        stem or stage of a peer; where heads are fitted, also not those, nor the ``fitted`` parts.
         """
         small = parameters_of([module for part in self.parts.values() for module in part.lightly_decayed()])
         own = weight_decay if self.fusion_weight_decay is None else self.fusion_weight_decay
-        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in learning if id(p) not in small], "weight_decay": weight_decay},
-            {"params": [p for p in learning if id(p) in small], "weight_decay": own},
-        ]
-        return [group for group in groups if group["params"]]
+        started = parameters_of([module for peer in self.peers for module in peer.leading])
+        if fitted is not None:
+            started |= parameters_of([*(peer.network.head for peer in self.peers), *fitted])
+        groups: dict[tuple[bool, float, float], dict[str, Any]] = {}
+        for parameter in self.parameters():
+            if not parameter.requires_grad:
+                continue
+            light = id(parameter) in small
+            decay = (own if light else weight_decay) if decay_norms or parameter.ndim > 1 else 0.0
+            pace = 1.0 if id(parameter) in started else fresh_lr
+            group = {"params": [], "weight_decay": decay, "pace": pace}
+            groups.setdefault((light, decay, pace), group)["params"].append(parameter)
+        return [groups[key] for key in sorted(groups, key=lambda key: (key[0], -key[1], key[2]))]
 
 
 def _layout(parts: Sequence[Part], ships: Sequence[str], hidden: Sequence[str]) -> Layout:

@@ -35,6 +35,7 @@ class Engine:
         self, cohort: Cohort, graph: LossGraph, device: str, dtype: torch.dtype, threads: int
     ) -> None:
         self.cohort, self.graph, self.device, self.dtype = cohort, graph, device, dtype
+        self.threads = threads if threads > 1 else 0
         self.pool = (
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
             if threads > 1
@@ -98,6 +99,11 @@ class Engine:
     def _wave(self, wave: Sequence[Part], nodes: Nodes) -> list[Passage]:
         """Run the parts of a wave side by side; their tensors are added to ``nodes``."""
         ready = [part for part in wave if part.readable(nodes)]
+        if len(ready) == 1 and ready[0].by_picture:
+            part = ready[0]
+            gave = self._pieces(lambda *read: part(*read), [nodes[name] for name in part.reads])
+            nodes.update({name: torch.cat([each[name] for each in gave]) for name in gave[0]})
+            return []
 
         def passage(index: int) -> Passage:
             part = ready[index]
@@ -110,6 +116,19 @@ class Engine:
         for made in passages:
             nodes.update(made.gave)
         return passages
+
+    def in_pieces(self, work: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """What ``work`` gives for images (B, ...) in fp32, each thread computing some of them."""
+        dtype, self.dtype = self.dtype, torch.float32
+        try:
+            return work(images) if self.pool is None else torch.cat(self._pieces(work, [images]))
+        finally:
+            self.dtype = dtype
+
+    def _pieces(self, work: Callable[..., T], tensors: Sequence[Tensor]) -> list[T]:
+        """What work gives for some of the pictures in each thread."""
+        pieces = [x.chunk(self.threads) for x in tensors]
+        return self._side_by_side(lambda i: work(*(each[i] for each in pieces)), len(pieces[0]))
 
     def forward(self, images: Tensor, names: Sequence[str] | None = None) -> Nodes:
         """All tensors that need nothing but images (B, 3, H, W), without gradients, in fp32.
@@ -159,7 +178,7 @@ class Passage:
 def threads_for(asked: str, cohort: Cohort, device: str) -> int:
     """How many threads: one per part of the widest wave where that is exact and useful, else 0.
 
-    Layers and parts that draw random numbers keep everything in order: one generator, one sequence.
+    What draws from torch's one generator, in one sequence, keeps everything in order.
     """
     cores, widest = _cores(), max(len(wave) for wave in cohort.waves)
     random = any(isinstance(m, nn.Dropout) or type(m).__name__ == "StochasticDepth" for m in cohort.modules())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,24 +11,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lfdeploy.by_class import by_class
 from lfdeploy.data import Split
 from lfdeploy.models.targets import FUSED, NETWORK, Layout
 from training.augment import normalise
 from training.engine import Engine
 from training.parts import Nodes
 
-BATCH = 256
+BATCH = 256  # of pictures up to 64 pixels a side; fewer of larger ones
 PROBABILITIES = "ensemble_probs"  # the mean of the networks' probabilities, beside the mean of their logits
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Top-1 in percent by node, and the predicted class (N,) of the node that is shipped first."""
+    """Top-1 in percent by node, and of the node that is shipped first the predicted class (N,) and how good
+    it is `by_class`.
+    """
 
     top1: dict[str, float]
     predicted: NDArray[np.int64]
     layout: Layout
     watched: tuple[str, ...] = ()
+    classes: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The shape of summary.json's ``val`` and ``test``."""
@@ -41,6 +45,7 @@ class Scores:
             "ensemble": self.top1["ensemble"],
             PROBABILITIES: self.top1[PROBABILITIES],
             "aux": [self.top1[name] for name in self.watched],
+            **self.classes,
         }
 
     def shipped(self) -> dict[str, float]:
@@ -69,7 +74,7 @@ def evaluate_cohort(
     kept: dict[str, list[Tensor]] = {name: [] for part in learners for name in part.reads}
     right: dict[str, Tensor] = {}
     predicted = []
-    for images, labels in split.batches(BATCH):
+    for images, labels in split.batches(_batch(split)):
         truth = torch.from_numpy(labels).to(mean.device)
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(mean.device)
         nodes = engine.forward(normalise(pixels, mean, std), [*cohort.names, *kept])
@@ -86,7 +91,14 @@ def evaluate_cohort(
     _teach(learners, kept, split, mean.device)
     cohort.train()
     top1 = {name: 100 * int(count) / len(split) for name, count in right.items()}
-    return Scores(top1, torch.cat(predicted).cpu().numpy(), layout, cohort.watched)
+    answered, classes = torch.cat(predicted).cpu().numpy(), int(nodes[first].shape[1])
+    measures = by_class(answered, split.labels, classes)
+    return Scores(top1, answered, layout, cohort.watched, measures)
+
+
+def _batch(split: Split) -> int:
+    side = split.images[:1].shape[1]
+    return BATCH if side <= 64 else max(4, BATCH * 32**2 // int(side) ** 2)
 
 
 def _teach(learners: list[Any], kept: dict[str, list[Tensor]], split: Split, device: torch.device) -> None:

@@ -20,6 +20,7 @@ from lfdeploy.data import Data
 from lfdeploy.errors import Interrupted, LfdeployError
 from lfdeploy.run import DIVERGED, Run, typed, versions, write_bytes, write_json
 from training import checkpoint, plots
+from training.dropout import at_step
 from training.engine import settle
 from training.evaluate import PROBABILITIES, Scores, evaluate_cohort
 from training.guards import interruptible, lock_to_resume, what_is_kept
@@ -29,18 +30,26 @@ from training.testimony import testified
 
 
 def train(
-    config: TrainConfig, name: str | None = None, runs: str | Path = "runs", resume: Run | None = None
+    config: TrainConfig,
+    name: str | None = None,
+    runs: str | Path = "runs",
+    resume: Run | None = None,
+    began: float | None = None,
 ) -> Run:
     """Train peers together and return the finished run.
 
-    ``resume`` continues that run under its own settings (``config`` is then ignored). Raises `Interrupted`
-    after Ctrl-C or SIGTERM, with the state saved, and `LfdeployError` for what the user can mend.
+    ``resume`` continues that run under its own settings (``config`` is then ignored). ``began``: the moment
+    of `time.perf_counter` from which the config's ``time`` counts; None is now. Raises `Interrupted` after
+    Ctrl-C or SIGTERM, with the state saved, and `LfdeployError` for what the user can mend.
     """
     held = [lock_to_resume(resume)] if resume is not None else []
     try:
         if resume is not None:
             config = _config_of(resume)
-        setup = prepare(config, name, Path(runs), resume, held)
+        setup = prepare(
+            config, name, Path(runs), resume, held, time.perf_counter() if began is None else began
+        )
+        config = setup.config
         try:
             with interruptible() as interrupted:
                 _train(setup, config, interrupted)
@@ -92,11 +101,13 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
             began, start = time.perf_counter(), progress["step"]
             sums = {name: torch.tensor(v, dtype=torch.float64) for name, v in progress["sums"].items()}
             ramps = engine.graph.ramps(epoch, s.epochs, engine.device)
-            cohort.hold(epoch < s.freeze)
+            cohort.hold(epoch < s.held)
             for step, batch in enumerate(s.batches.epoch(epoch, start), start):
                 done = epoch * s.batches.steps + step
+                rate = learning_rate(s.schedule, s.lr, s.warmup, done / total)
                 for group in s.optimizer.param_groups:
-                    group["lr"] = learning_rate(s.schedule, s.lr, s.warmup, done / total)
+                    group["lr"] = rate * group.get("pace", 1)
+                at_step(cohort, done)
                 s.optimizer.zero_grad(set_to_none=True)
                 parts = engine.step(batch.given(s.mean, s.std), ramps)
                 s.optimizer.step()
@@ -140,10 +151,16 @@ def _close_epoch(
         progress.update(best=score, kept_epoch=epoch + 1)
         _keep(s)
     whole = progress.get("part", 0.0) + seconds
+    group = s.optimizer.param_groups[0]
     row = {
-        "epoch": epoch + 1, "loss": loss, "parts": parts, "lr": s.optimizer.param_groups[0]["lr"], "val": val,
-        "images_per_second": s.batches.steps * s.batches.batch_size / whole, "seconds": whole,
-    }  # fmt: skip
+        "epoch": epoch + 1,
+        "loss": loss,
+        "parts": parts,
+        "lr": group["lr"] / group.get("pace", 1),
+        "val": val,
+        "images_per_second": s.batches.steps * s.batches.batch_size / whole,
+        "seconds": whole,
+    }
     with (s.run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     progress.update(epoch=epoch + 1, step=0, sums={}, seconds=progress["seconds"] + seconds, part=0.0)

@@ -42,11 +42,15 @@ class Edge:
 
 @dataclass(frozen=True)
 class LossGraph:
-    """Cross-entropy weights by node, edges, and how edges without a ramp of their own are ramped up."""
+    """Cross-entropy weights by node, edges, and how edges without a ramp of their own are ramped up.
+
+    ``smoothing``: the share of every label that is spread over all classes (Szegedy et al. 2016).
+    """
 
     labels: Mapping[str, float]
     edges: tuple[Edge, ...] = ()
     ramp: Ramp = AT_ONCE
+    smoothing: float = 0.0
 
     def ramps(self, epoch: int, epochs: int, device: str = "cpu") -> Ramps:
         """Every factor of an epoch as a tensor, so that a step holds no number that changes."""
@@ -58,7 +62,8 @@ def evaluate_graph(graph: LossGraph, nodes: Nodes, ramps: Ramps) -> dict[str, Te
     """Named, already weighted parts whose sum is the loss. Teachers are detached here and nowhere else."""
     parts: dict[str, Tensor] = {}
     for node, weight in graph.labels.items():
-        parts[f"ce_{node}"] = weight * F.cross_entropy(wide(nodes[node]), nodes["labels"])
+        entropy = F.cross_entropy(wide(nodes[node]), nodes["labels"], label_smoothing=graph.smoothing)
+        parts[f"ce_{node}"] = weight * entropy
     for edge in graph.edges:
         teacher = nodes[edge.teacher] if edge.through else nodes[edge.teacher].detach()
         term = edge.term(teacher, nodes[edge.student])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lfdeploy.artifact import Artifact, check_resize, input_of, run_of
 from lfdeploy.artifact import resolve as resolve_artifact
 from lfdeploy.backends import BACKENDS, Session, Source, chosen
+from lfdeploy.by_class import by_class
 from lfdeploy.chance import against_chance
 from lfdeploy.console import Meter, decoding, say
 from lfdeploy.data import Split
@@ -48,8 +49,9 @@ def evaluate(
     rows, fresh_rows, used = {}, {}, ("", "")
     with Meter("Evaluating", len(pictures) * len(nodes), "pictures") as meter:
         for target, (backend, session, most) in nodes.items():
-            right = _right(session, pictures, most, meter)
-            rows[target] = _row(right) | {"chance": against_chance(int(right.sum()), pictures.labels)}
+            answers = _answers(session, pictures, most, meter)
+            right = answers == pictures.labels
+            rows[target] = _row(right) | _measures(answers, pictures, len(run.spec["classes"]))
             if fresh is not None:
                 fresh_rows[target] = _row(right[fresh])
             used = (backend, session.device)
@@ -105,14 +107,20 @@ def _find(name: str | None, runs: str) -> tuple[Run, Artifact | None]:
     return run_of(artifact, None, runs), artifact
 
 
-def _right(session: Session, pictures: Split, most: int, meter: Meter) -> NDArray[np.bool_]:
-    """Marks (N,) of the pictures whose top class is their label."""
+def _answers(session: Session, pictures: Split, most: int, meter: Meter) -> NDArray[np.int64]:
+    """The top class (N,) of every picture."""
     parts = []
     for images, labels in pictures.batches(most):
         logits, _ = session(np.ascontiguousarray(images))
-        parts.append(logits.argmax(1) == labels)
+        parts.append(logits.argmax(1))
         meter.at(meter.done + len(labels))
     return np.concatenate(parts)
+
+
+def _measures(answers: NDArray[np.int64], pictures: Split, classes: int) -> dict[str, Any]:
+    """By class, and against the most frequent class."""
+    right = int((answers == pictures.labels).sum())
+    return by_class(answers, pictures.labels, classes) | {"chance": against_chance(right, pictures.labels)}
 
 
 def _row(right: NDArray[np.bool_]) -> dict[str, Any]:

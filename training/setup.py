@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lfdeploy import record
-from lfdeploy.config import TrainConfig, parse_options
+from lfdeploy.config import TrainConfig, parse_options, seconds_of
 from lfdeploy.console import decoding, say
 from lfdeploy.data import Data, load
 from lfdeploy.devices import pick
@@ -25,25 +25,31 @@ from lfdeploy.run import SCHEMA, Run, config_json
 from lfdeploy.run_data import resumed
 from lfdeploy.runs import may_begin, new_run, point_latest
 from training import checkpoint
-from training.augment import normalise
-from training.batches import Augment, Batches, pixel_statistics
+from training.augment import Augment, normalise
+from training.batches import Batches, pixel_statistics
+from training.budget import fitting, measured
 from training.cohort import Cohort
+from training.dropout import with_own_random
 from training.engine import Engine, exact_fp32, pick_precision, threads_for
 from training.guards import check_batch_of_one
+from training.heads import calibrated, fit_heads
 from training.methods import METHODS
 from training.methods.method import Given, Method
 from training.parts import GivenTeacher
+from training.recipes import chosen, resolved
 from training.teachers import check_teachers, find, names_of, teachers_of
 from training.weights import Start, begin_from, pixels_of, starts_of, told
-
-FROM_SCRATCH, GENTLE = 0.1, 0.01  # peak learning rates
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything a training needs that does not change while it runs."""
+    """Everything a training needs that does not change while it runs.
+
+    ``held``: in how many epochs at first the heads alone learn.
+    """
 
     run: Run
+    config: TrainConfig
     data: Data
     engine: Engine
     optimizer: torch.optim.Optimizer
@@ -55,10 +61,12 @@ class Setup:
     schedule: str
     warmup: float
     precision: str
-    freeze: int
+    held: int
 
 
-def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | None, held: list[Lock]) -> Setup:
+def prepare(
+    config: TrainConfig, name: str | None, runs: Path, resume: Run | None, held: list[Lock], began: float
+) -> Setup:
     """Read, build, and begin the run's directory; the lock of a run that begins here is added to ``held``."""
     if resume is None:
         may_begin(runs, name)
@@ -71,6 +79,7 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
     begun = resume is not None and checkpoint.saved(resume) is not None
     starts = {} if begun else starts_of(config.weights, config.arch, home)
     options = parse_options(method.options, config.option, config.method)
+    chosen(config, 0)  # a recipe that is none is refused
     device = pick(config.device)
     exact_fp32(device)
     data = _pictures(config, resume)
@@ -82,7 +91,7 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
         )
     mean, std = _pixels(data, starts, resume)
     given = teachers_of(teachers, data, mean, std)
-    cohort = _cohort(config, method, options, data, archs, given, starts)
+    config, cohort = _cohort(config, method, options, data, archs, given, starts)
     cohort = cohort.to(device).to(memory_format=torch.channels_last)
     mean_here, std_here = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     batches = _batches(config, data, device, cohort.views)
@@ -90,20 +99,58 @@ def prepare(config: TrainConfig, name: str | None, runs: Path, resume: Run | Non
     dtype, precision = pick_precision(config.precision, cohort, device, first)
     if batches.batch_size == 1:
         check_batch_of_one(cohort, first[:1])
-    threads = threads_for(config.threads, cohort, device)
-    lr = config.lr or (GENTLE if config.weights else FROM_SCRATCH)
-    groups = cohort.parameter_groups(config.weight_decay)
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, foreach=True)
+    graph = replace(method.graph(cohort, options), smoothing=config.label_smoothing or 0.0)
+    engine = Engine(cohort, graph, device, dtype, threads_for(config.threads, cohort, device))
+    if config.weights:
+        _warm_up(config, engine, data, starts, mean_here, std_here)
+    optimizer = _optimizer(config, cohort)
+    if config.time and resume is None:
+        config, batches = _within(config, engine, optimizer, batches, data, (mean_here, std_here), began)
     run = _begin(config, name, runs, data, archs, cohort, (mean, std), held) if resume is None else resume
-    engine = Engine(cohort, method.graph(cohort, options), device, dtype, threads)
     point_latest(run)
-    epochs = config.epochs or data.epochs
-    how = f"{device}, {precision}" + (f", {threads} threads" if threads else "")
-    _say(run, config, data, archs, batches, epochs, how)
-    rates = lr, config.schedule, config.warmup
-    return Setup(
-        run, data, engine, optimizer, batches, mean_here, std_here, epochs, *rates, precision, config.freeze
+    assert config.epochs and config.lr and config.schedule and config.warmup is not None
+    how = f"{device}, {precision}" + (f", {engine.threads} threads" if engine.threads else "")
+    _say(run, config, data, archs, batches, config.epochs, how)
+    rates = config.epochs, config.lr, config.schedule, config.warmup
+    heads = config.epochs if config.freeze == "all" else int(config.freeze or 0)
+    return Setup(run, config, data, engine, optimizer, batches, mean_here, std_here, *rates, precision, heads)
+
+
+def _warm_up(
+    config: TrainConfig, engine: Engine, data: Data, starts: Mapping[str, Start], mean: Tensor, std: Tensor
+) -> None:
+    """What trained weights are given before the first step: kept statistics, and heads that fit."""
+    if config.keep_statistics:
+        for part in [*engine.cohort.peers, *(calibrated(engine.cohort) if config.fit_heads else [])]:
+            part.keeps_statistics = True
+    if config.fit_heads and starts:
+        fresh = [arch for arch, start in starts.items() if start.classes != tuple(data.classes)]
+        fit_heads(engine, data.train, mean, std, fresh)
+
+
+def _optimizer(config: TrainConfig, cohort: Cohort) -> torch.optim.Optimizer:
+    """Of all that learns, as a resolved config has it."""
+    assert (
+        config.lr and config.weight_decay is not None and config.fresh_lr and config.decay_norms is not None
     )
+    fitted = calibrated(cohort) if config.fit_heads else None
+    groups = cohort.parameter_groups(config.weight_decay, config.decay_norms, config.fresh_lr, fitted)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, foreach=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, foreach=True)
+
+
+def _within(
+    config: TrainConfig, engine: Engine, optimizer: torch.optim.Optimizer, batches: Batches, data: Data,
+    pixels: tuple[Tensor, Tensor], began: float,
+) -> tuple[TrainConfig, Batches]:  # fmt: skip
+    """The config with as many epochs and steps as fit into its time, and batches of so many steps."""
+    costs = measured(engine, optimizer, batches, data, *pixels)
+    seconds = seconds_of(config.time or "")
+    left = seconds - (time.perf_counter() - began)
+    epochs, steps = fitting(costs, seconds, left, batches.steps, data)
+    config = replace(config, time=None, epochs=epochs, steps=steps)
+    return config, _batches(config, data, engine.device, engine.cohort.views)
 
 
 def _pixels(data: Data, starts: Mapping[str, Start], resume: Run | None) -> tuple[list[float], list[float]]:
@@ -130,29 +177,32 @@ def _cohort(
     archs: tuple[str, ...],
     teachers: list[GivenTeacher],
     starts: Mapping[str, Start],
-) -> Cohort:
-    """The networks, which begin alike for one seed whatever teaches them, and what the method adds."""
+) -> tuple[TrainConfig, Cohort]:
+    """The config without open settings; the networks, which begin alike for one seed whatever teaches them,
+    and what the method adds.
+    """
     torch.manual_seed(config.seed)
     peers = [create(arch, len(data.classes)) for arch in archs]
+    for number, peer in enumerate(peers):
+        with_own_random(peer, config.seed * 31 + number)
     for peer in peers if starts else ():
         begin_from(peer, starts[peer.arch], data.classes)
     for arch, start in starts.items():
         say(f"Weights: {told(start, arch, data.classes)}.")
-    return method.build(Given(peers, len(data.classes), data.image_size, options, teachers, len(data.train)))
+    stages = min(len(peer.stages) for peer in peers)
+    config = resolved(config, data, stages)
+    frozen = min(stages + 1, config.freeze_parts or 0) if config.freeze != "all" else stages + 1
+    own, classes, pictures = config.views == "own", len(data.classes), len(data.train)
+    given = Given(peers, classes, data.image_size, options, teachers, pictures, frozen, own)
+    return config, method.build(given)
 
 
 def _batches(config: TrainConfig, data: Data, device: str, views: int) -> Batches:
-    size = config.batch_size or max(8, min(128, 2 ** int(math.log2(max(1, len(data.train) / 16)))))
-    augment = config.augment if config.augment != "auto" else "crop-flip" if data.flip else "crop"
-    pad = 0 if augment == "none" else max(1, data.image_size // 8)
-    return Batches(
-        data.train,
-        min(size, len(data.train)),
-        Augment(pad, augment == "crop-flip"),
-        config.seed,
-        device,
-        views,
-    )
+    assert config.batch_size and config.train_size
+    pad = 0 if config.augment == "none" else max(1, data.image_size // 8)
+    side = config.train_size if config.augment == "photo" else 0
+    augment = Augment(pad, config.augment == "crop-flip" or (bool(side) and data.flip), side)
+    return Batches(data.train, config.batch_size, augment, config.seed, device, views, config.steps)
 
 
 def _begin(

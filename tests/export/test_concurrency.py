@@ -112,7 +112,7 @@ def test_nothing_is_held_after_a_refusal(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_two_exports_at_once(tiny_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The second begins when the first is at its proof."""
     run = Run(tmp_path / "runs" / "tiny")

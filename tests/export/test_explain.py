@@ -95,7 +95,7 @@ def test_its_mean_is_the_top_logit(
     assert "mean is the top logit" in (places[precision] / "README.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_other_targets_and_formats(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
     made = export(ExportConfig(fused=True, explain=True, out=str(tmp_path / "fused")), tiny_run)
     made += export(ExportConfig(ensemble=True, explain=True, out=str(tmp_path / "ensemble")), tiny_run)

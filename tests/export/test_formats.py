@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from marks import some
 from PIL import Image
 
 from export.build.graph import in_precision, to_onnx, trace
@@ -125,7 +126,8 @@ def test_same_weights_same_bytes(name: str, tiny_run: Run, elsewhere: list[Path]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["openvino", pytest.param("torch", marks=pytest.mark.wide)])
+@pytest.mark.wide
+@pytest.mark.parametrize("format", ["openvino", "torch"])
 def test_same_bytes_from_another_process(
     format: str, tiny_run: Run, elsewhere: list[Path], tmp_path: Path
 ) -> None:
@@ -490,7 +492,7 @@ MUTANTS: dict[str, tuple[str, str, Callable[[Run, Path], object]]] = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if number % 6 else ()) for number, name in enumerate(MUTANTS)],
+    some(list(MUTANTS), 6),
 )
 def test_fault_is_caught(
     name: str, tiny_run: Run, elsewhere: list[Path], copied: Callable[[str], Path], lf: Callable[..., Result],

@@ -20,6 +20,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from click.testing import Result
+from marks import some
 
 from export import export, prove
 from export.build.graph import in_precision
@@ -70,10 +71,7 @@ ALL += [
     for precision, rows in members.MEMBER_MUTANTS_IN.items()
     for name, row in rows.items()
 ]
-SOME = [
-    pytest.param(*row, marks=pytest.mark.slow if number % 5 else (), id=row[1])
-    for number, row in enumerate(ALL)
-]
+SOME = some(ALL, 5)
 
 
 @pytest.mark.parametrize(("precision", "name", "stage", "named", "mutate"), SOME)
@@ -319,7 +317,13 @@ def test_same_bytes_from_another_folder_in_another_process(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("format", "precision"), [("torch", "fp32"), ("openvino", "fp32"), ("openvino", "fp16"), ("onnx", "bf16")]
+    ("format", "precision"),
+    [
+        ("torch", "fp32"),
+        ("openvino", "fp32"),
+        pytest.param("openvino", "fp16", marks=pytest.mark.wide),
+        pytest.param("onnx", "bf16", marks=pytest.mark.wide),
+    ],
 )
 def test_other_formats(format: str, precision: str, tiny_run: Run, tmp_path: Path) -> None:
     made = export(

@@ -36,9 +36,8 @@ def hidden(run: Run) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "moment", [pytest.param("Exporting fused", marks=pytest.mark.wide), "Parity in a fresh process"]
-)
+@pytest.mark.wide
+@pytest.mark.parametrize("moment", ["Exporting fused", "Parity in a fresh process"])
 def test_killed_and_run_again(tiny_run: Run, fresh: Run, moment: str) -> None:
     """kill -9 of the whole process group when a stage begins: what was finished is not made again, the bytes
     are the same.

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import Result
+from marks import some
 from PIL import Image
 from scipy import stats
 
@@ -462,7 +463,7 @@ FAULTS: dict[str, tuple[str, Mutation]] = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if number % 6 else ()) for number, name in enumerate(FAULTS)],
+    some(list(FAULTS), 6),
 )
 def test_fault_is_caught(
     name: str,
@@ -527,12 +528,12 @@ def test_without_the_run_s_own_validation_pictures_its_origin_is_not_examined(
     ("format", "precision"),
     [
         ("onnx", "fp16"),
-        ("onnx", "bf16"),
-        ("onnx", "int8"),
+        pytest.param("onnx", "bf16", marks=pytest.mark.wide),
+        pytest.param("onnx", "int8", marks=pytest.mark.wide),
         ("openvino", "fp32"),
-        ("openvino", "fp16"),
+        pytest.param("openvino", "fp16", marks=pytest.mark.wide),
         ("torch", "fp32"),
-        ("trt", "fp32"),
+        pytest.param("trt", "fp32", marks=pytest.mark.wide),
         ("trt", "int8"),
     ],
 )

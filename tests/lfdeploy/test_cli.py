@@ -80,7 +80,9 @@ def test_contract_of_a_run(tiny_run: Run) -> None:
     }
     assert wanted <= set(summary)
     for split in ("val", "test"):
-        assert set(summary[split]) == {"top1", "peers", "fused", "ensemble", "ensemble_probs", "aux"}
+        nodes = {"top1", "peers", "fused", "ensemble", "ensemble_probs", "aux"}
+        assert set(summary[split]) == nodes | {"per_class_recall", "macro_f1", "balanced"}
+        assert len(summary[split]["per_class_recall"]) == summary["data"]["classes"]
         assert list(summary[split]["top1"]) == ["peer0", "peer1", "fused", "ensemble", "aux0", "aux1"]
         assert len(summary[split]["peers"]) == len(summary[split]["aux"]) == 2
     for name in ("curves.png", "confusion.png"):
@@ -165,7 +167,7 @@ def test_bench_has_a_row_for_every_artifact_and_batch(tiny_run: Run, lf: Callabl
         assert row["top1"] > 50
 
 
-@pytest.mark.parametrize("what", ["methods", "archs", "datasets", "backends", "runs", "artifacts"])
+@pytest.mark.parametrize("what", ["methods", "archs", "recipes", "datasets", "backends", "runs", "artifacts"])
 def test_list(what: str, tiny_run: Run, lf: Callable[..., Result]) -> None:
     rows = json.loads(lf("list", what, "--runs", tiny_run.path.parent, "--json").stdout)
     assert rows
@@ -177,7 +179,7 @@ def test_list(what: str, tiny_run: Run, lf: Callable[..., Result]) -> None:
 
 def test_list_alone_shows_all(tiny_run: Run, lf: Callable[..., Result]) -> None:
     tables = json.loads(lf("list", "--runs", tiny_run.path.parent, "--json").stdout)
-    assert list(tables) == ["methods", "archs", "datasets", "backends", "runs", "artifacts"]
+    assert list(tables) == ["methods", "archs", "recipes", "datasets", "backends", "runs", "artifacts"]
     shown = lf("list", "--runs", tiny_run.path.parent).stdout
     for name, rows in tables.items():
         assert name.capitalize() in shown

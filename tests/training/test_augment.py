@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lfdeploy.data import Split
-from training.augment import crop_flip, normalise
-from training.batches import Augment, Batches, pixel_statistics
+from training.augment import Augment, crop_flip, normalise
+from training.batches import Batches, pixel_statistics
 from training.schedule import learning_rate
 
 

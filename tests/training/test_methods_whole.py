@@ -31,8 +31,8 @@ from training.methods import METHODS
 pytestmark = pytest.mark.slow
 CASES = [(method, ()) for method in METHODS]
 CASES += [
-    ("kdcl", (("target", "general"),)),
-    ("lfmkd", (("aux_of", "peer"),)),
+    pytest.param("kdcl", (("target", "general"),), marks=pytest.mark.wide),
+    pytest.param("lfmkd", (("aux_of", "peer"),), marks=pytest.mark.wide),
     pytest.param("lfmkd", (("knowledge", "both"), ("attn", "bilinear")), marks=pytest.mark.wide),
 ]
 

@@ -552,7 +552,8 @@ def test_kill_9_at_ten_random_moments(whole: tuple[Path, float], tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lines", [0, pytest.param(2, marks=pytest.mark.wide)])
+@pytest.mark.wide
+@pytest.mark.parametrize("lines", [0, 2])
 def test_sigterm_says_how_to_resume(lines: int, whole: tuple[Path, float], tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     process = start(runs)

@@ -207,7 +207,7 @@ def test_a_run_begins_where_another_ended(
     shutil.rmtree(place)
     resumed = train(config, runs=tmp_path, resume=Run(tmp_path / "second"))
     assert resumed.spec["mean"] == [0.4, 0.5, 0.6]
-    assert resumed.read("config.json")["lr"] is None  # and the rate is that for trained weights
+    assert resumed.read("config.json")["recipe"] == "finetune"  # though the weights are gone
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ def test_a_frozen_start_goes_on_to_the_same_bits(
 
 
 @pytest.mark.parametrize(
-    ("freeze", "weights", "said"), [(1, None, "add --weights"), (-1, "x", "0 or greater")]
+    ("freeze", "weights", "said"), [(1, None, "add --weights"), (-1, "x", "a number of epochs")]
 )
 def test_what_cannot_be_frozen(freeze: int, weights: str | None, said: str) -> None:
     with pytest.raises(UsageError, match=said):

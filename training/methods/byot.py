@@ -54,7 +54,7 @@ def build(given: Given) -> Cohort:
         extra += heads(given, index, given.options.heads)
         fits += [
             Projected(f"{name}_fit{number}", f"{name}.map{stage}", shapes[stage][0], shapes[-1][0])
-            for number, stage in enumerate(middle_stages(network))
+            for number, stage in enumerate(middle_stages(network, given.frozen))
         ]
     return Cohort(
         [*parts, *means(given.names), *extra, *fits], ships=["peer0"], watched=[head.name for head in extra]

@@ -130,7 +130,7 @@ def build(given: Given) -> Cohort:
     target: Part = (
         General("target", names) if rule == "general" else Rule("target", [*names, "labels"], RULES[rule])
     )
-    return Cohort([*private(given, views=True), *means(names), target], ships=["peer0"], views=len(names))
+    return Cohort([*private(given, views=True), *means(names), target], ships=["peer0"])
 
 
 def graph(cohort: Cohort, options: Any) -> LossGraph:

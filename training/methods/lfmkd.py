@@ -59,18 +59,19 @@ class Options(Distilled):
     fusion_weight_decay: float = option(1e-5, "of fusion operators")
 
 
-def middle_taps(peers: list[Backbone], size: int, taps: str) -> list[list[int]]:
+def middle_taps(peers: list[Backbone], size: int, taps: str, frozen: int = 0) -> list[list[int]]:
     """For every tap the stage index of each peer, matched by the side of the map.
 
     ``auto`` takes peer 0's stages but the last, at most the two deepest. Another peer gives its deepest stage
-    of the same side; failing that, the next larger one.
+    of the same side; failing that, the next larger one. With ``frozen`` leading parts it takes none: a fresh
+    head on the map between them and a trained end was half as good as the peers that it would have taught.
     """
     shapes = [peer.shapes(size) for peer in peers]
     last = len(shapes[0]) - 1
     if taps == "none":
         return []
     if taps == "auto":
-        chosen = list(range(last))[-2:]
+        chosen = [] if frozen else middle_stages(peers[0])
     else:
         try:
             chosen = [int(part) - 1 for part in taps.split(",")]
@@ -97,7 +98,7 @@ def build(given: Given) -> Cohort:
     """Peers, one auxiliary teacher per middle tap, and the end fusion."""
     options, peers, names = given.options, given.peers, given.names
     shapes = [peer.shapes(given.size) for peer in peers]
-    taps = middle_taps(peers, given.size, options.taps)
+    taps = middle_taps(peers, given.size, options.taps, given.frozen)
     ends = [s[-1][0] for s in shapes]
     maps = [[s[stage][0] for s, stage in zip(shapes, row, strict=True)] for row in taps]
     _check(given, taps, [ends] if options.aux_of == "peer" else [ends, *maps])
@@ -121,7 +122,7 @@ def _check(given: Given, taps: list[list[int]], channels: list[list[int]]) -> No
     options, share = given.options, parts_shared(given.options.share)
     if share:
         check_alike(given.peers)
-    if options.aux_of == "peer" and share - 1 > min(middle_stages(given.peers[0])):
+    if options.aux_of == "peer" and share - 1 > min(middle_stages(given.peers[0]), default=0):
         raise UsageError(
             f"-o share {options.share} leaves -o aux_of peer no maps of the peers' own; share less."
         )

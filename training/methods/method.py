@@ -21,7 +21,9 @@ class Given:
 
     ``peers``: fresh networks, of which parts take the weights. ``size``: side of the square pictures.
     ``options``: the method's. ``teachers``: trained before, for methods that are taught by them.
-    ``pictures``: how many there are to train on.
+    ``pictures``: how many there are to train on. ``frozen``: how many leading parts of every peer, the stem
+    and then stages, keep the trained weights that they have in common. ``own_views``: whether every peer sees
+    its own augmentation of the pictures where the method allows it.
     """
 
     peers: list[Backbone]
@@ -30,6 +32,8 @@ class Given:
     options: Any
     teachers: Sequence[GivenTeacher] = field(default=())
     pictures: int = 1
+    frozen: int = 0
+    own_views: bool = False
 
     @property
     def names(self) -> list[str]:

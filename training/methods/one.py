@@ -34,6 +34,7 @@ def build(given: Given) -> Cohort:
     skip = len(network.stages) if given.options.share == "auto" else parts_shared(given.options.share)
     if not alike(given.peers):
         raise UsageError("Method one needs peers of one architecture, since its branches share a trunk.")
+    skip = max(skip, given.frozen)
     channels = network.shapes(given.size)[skip - 2][0]
     parts = branches(given, skip)
     return Cohort(

@@ -43,7 +43,7 @@ def build(given: Given) -> Cohort:
     ]
     reads = [f"{name}.map{len(each) - 1}" for name, each in zip(given.names, shapes, strict=True)]
     fused = FusedPart("fused", reads, FusedHead([each[-1][0] for each in shapes], given.classes, "concat"))
-    return Cohort([*peers, *copies, fused, *means(given.names)], ships=["ema0"], views=len(peers))
+    return Cohort([*peers, *copies, fused, *means(given.names)], ships=["ema0"])
 
 
 def graph(cohort: Cohort, options: Any) -> LossGraph:

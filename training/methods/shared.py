@@ -5,6 +5,7 @@ of one network.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -20,11 +21,11 @@ WIDEST = 512  # of a residual auxiliary head
 
 
 def private(given: Given, *, views: bool = False, vector: bool = False) -> list[Part]:
-    """Peers with nothing in common; with ``views`` each sees its own augmentation of the pictures."""
-    return [
-        Peer(name, network, f"view{i}" if views else "view0", vector=vector)
-        for i, (name, network) in enumerate(zip(given.names, given.peers, strict=True))
-    ]
+    """Peers that learn nothing in common; with ``views`` each sees its own augmentation of the pictures.
+
+    What is frozen is computed once where peers are alike and see the same.
+    """
+    return branches(replace(given, own_views=views or given.own_views), 0, vector=vector)
 
 
 def branches(
@@ -34,14 +35,20 @@ def branches(
     is 0.
     """
     names = names or given.names
-    if skip == 0:
-        return [Peer(name, network, vector=vector) for name, network in zip(names, given.peers, strict=True)]
+    if skip == 0 and (given.own_views or not given.frozen or len(given.peers) == 1 or not alike(given.peers)):
+        reads = [f"view{i}" if given.own_views else "view0" for i in range(len(given.peers))]
+        return [
+            Peer(name, network, view, 0, vector, given.frozen)
+            for name, network, view in zip(names, given.peers, reads, strict=True)
+        ]
     check_alike(given.peers)
+    skip = max(skip, given.frozen)
     share_modules(given.peers, skip)
     peers: list[Part] = [
-        Peer(name, network, "trunk", skip, vector) for name, network in zip(names, given.peers, strict=True)
-    ]  # fmt: skip
-    return [Trunk(given.peers[0], skip, scale), *peers]
+        Peer(name, network, "trunk", skip, vector, given.frozen)
+        for name, network in zip(names, given.peers, strict=True)
+    ]
+    return [Trunk(given.peers[0], skip, scale, frozen=names if given.frozen == skip else ()), *peers]
 
 
 def means(names: Sequence[str]) -> list[Part]:
@@ -92,7 +99,7 @@ def heads(given: Given, index: int, kind: str = "auto") -> list[Part]:
     network, name = given.peers[index], given.names[index]
     shapes = network.shapes(given.size)
     made: list[Part] = []
-    for number, stage in enumerate(middle_stages(network)):
+    for number, stage in enumerate(middle_stages(network, given.frozen)):
         module = auxiliary(network, stage, shapes[stage][0], shapes, given.classes, kind)
         made.append(Auxiliary(f"{name}_aux{number}", (f"{name}.map{stage}",), module))
     return made
@@ -103,6 +110,8 @@ def heads_of(cohort: Cohort, peer: str) -> list[str]:
     return [name for name in cohort.parts if name.startswith(f"{peer}_aux")]
 
 
-def middle_stages(network: Backbone) -> list[int]:
-    """The stages before the last, at most the two deepest of them."""
-    return list(range(len(network.stages) - 1))[-2:]
+def middle_stages(network: Backbone, frozen: int = 0) -> list[int]:
+    """The stages before the last that learn, at most the two deepest of them; ``frozen`` leading parts do
+    not.
+    """
+    return list(range(max(0, frozen - 1), len(network.stages) - 1))[-2:]

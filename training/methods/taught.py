@@ -5,7 +5,7 @@ belong together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -34,7 +34,7 @@ class Taught(Distilled):
 def cohort_of(given: Given, parts: Sequence[Part] = (), vector: bool = False) -> Cohort:
     """Students, all teachers, the mean of several teachers' logits, and what else a method has."""
     several = [Mean(TEACHER, [each.name for each in given.teachers])] if len(given.teachers) > 1 else []
-    students = private(given, vector=vector)
+    students = private(replace(given, own_views=False), vector=vector)  # they see what their teacher sees
     return Cohort([*given.teachers, *several, *students, *means(given.names), *parts], ships=["peer0"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Self
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ class Copy(Peer):
         self._of = [of.network]  # a list: registered by its own part alone
         self.train()
 
-    def train(self, mode: bool = True) -> Copy:
+    def train(self, mode: bool = True) -> Self:
         """Always in eval mode: its normalisation uses the averaged statistics."""
         nn.Module.train(self, False)
         return self

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 #: Tensors by name: ``view0`` images (B, 3, H, W), ``labels`` (B,), ``index`` (B,) into the training split,
 #: ``peer0`` logits (B, K), ``peer0.map1`` the map (B, C, H, W) of a stage, ``peer0.vector`` (B, C) its last
@@ -20,7 +22,9 @@ class Part(nn.Module):
     """
 
     saved = True  # whether its weights belong to the run; a teacher of another run has its own
+    by_picture = False  # whether a batch may be computed in pieces: nothing learns, nothing joins pictures
     draws = False  # random numbers in its forward pass: then all parts run in one order
+    keeps_statistics = False  # of normalisation: what was trained before, or calibrated
     learns_from_validation = False  # whether `after_epoch` is wanted, with the nodes of the validation split
 
     def __init__(self, name: str, reads: Iterable[str]) -> None:
@@ -31,6 +35,14 @@ class Part(nn.Module):
     def readable(self, nodes: Nodes) -> bool:
         """Whether all that it reads is there."""
         return all(name in nodes for name in self.reads)
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; normalisation whose statistics are kept stays in evaluation."""
+        super().train(mode)
+        for module in self.modules() if self.keeps_statistics else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
 
     def after_step(self, step: int) -> None:
         """What is to be done once the optimiser has made step ``step`` (from 0 over the whole training)."""

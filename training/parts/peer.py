@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,28 +11,61 @@ from torch import Tensor, nn
 from lfdeploy.models.backbone import Backbone
 from training.parts.part import Nodes, Part
 
+AT_ONCE = 4  # pictures in a frozen part
+
 
 class Peer(Part):
     """A network. Gives its logits ``NAME`` (B, K), ``NAME.mapS`` of every stage it runs, ``NAME.vector``
     (B, C) if asked for.
 
     ``skip``: how many leading parts, the stem and then stages, are left to a `Trunk` whose output it reads.
+    ``frozen``: how many of them stay as they are, statistics too.
     """
 
     def __init__(
-        self, name: str, network: Backbone, reads: str = "view0", skip: int = 0, vector: bool = False
+        self,
+        name: str,
+        network: Backbone,
+        reads: str = "view0",
+        skip: int = 0,
+        vector: bool = False,
+        frozen: int = 0,
     ) -> None:
         super().__init__(name, (reads,))
-        self.network, self.skip, self.vector = network, skip, vector
+        self.network, self.skip, self.vector, self.frozen = network, skip, vector, frozen
+        self.hold(False)
+
+    @property
+    def leading(self) -> list[nn.Module]:
+        """The stem and the stages, all that can be frozen."""
+        return [self.network.stem, *self.network.stages]
+
+    def hold(self, held: bool) -> None:
+        """Keep all but the head as it is, statistics too, or let learn what is not frozen for good."""
+        for number, module in enumerate(self.leading):
+            learns = not held and number >= self.frozen
+            module.requires_grad_(learns)
+        self.held = held
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; what does not learn stays in evaluation."""
+        super().train(mode)
+        for module in self.leading if self.held else self.leading[: self.frozen]:
+            module.eval()
+        return self
 
     def forward(self, x: Tensor) -> Nodes:
         """Logits, then maps."""
-        maps = self.network.features(x, skip=self.skip)
-        nodes = {self.name: self.network.head(maps[-1])}
+        frozen = [] if self.skip else frozen_maps(self.leading[: self.frozen], x)
+        x = frozen[-1] if frozen else x
+        maps = frozen[1:] + self.network.features(x, skip=max(self.skip, self.frozen))
+        last = maps[-1] if maps else x  # all is frozen, and the trunk's
+        nodes = {self.name: self.network.head(last)}
         first = len(self.network.stages) - len(maps)
         nodes |= {f"{self.name}.map{first + i}": each for i, each in enumerate(maps)}
         if self.vector:
-            nodes[f"{self.name}.vector"] = maps[-1].mean((2, 3))
+            nodes[f"{self.name}.vector"] = last.mean((2, 3))
         return nodes
 
 
@@ -41,19 +74,43 @@ class Trunk(Part):
 
     The modules are those of the first peer, which saves them. ``scale`` multiplies the gradient that comes
     back: 1 / M makes it the mean of the peers' gradients (CL-ILR; Song and Chai 2018, section 3.2).
+    ``frozen``: peers for whom it gives the maps of its stages too; none of its parts learns, so that a
+    batch's pictures can be computed apart.
     """
 
-    def __init__(self, network: Backbone, skip: int, scale: float = 1.0) -> None:
+    def __init__(self, network: Backbone, skip: int, scale: float = 1.0, frozen: Sequence[str] = ()) -> None:
         super().__init__("trunk", ("view0",))
-        self.scale = scale
+        self.scale, self.frozen, self.by_picture = scale, tuple(frozen), bool(frozen)
+        self.gives = (self.name, *(f"{peer}.map{stage}" for peer in frozen for stage in range(skip - 1)))
         # a list: registered by the peer alone
         self._modules_of_peer = [network.stem, *list(network.stages)[: skip - 1]]
 
     def forward(self, x: Tensor) -> Nodes:
         """The shared map."""
+        if self.frozen:
+            after_stem = frozen_maps(self._modules_of_peer, x)
+            nodes = {f"{peer}.map{s}": each for peer in self.frozen for s, each in enumerate(after_stem[1:])}
+            return nodes | {self.name: after_stem[-1]}
         for module in self._modules_of_peer:
             x = module(x)
         return {self.name: x if self.scale == 1.0 else scaled_gradient(x, self.scale)}
+
+
+def frozen_maps(modules: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """What each of some modules gives for x (B, ...), one after the other, without gradients.
+
+    Few pictures at a time: their maps then stay in the processor's caches, where no gradient needs them
+    again.
+    """
+    pieces: list[list[Tensor]] = []
+    with torch.no_grad():
+        for piece in torch.split(x, AT_ONCE) if modules else ():
+            maps = []
+            for module in modules:
+                piece = module(piece)
+                maps.append(piece)
+            pieces.append(maps)
+    return [torch.cat(maps) for maps in zip(*pieces, strict=True)]
 
 
 class _Scale(torch.autograd.Function):

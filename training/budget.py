@@ -1,0 +1,91 @@
+"""How many epochs fit into a given time, from a few measured steps that leave no trace."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lfdeploy.data import Data
+from lfdeploy.errors import LfdeployError
+from lfdeploy.recorded import PICTURES
+from training.batches import Batches
+from training.checkpoint import random_states
+from training.engine import Engine, settle
+from training.evaluate import evaluate_cohort
+
+MEASURED = 3  # steps, after one that is not counted
+SPARE = 0.96  # of the time is planned with: a machine is not equally fast all along
+LAST = 5.0  # seconds for the pictures of the run and for the process to end
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds: of a step, and of evaluating a picture."""
+
+    step: float
+    picture: float
+
+
+def measured(
+    engine: Engine,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    data: Data,
+    mean: Tensor,
+    std: Tensor,
+) -> Costs:
+    """What a step and an evaluated picture cost here. Weights, statistics and random numbers stay as they
+    were, and the optimiser as new.
+    """
+    cohort = engine.cohort
+    state = {name: value.clone() for name, value in cohort.state_dict().items()}
+    random, gpus = torch.get_rng_state(), random_states(cohort)
+    cohort.train()
+    ramps = engine.graph.ramps(0, 1, engine.device)
+    seconds = []
+    for number in range(1 + MEASURED):
+        begun = time.perf_counter()
+        batch = next(batches.epoch(0, min(number, batches.steps - 1)))
+        optimizer.zero_grad(set_to_none=True)
+        engine.step(batch.given(mean, std), ramps)
+        optimizer.step()
+        settle(engine.device)
+        seconds.append(time.perf_counter() - begun)
+    few = data.train.take(np.arange(min(32, len(data.train))))
+    begun = time.perf_counter()
+    evaluate_cohort(engine, few, mean, std)
+    picture = (time.perf_counter() - begun) / len(few)
+    optimizer.zero_grad(set_to_none=True)
+    optimizer.state.clear()
+    cohort.load_state_dict(state)
+    torch.set_rng_state(random)
+    for device, rng in enumerate(gpus):
+        torch.cuda.set_rng_state(rng, device)
+    return Costs(sorted(seconds[1:])[MEASURED // 2], picture)
+
+
+def fitting(costs: Costs, seconds: float, left: float, whole: int, data: Data) -> tuple[int, int]:
+    """Epochs, and the steps of each, at most ``whole``, for which ``left`` of ``seconds`` suffice, the
+    evaluations included.
+
+    Raises `LfdeployError` where not even a tenth of an epoch does.
+    """
+    ends = 2 * len(data.test) + len(data.val) + PICTURES
+    room = left - (1 - SPARE) * seconds - LAST - ends * costs.picture
+    epochs = 1
+    while True:
+        steps = int((room - epochs * len(data.val) * costs.picture) / costs.step)
+        if steps <= epochs * whole or steps <= 0:
+            break
+        epochs += 1
+    if steps < max(1, whole // 10):
+        needed = seconds - room + len(data.val) * costs.picture + whole * costs.step
+        raise LfdeployError(
+            f"--time of {seconds:.0f} s is too short: one epoch needs {needed:.0f} s, with the reading of "
+            "the pictures and all evaluations."
+        )
+    return epochs, max(1, steps // epochs)
