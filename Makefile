@@ -6,7 +6,7 @@ READY  := .venv/.ready
 LF     := .venv/bin/lfdeploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow wide methods healthy engines minors int8 check lock clean
+.PHONY: help setup demo test slow wide methods healthy engines minors int8 photos check lock clean
 
 help:
 	@echo "make demo    train, export, prove and measure on the embedded data (about 2 minutes)"
@@ -72,6 +72,12 @@ int8: OUT ?= int8-results
 int8: $(READY)
 	@test -f "$(DATA)" || { echo "Name CIFAR-100 as an .npz: make int8 DATA=cifar100.npz"; exit 2; }
 	.venv/bin/python tests/export/int8.py $(DATA) $(OUT)
+
+# DATA: a folder with train/ and test/; every line is kept, and a second call goes on from what is there.
+photos: OUT ?= photos.jsonl
+photos: $(READY)
+	@test -d "$(DATA)/test" || { echo "Name a folder with train/ and test/: make photos DATA=my_photos"; exit 2; }
+	.venv/bin/python tests/training/warm_start.py $(DATA) $(OUT) $(or $(TIME),8m) $(or $(SEEDS),3) $(KINDS)
 
 check: $(READY)
 	.venv/bin/ruff check .
