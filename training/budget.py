@@ -74,7 +74,8 @@ def fitting(costs: Costs, seconds: float, left: float, whole: int, data: Data) -
 
     Raises `LfdeployError` where not even a tenth of an epoch does.
     """
-    ends = 2 * len(data.test) + len(data.val) + PICTURES
+    kept_too = 2 if len(data.val) else 1  # without a validation split the last epoch is the kept one
+    ends = kept_too * len(data.test) + len(data.val) + PICTURES
     room = left - (1 - SPARE) * seconds - LAST - ends * costs.picture
     epochs = 1
     while True:

@@ -220,7 +220,8 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
     rows = [json.loads(line) for line in lines]
     progress = checkpoint.load(run, cohort, s.optimizer)
     assert progress is not None
-    with Meter("Evaluating", 2 * len(s.data.test) + len(s.data.val), "pictures") as meter:
+    same = progress["kept_epoch"] == s.epochs
+    with Meter("Evaluating", (2 - same) * len(s.data.test) + len(s.data.val), "pictures") as meter:
 
         def tick(count: int) -> None:
             meter.at(meter.done + count)
@@ -230,7 +231,7 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
 
         last = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
         cohort.take(run.tensors())
-        kept = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
+        kept = last if same else evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
         val = None
         if len(s.data.val):
             val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, tick).document()

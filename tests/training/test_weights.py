@@ -256,6 +256,37 @@ def test_a_frozen_start_goes_on_to_the_same_bits(
         assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lfmkd", "kdcl", "independent"])
+def test_a_warm_start_on_photos_goes_on_to_the_same_bits(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fitted heads, kept statistics, frozen parts and AdamW included; what is frozen is as it was."""
+    draw, labels = np.random.default_rng(0), np.arange(40) % 2
+    pictures = draw.integers(0, 256, (40, 96, 96, 3)).astype(np.uint8)
+    np.savez(tmp_path / "d.npz", train_x=pictures, train_y=labels, classes=np.array(["a", "b"]))
+    source = shaken(create("resnet8", 7)).state_dict()
+    torch.save(source, tmp_path / "w.pth")
+    config = TrainConfig(
+        data=str(tmp_path / "d.npz"), arch="resnet8", method=method, weights=str(tmp_path / "w.pth"),
+        epochs=2, batch_size=8, precision="fp32", device="cpu", image_size=96,
+    )  # fmt: skip
+    whole = train(config, "whole", tmp_path / "runs")
+    assert whole.read("config.json")["freeze_parts"] == 2
+    with monkeypatch.context() as patch:
+        stopped_in_step(5, patch, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(config, "cut", tmp_path / "runs")
+    (tmp_path / "w.pth").unlink()
+    resumed = train(config, runs=tmp_path / "runs", resume=Run(tmp_path / "runs" / "cut"))
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(tensor, resumed.tensors()[name]), name
+    network = whole.classifier("peer0").network.state_dict()
+    held = [name for name in source if name.startswith(("stem.", "stages.0."))]
+    assert all(torch.equal(network[name], source[name]) for name in held if "num_batches" not in name)
+    assert not torch.equal(network["stages.2.0.conv1.weight"], source["stages.2.0.conv1.weight"])
+
+
 @pytest.mark.parametrize(
     ("freeze", "weights", "said"), [(1, None, "add --weights"), (-1, "x", "a number of epochs")]
 )
