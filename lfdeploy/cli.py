@@ -17,6 +17,7 @@ from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.options import flags
 from lfdeploy.shell import Commands
+from lfdeploy.stored_config import stored
 from lfdeploy.switches import ANSWERED, BACKEND, DATA, DEVICE, FROM_RUN, JSON, MEASURED, RUNS, SERVED, TABLES
 
 
@@ -63,8 +64,7 @@ def train(
     config = TrainConfig(**values)
     if file:
         try:
-            stored = json.loads(Path(file).read_text(encoding="utf-8"))
-            config = TrainConfig(**(stored | {"option": tuple((k, v) for k, v in stored["option"])}))
+            config = stored(json.loads(Path(file).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise LfdeployError(f"--config {file} cannot be used: {error}.") from None
     from lfdeploy.runs import resolve

@@ -134,6 +134,8 @@ class TrainConfig(DataConfig):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}; it is {what}, from 0 to below 1.")
+        if self.augment not in (None, *AUGMENTS):
+            raise UsageError(f"--augment is '{self.augment}'. Choose one of: {', '.join(AUGMENTS)}.")
         if self.train_size is not None and not 8 <= self.train_size <= 1024:
             raise UsageError(f"--train-size is {self.train_size}; it must be from 8 to 1024.")
         if self.time is not None:
@@ -151,9 +153,9 @@ class TrainConfig(DataConfig):
             raise UsageError(f"--freeze is {self.freeze}; it must be all, or a number of epochs.")
         if self.freeze_parts is not None and self.freeze_parts < 0:
             raise UsageError(f"--freeze-parts is {self.freeze_parts}; it must be 0 or greater.")
-        for name in ("freeze", "freeze_parts", "fit_heads", "keep_statistics"):
+        for name in ("freeze", "freeze_parts", "fit_heads", "keep_statistics", "fresh_lr"):
             value = getattr(self, name)
-            if value and str(value) != "0" and not self.weights:
+            if value and str(value) not in ("0", "1.0") and not self.weights:
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flag} is {value}; that is for trained weights: add --weights.")
 

@@ -27,6 +27,7 @@ from lfdeploy.models import canonical, create
 from training.augment import Augment, normalise
 from training.batches import Batches
 from training.cohort import Cohort
+from training.dropout import with_own_random
 from training.engine import Engine, pick_precision, settle, threads_for
 from training.losses import LossGraph
 from training.methods import METHODS
@@ -106,6 +107,8 @@ def _loops(arch: str, method: Method, device: str, stack: ExitStack) -> dict[str
     split = Split(images, labels.astype(np.int64), "")
     for dtype in dict.fromkeys((torch.float32, chosen)):
         ours = copy.deepcopy(cohort).to(memory_format=torch.channels_last)
+        for number, network in enumerate(ours.networks):
+            with_own_random(network, number)
         threads = threads_for("auto", ours, device)
         precision = "bf16" if dtype == torch.bfloat16 else "fp32"
         name = f"lfdeploy: {precision}, NHWC, {f'{threads} threads' if threads else device}"

@@ -121,19 +121,18 @@ class Cohort(nn.Module):
         weight_decay: float,
         decay_norms: bool = True,
         fresh_lr: float = 1.0,
-        fitted: Sequence[Part] | None = None,
+        fitted: Sequence[nn.Module] = (),
     ) -> list[dict[str, Any]]:
         """Fusion operators with their own, smaller weight decay (FFL's 1e-5); all else with the run's, but
         for norms and biases where they are not decayed. Frozen weights are in none.
 
         ``pace`` of a group: how much faster than the run's learning rate; ``fresh_lr`` for all that is not
-        stem or stage of a peer; where heads are fitted, also not those, nor the ``fitted`` parts.
+        stem or stage of a peer, nor ``fitted``.
         """
         small = parameters_of([module for part in self.parts.values() for module in part.lightly_decayed()])
         own = weight_decay if self.fusion_weight_decay is None else self.fusion_weight_decay
         started = parameters_of([module for peer in self.peers for module in peer.leading])
-        if fitted is not None:
-            started |= parameters_of([*(peer.network.head for peer in self.peers), *fitted])
+        started |= parameters_of(fitted)
         groups: dict[tuple[bool, float, float], dict[str, Any]] = {}
         for parameter in self.parameters():
             if not parameter.requires_grad:

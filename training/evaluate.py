@@ -74,7 +74,7 @@ def evaluate_cohort(
     kept: dict[str, list[Tensor]] = {name: [] for part in learners for name in part.reads}
     right: dict[str, Tensor] = {}
     predicted = []
-    for images, labels in split.batches(_batch(split)):
+    for images, labels in split.batches(BATCH if mean.is_cuda else _batch(split)):
         truth = torch.from_numpy(labels).to(mean.device)
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(mean.device)
         nodes = engine.forward(normalise(pixels, mean, std), [*cohort.names, *kept])

@@ -24,10 +24,12 @@ from lfdeploy.models.fusion import FusedHead
 from training.augment import normalise
 from training.cohort import Cohort
 from training.engine import Engine
-from training.parts import FusedPart
+from training.parts import Copy, FusedPart
+from training.parts.peer import in_pieces_of
 
 STRENGTH = 0.03  # of the fit: the inverse of its L2, for features whose mean square is 1
 BATCH = 32
+MOST = 20_000  # pictures that are looked at
 Floats = NDArray[np.float32]
 
 
@@ -47,23 +49,28 @@ class Seen:
 def fit_heads(engine: Engine, split: Split, mean: Tensor, std: Tensor, archs: Sequence[str]) -> None:
     """Fit the last linear layer of the peers of some architectures on a split, in place, and all that is
     `calibrated`. A head that does not end in a linear layer stays as it is.
+
+    Every peer but the first weighs the pictures by chance (the Bayesian bootstrap; Rubin 1981): peers with
+    one head that see the same pictures would stay the same network.
     """
     engine.cohort.eval()
-    done: dict[str, tuple[nn.Linear, Seen]] = {}
-    for network in engine.cohort.networks:
+    split = split if len(split) <= MOST else _some(split)
+    done: dict[str, Seen] = {}
+    for number, network in enumerate(engine.cohort.networks):
         name = last_linear(network.head)
         if name is None:
             continue
         layer = network.head.get_submodule(name)
         assert isinstance(layer, nn.Linear)
         if network.arch not in done:
-            done[network.arch] = layer, look(engine, network, split, mean, std)
-        first, seen = done[network.arch]
-        if layer is first and network.arch in archs:
-            _fit(layer, seen.read, split.labels)
-        layer.load_state_dict(first.state_dict())
+            done[network.arch] = look(engine, network, split, mean, std)
+        if network.arch in archs:
+            _fit(layer, done[network.arch].read, split.labels, number)
     for part in calibrated(engine.cohort):
-        _begin_as_mean(part.head, next(iter(done.values()))[1], split.labels)
+        _begin_as_mean(part.head, next(iter(done.values())), split.labels)
+    for other in engine.cohort.parts.values():
+        if isinstance(other, Copy):
+            other.take_anew()
     engine.cohort.train()
 
 
@@ -76,6 +83,12 @@ def calibrated(cohort: Cohort) -> list[FusedPart]:
         return []
     fused = [part for part in cohort.parts.values() if isinstance(part, FusedPart)]
     return [part for part in fused if part.head.fusion.operator != "concat"]
+
+
+def fitted(cohort: Cohort) -> list[nn.Module]:
+    """What `fit_heads` leaves ready: heads that end in a linear layer, and what is calibrated."""
+    heads = [network.head for network in cohort.networks if last_linear(network.head)]
+    return [*heads, *calibrated(cohort)]
 
 
 def last_linear(head: nn.Module) -> str | None:
@@ -94,7 +107,7 @@ def look(engine: Engine, network: Backbone, split: Split, mean: Tensor, std: Ten
 
     def all_of(images: Tensor) -> Tensor:
         rows = []
-        for few in torch.split(images, 4):
+        for few in in_pieces_of(images, 4):
             last = network.last_map(few)
             cut = last.clamp_min(0)
             sides = [each.mean((2, 3)) for each in (last, last.square(), cut, cut.square())]
@@ -113,14 +126,21 @@ def look(engine: Engine, network: Backbone, split: Split, mean: Tensor, std: Ten
     return Seen(*(each.numpy() for each in torch.split(whole, widths, 1)))
 
 
-def _fit(layer: nn.Linear, seen: Floats, labels: NDArray[np.int64]) -> None:
-    """Multinomial logistic regression, all classes being there."""
+def _some(split: Split) -> Split:
+    """`MOST` pictures, evenly over the split, with all that its classes need."""
+    first = np.unique(split.labels, return_index=True)[1]
+    return split.take(np.union1d(first, np.linspace(0, len(split) - 1, MOST).astype(np.int64)))
+
+
+def _fit(layer: nn.Linear, seen: Floats, labels: NDArray[np.int64], number: int = 0) -> None:
+    """Multinomial logistic regression, all classes being there; number 0 weighs all pictures alike."""
     from sklearn.linear_model import LogisticRegression
 
     strength = STRENGTH / max(float(np.square(seen).mean()), 1e-12)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it may not have converged: it is a start
-        fitted = LogisticRegression(C=strength, max_iter=500).fit(seen, labels)
+        chance = np.random.default_rng(number).exponential(size=len(seen)) if number else None
+        fitted = LogisticRegression(C=strength, max_iter=500).fit(seen, labels, sample_weight=chance)
     weight, bias = fitted.coef_, fitted.intercept_
     if len(weight) == 1:  # of two classes only the second's are kept
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

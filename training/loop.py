@@ -19,6 +19,7 @@ from lfdeploy.console import Meter, duration, say
 from lfdeploy.data import Data
 from lfdeploy.errors import Interrupted, LfdeployError
 from lfdeploy.run import DIVERGED, Run, typed, versions, write_bytes, write_json
+from lfdeploy.stored_config import stored
 from training import checkpoint, plots
 from training.dropout import at_step
 from training.engine import settle
@@ -76,7 +77,7 @@ def _train(setup: Setup, config: TrainConfig, interrupted: list[int]) -> None:
 def _config_of(run: Run) -> TrainConfig:
     values = run.read("config.json")
     try:
-        return TrainConfig(**values | {"option": tuple((k, v) for k, v in values["option"])})
+        return stored(values)
     except (KeyError, TypeError, ValueError) as error:
         raise LfdeployError(f"{run.path}/config.json is not of this version: {error}.") from None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from lfdeploy import record
 from lfdeploy.config import TrainConfig, parse_options, seconds_of
@@ -32,10 +33,11 @@ from training.cohort import Cohort
 from training.dropout import with_own_random
 from training.engine import Engine, exact_fp32, pick_precision, threads_for
 from training.guards import check_batch_of_one
-from training.heads import calibrated, fit_heads
+from training.heads import calibrated, fit_heads, fitted
+from training.losses import LossGraph
 from training.methods import METHODS
 from training.methods.method import Given, Method
-from training.parts import GivenTeacher
+from training.parts import GivenTeacher, OpenedFile
 from training.recipes import chosen, resolved
 from training.teachers import check_teachers, find, names_of, teachers_of
 from training.weights import Start, begin_from, pixels_of, starts_of, told
@@ -95,18 +97,18 @@ def prepare(
     cohort = cohort.to(device).to(memory_format=torch.channels_last)
     mean_here, std_here = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     batches = _batches(config, data, device, cohort.views)
-    first = normalise(torch.from_numpy(data.train.images[:64].copy()).to(device), mean_here, std_here)
-    dtype, precision = pick_precision(config.precision, cohort, device, first)
-    if batches.batch_size == 1:
-        check_batch_of_one(cohort, first[:1])
     graph = replace(method.graph(cohort, options), smoothing=config.label_smoothing or 0.0)
-    engine = Engine(cohort, graph, device, dtype, threads_for(config.threads, cohort, device))
-    if config.weights:
-        _warm_up(config, engine, data, starts, mean_here, std_here)
-    optimizer = _optimizer(config, cohort)
-    if config.time and resume is None:
-        config, batches = _within(config, engine, optimizer, batches, data, (mean_here, std_here), began)
-    run = _begin(config, name, runs, data, archs, cohort, (mean, std), held) if resume is None else resume
+    engine, precision = _engine(config, cohort, graph, data, mean_here, std_here)
+    try:
+        if config.weights:
+            _warm_up(config, engine, data, starts, mean_here, std_here)
+        optimizer = _optimizer(config, cohort)
+        if config.time and resume is None:
+            config, batches = _within(config, engine, optimizer, batches, data, (mean_here, std_here), began)
+        run = _begin(config, name, runs, data, archs, cohort, (mean, std), held) if resume is None else resume
+    except BaseException:
+        engine.close()
+        raise
     point_latest(run)
     assert config.epochs and config.lr and config.schedule and config.warmup is not None
     how = f"{device}, {precision}" + (f", {engine.threads} threads" if engine.threads else "")
@@ -114,6 +116,20 @@ def prepare(
     rates = config.epochs, config.lr, config.schedule, config.warmup
     heads = config.epochs if config.freeze == "all" else int(config.freeze or 0)
     return Setup(run, config, data, engine, optimizer, batches, mean_here, std_here, *rates, precision, heads)
+
+
+def _engine(
+    config: TrainConfig, cohort: Cohort, graph: LossGraph, data: Data, mean: Tensor, std: Tensor
+) -> tuple[Engine, str]:
+    """What runs the steps, and why in this precision; judged on pictures of the size that is trained on."""
+    device = mean.device.type
+    first = normalise(torch.from_numpy(data.train.images[:64].copy()).to(device), mean, std)
+    if config.augment == "photo" and config.train_size != data.image_size:
+        first = interpolate(first, config.train_size)
+    dtype, precision = pick_precision(config.precision, cohort, device, first)
+    if config.batch_size == 1:
+        check_batch_of_one(cohort, first[:1])
+    return Engine(cohort, graph, device, dtype, threads_for(config.threads, cohort, device)), precision
 
 
 def _warm_up(
@@ -133,8 +149,8 @@ def _optimizer(config: TrainConfig, cohort: Cohort) -> torch.optim.Optimizer:
     assert (
         config.lr and config.weight_decay is not None and config.fresh_lr and config.decay_norms is not None
     )
-    fitted = calibrated(cohort) if config.fit_heads else None
-    groups = cohort.parameter_groups(config.weight_decay, config.decay_norms, config.fresh_lr, fitted)
+    ready = fitted(cohort) if config.fit_heads else []
+    groups = cohort.parameter_groups(config.weight_decay, config.decay_norms, config.fresh_lr, ready)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, foreach=True)
     return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, foreach=True)
@@ -190,11 +206,22 @@ def _cohort(
     for arch, start in starts.items():
         say(f"Weights: {told(start, arch, data.classes)}.")
     stages = min(len(peer.stages) for peer in peers)
-    config = resolved(config, data, stages)
-    frozen = min(stages + 1, config.freeze_parts or 0) if config.freeze != "all" else stages + 1
+    asked, config = config, resolved(config, data, stages)
+    if asked.train_size not in (None, data.image_size) and config.augment != "photo":
+        raise UsageError(f"--train-size {asked.train_size} has no meaning without --augment photo; add it.")
+    frozen = stages + 1 if config.freeze == "all" else config.freeze_parts or 0
+    if frozen > stages + 1:
+        raise UsageError(f"--freeze-parts is {frozen}; the stem and the stages are {stages + 1}.")
+    if any(isinstance(teacher, OpenedFile) for teacher in teachers):  # a file takes one size of pictures
+        if config.augment == "photo" and asked.train_size not in (None, data.image_size):
+            raise UsageError(f"--train-size: a teacher that is a file alone needs {data.image_size}.")
+        config = replace(config, train_size=data.image_size)
     own, classes, pictures = config.views == "own", len(data.classes), len(data.train)
     given = Given(peers, classes, data.image_size, options, teachers, pictures, frozen, own)
-    return config, method.build(given)
+    cohort = method.build(given)
+    if own and len(peers) > 1 and cohort.views == 1:
+        raise UsageError(f"--views own has no meaning for {config.method} as it is; drop it.")
+    return config, cohort
 
 
 def _batches(config: TrainConfig, data: Data, device: str, views: int) -> Batches:

@@ -20,7 +20,7 @@ from training.heads import STRENGTH, calibrated, fit_heads, last_linear
 from training.losses import LossGraph
 from training.methods import METHODS
 from training.methods.method import Given
-from training.parts import Trunk
+from training.parts import Copy, Trunk
 
 SIDE, CLASSES = 16, 3
 MEAN, STD = torch.tensor([0.5] * 3), torch.tensor([0.25] * 3)
@@ -63,7 +63,10 @@ def engine_of(cohort: Cohort, threads: int = 0) -> Engine:
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-@pytest.mark.parametrize("arch", ["resnet8", "shufflenet_v2", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "arch",
+    ["resnet8", *(pytest.param(a, marks=pytest.mark.slow) for a in ("shufflenet_v2", "mobilenet_v3_small"))],
+)
 def test_heads_are_logistic_regression_on_what_the_network_sees(arch: str, threads: int) -> None:
     split, peers = pictures(), started(arch)
     cohort = cohort_of("independent", peers)
@@ -81,7 +84,6 @@ def test_heads_are_logistic_regression_on_what_the_network_sees(arch: str, threa
     seen = read[0].numpy()
     expected = LogisticRegression(C=STRENGTH / np.square(seen).mean(), max_iter=500).fit(seen, split.labels)
     assert np.abs(logits.numpy() - expected.decision_function(seen)).max() < 0.02
-    assert torch.equal(layer.weight, peers[1].head.get_submodule(name).weight)  # type: ignore[arg-type]
 
 
 def test_two_classes_get_a_row_each() -> None:
@@ -125,8 +127,13 @@ def test_what_cannot_begin_as_a_mean_is_left_alone() -> None:
     assert last_linear(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten())) is None
 
 
-@pytest.mark.parametrize("views", [False, True])
-@pytest.mark.parametrize("method", WITHOUT_TEACHER)
+FIRST = ("lfmkd", "one", "codistillation")
+
+
+@pytest.mark.parametrize("views", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=() if m in FIRST else pytest.mark.slow) for m in WITHOUT_TEACHER]
+)
 def test_frozen_parts_get_no_gradient_and_keep_their_statistics(method: str, views: bool) -> None:
     """For every method, two threads as one; and what is computed is what the networks compute."""
     row = METHODS[method]
@@ -180,3 +187,27 @@ def test_kept_statistics_stay_though_weights_learn() -> None:
         peer.train()(images(pictures(12)))
         moved = [name for name, tensor in before.items() if not torch.equal(tensor, peer.state_dict()[name])]
         assert bool(moved) is not kept
+
+
+def test_peers_with_fitted_heads_do_not_stay_one_network() -> None:
+    """Without dropout nothing else would part them: they begin alike and see the same pictures."""
+    peers = started("resnet8")
+    fit_heads(engine_of(cohort_of("dml", peers)), pictures(), MEAN, STD, ["resnet8"])
+    one, other = (peer.head.get_submodule(str(last_linear(peer.head))) for peer in peers)
+    assert not torch.equal(one.weight, other.weight)  # type: ignore[arg-type]
+
+
+def test_copies_begin_with_the_fitted_heads() -> None:
+    peers = started("resnet8")
+    cohort = cohort_of("codistillation", peers, 2)
+    fit_heads(engine_of(cohort), pictures(), MEAN, STD, ["resnet8"])
+    copies = [part for part in cohort.parts.values() if isinstance(part, Copy)]
+    assert len(copies) == 2
+    for copied, peer in zip(copies, peers, strict=True):
+        assert all(torch.equal(t, copied.network.state_dict()[n]) for n, t in peer.state_dict().items())
+
+
+def test_auxiliary_heads_of_independent_peers_with_a_frozen_trunk() -> None:
+    row, peers = METHODS["independent"], started("resnet8")
+    cohort = row.build(Given(peers, CLASSES, SIDE, row.options(heads="lite"), frozen=2))
+    assert [name.split("_")[0] for name in cohort.watched] == ["peer0", "peer1"]

@@ -15,6 +15,7 @@ import torch
 from lfdeploy.config import TrainConfig, seconds_of
 from lfdeploy.data import Data, Split
 from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.stored_config import stored
 from training import train
 from training.budget import Costs, fitting
 from training.recipes import RECIPES, chosen, resolved
@@ -52,6 +53,8 @@ def test_no_such_recipe() -> None:
 @pytest.mark.parametrize("weights", [None, "default"])
 def test_a_recipe_leaves_nothing_open(name: str, side: int, weights: str | None) -> None:
     """And what it fills in is a config that can be given again: nothing of it contradicts."""
+    if name == "finetune" and not weights:
+        pytest.skip("refused")
     config = resolved(TrainConfig(recipe=name, weights=weights), data_of(side=side), 4)
     about = {"arch", "peers", "teacher", "weights", "data_root", "image_size", "time", "steps"}
     assert {f.name for f in fields(config) if getattr(config, f.name) is None} <= about
@@ -123,12 +126,17 @@ def test_a_time_that_is_too_short_says_what_is_needed() -> None:
         fitting(Costs(3.0, 0.1), 30, 20, 30, data_of())
 
 
-def test_measuring_leaves_no_trace(tmp_path: Path, small: Callable[..., TrainConfig]) -> None:
-    """The same network as of a run that was given the epochs and steps."""
-    timed = train(small(time="20s", epochs=None), "timed", tmp_path)
+def test_measuring_leaves_no_trace(
+    tmp_path: Path, small: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same network as of a run that was given the epochs and steps, however long they may take."""
+    found: list[Costs] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("training.setup.fitting", lambda costs, *given: found.append(costs) or (2, 3))
+        timed = train(small(time="20s", epochs=None), "timed", tmp_path)
+    assert found[0].step > 0 < found[0].picture
     config = timed.read("config.json")
-    assert config["time"] is None
-    assert config["steps"] >= 1
+    assert (config["time"], config["epochs"], config["steps"]) == (None, 2, 3)
     again = train(small(epochs=config["epochs"], steps=config["steps"]), "again", tmp_path)
     for name, tensor in timed.tensors().items():
         assert torch.equal(tensor, again.tensors()[name]), name
@@ -157,3 +165,43 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig
         return TrainConfig(**common | {"batch_size": 8, "device": "cpu", "precision": "fp32"} | given)
 
     return config
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"recipe": "finetune"}, "add --weights"),
+        ({"train_size": 16}, "add it"),
+        ({"method": "one", "peers": 2, "views": "own"}, "drop it"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(
+    given: dict[str, Any], said: str, tmp_path: Path, small: Callable[..., TrainConfig]
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        train(small(**given), "run", tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_optimiser_brings_its_own_rate() -> None:
+    adamw = resolved(TrainConfig(optimizer="adamw"), data_of(), 3)
+    assert (adamw.lr, adamw.weight_decay) == (1e-3, 0.05)
+    sgd = resolved(TrainConfig(optimizer="sgd", weights="default"), data_of(), 3)
+    assert (sgd.lr, sgd.weight_decay) == (0.01, 5e-4)
+    assert resolved(TrainConfig(optimizer="adamw", lr=0.3), data_of(), 3).lr == 0.3
+
+
+@pytest.mark.parametrize("weights", [None, "default"])
+def test_a_config_of_before_recipes_means_what_it_meant(weights: str | None) -> None:
+    older = {
+        "data": "d.npz", "seed": 1, "arch": "resnet8", "method": "dml", "option": [["temperature", "2"]],
+        "weights": weights, "freeze": 0, "epochs": None, "batch_size": None, "lr": None, "weight_decay": 5e-4,
+        "schedule": "cosine", "warmup": 0.05, "augment": "auto", "device": "cpu",
+    }  # fmt: skip
+    for side in (32, 224):
+        config = resolved(stored(older), data_of(side=side), 3)
+        assert (config.optimizer, config.lr) == ("sgd", 0.01 if weights else 0.1)
+        assert (config.augment, config.label_smoothing, config.decay_norms) == ("crop-flip", 0.0, True)
+        assert (config.fit_heads, config.keep_statistics, config.freeze_parts) == (False, False, 0)
+        assert (config.option, config.epochs, config.fresh_lr) == ((("temperature", "2"),), 7, 1.0)
+    assert stored(vars(config) | {"option": [list(pair) for pair in config.option]}) == config

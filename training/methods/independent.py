@@ -36,7 +36,9 @@ def build(given: Given) -> Cohort:
     """The peers, and heads if asked for."""
     parts = private(given)
     kind = given.options.heads
-    extra = [head for i in range(len(parts)) for head in heads(given, i, kind)] if kind != "none" else []
+    extra = (
+        [head for i in range(len(given.peers)) for head in heads(given, i, kind)] if kind != "none" else []
+    )
     return Cohort(
         [*parts, *means(given.names), *extra], ships=["peer0"], watched=[head.name for head in extra]
     )

@@ -35,7 +35,7 @@ def branches(
     is 0.
     """
     names = names or given.names
-    if skip == 0 and (given.own_views or not given.frozen or len(given.peers) == 1 or not alike(given.peers)):
+    if skip == 0 and (given.own_views or not given.frozen or not _begin_alike(given.peers)):
         reads = [f"view{i}" if given.own_views else "view0" for i in range(len(given.peers))]
         return [
             Peer(name, network, view, 0, vector, given.frozen)
@@ -68,6 +68,11 @@ def all_but_last(given: Given, share: str) -> int:
 def alike(peers: Sequence[Backbone]) -> bool:
     """Whether all peers are of one architecture."""
     return len({tuple((key, value.shape) for key, value in peer.state_dict().items()) for peer in peers}) == 1
+
+
+def _begin_alike(peers: Sequence[Backbone]) -> bool:
+    """Whether several networks have one architecture, and with it the weights that they start from."""
+    return len(peers) > 1 and len({peer.arch for peer in peers}) == 1 and alike(peers)
 
 
 def check_alike(peers: Sequence[Backbone]) -> None:

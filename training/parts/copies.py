@@ -41,6 +41,10 @@ class Copy(Peer):
         with torch.no_grad():
             return super().forward(x)
 
+    def take_anew(self) -> None:
+        """Be as the peer is now."""
+        self.network.load_state_dict(self._of[0].state_dict())
+
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Follow."""

@@ -104,13 +104,18 @@ def frozen_maps(modules: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
     """
     pieces: list[list[Tensor]] = []
     with torch.no_grad():
-        for piece in torch.split(x, AT_ONCE) if modules else ():
+        for piece in in_pieces_of(x, AT_ONCE) if modules else ():
             maps = []
             for module in modules:
                 piece = module(piece)
                 maps.append(piece)
             pieces.append(maps)
     return [torch.cat(maps) for maps in zip(*pieces, strict=True)]
+
+
+def in_pieces_of(x: Tensor, count: int) -> Sequence[Tensor]:
+    """x (B, ...) in pieces of so many; in one on a GPU, whose caches are no matter."""
+    return [x] if x.is_cuda else torch.split(x, count)
 
 
 class _Scale(torch.autograd.Function):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lfdeploy.config import TrainConfig
 from lfdeploy.data import Data
-from lfdeploy.errors import choose
+from lfdeploy.errors import UsageError, choose
 from training.recipes import cifar, cifar_fast, finetune, imagenet, scratch
 from training.recipes.recipe import Recipe as Recipe
 
@@ -26,6 +26,8 @@ def chosen(config: TrainConfig, image_size: int) -> str:
     """The recipe's name: the one asked for, else by weights and size."""
     if config.recipe:
         choose("recipe", config.recipe, list(RECIPES))
+        if config.recipe == "finetune" and not config.weights:
+            raise UsageError("--recipe finetune starts from trained weights: add --weights.")
         return config.recipe
     return "finetune" if config.weights else "scratch" if image_size >= PHOTO else "cifar-fast"
 
@@ -55,6 +57,9 @@ def resolved(config: TrainConfig, data: Data, stages: int) -> TrainConfig:
         "freeze": "0",
         "freeze_parts": 1 + int(stages * recipe.frozen) if warm and photo and recipe.frozen else 0,
     }
+    if config.optimizer not in (None, recipe.optimizer):  # the recipe's rate is for another
+        rates = {"sgd": (0.01 if warm else 0.1, 5e-4), "adamw": (5e-4 if warm else 1e-3, 0.05)}
+        values["lr"], values["weight_decay"] = rates[config.optimizer or "sgd"]
     if config.time:
         del values["epochs"]  # as many as fit
     open_ones = {key: value for key, value in values.items() if getattr(config, key) is None}
