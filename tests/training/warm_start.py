@@ -129,7 +129,7 @@ def logistic(data: Path, seconds: float, seed: int) -> dict[str, Any]:
 def ours(data: Path, seconds: float, seed: int, *more: str) -> dict[str, Any]:
     """`lfdeploy train` as anyone types it."""
     began, out = time.perf_counter(), Path("runs") / "photos"
-    name = f"seed{seed}" + "".join(more).replace("--", "-")
+    name = f"{seconds:.0f}s-seed{seed}" + "".join(more).replace("--", "-")
     command = [sys.executable, "-c", "from lfdeploy.cli import main; main()", "train"]
     command += [
         "--data",
