@@ -125,6 +125,8 @@ def curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     else:
         right.plot(epochs, [row["lr"] for row in rows], color=INK)
         right.set(title="Learning rate (no validation split)", xlabel="epoch")
+    for panel in (left, right):
+        panel.xaxis.get_major_locator().set_params(integer=True)  # there is no half an epoch
     figure.suptitle(_escaped(title), x=0.01, ha="left", fontweight="bold")
     _save(figure, path)
 
