@@ -6,7 +6,7 @@ READY  := .venv/.ready
 LF     := .venv/bin/lfdeploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow wide methods healthy engines minors int8 photos check lock clean
+.PHONY: help setup demo test slow wide methods healthy engines minors int8 photos evidence check lock clean
 
 help:
 	@echo "make demo    train, export, prove and measure on the embedded data (about 2 minutes)"
@@ -17,6 +17,8 @@ help:
 	@echo "make healthy every architecture in six kinds through the gate (hours; goes on in OUT, healthy.jsonl)"
 	@echo "make engines how long TensorRT-RTX takes to build resnet18 in every precision"
 	@echo "make minors OTHER=python3.12   the same ONNX bytes under another Python?"
+	@echo "make photos DATA=my_photos     a warm start against a plain loop (hours; goes on in OUT, photos.jsonl)"
+	@echo "make evidence DATA=cifar100.npz    which method helps (hours; goes on in docs/results)"
 	@echo "make int8 DATA=cifar100.npz    how fast and how exact int8 is on this CPU (an hour; results in OUT, int8-results)"
 
 setup: $(READY)
@@ -78,6 +80,22 @@ photos: OUT ?= photos.jsonl
 photos: $(READY)
 	@test -d "$(DATA)/test" || { echo "Name a folder with train/ and test/: make photos DATA=my_photos"; exit 2; }
 	.venv/bin/python tests/training/warm_start.py $(DATA) $(OUT) $(or $(TIME),8m) $(or $(SEEDS),3) $(KINDS)
+
+# Which method, on CIFAR-100: chosen on pictures of its training split, then proven on its test split with other seeds.
+# A line of every run is kept in docs/results/; a second call goes on from what is there.
+evidence: OUT ?= evidence
+CHOICE := independent,ffl,ffl:logits=standard,lfmkd,lfmkd:aux_head=lite,lfmkd:attn=none,lfmkd:attn=bilinear
+CHOICE := $(CHOICE),lfmkd:attn_pos=peer,lfmkd:knowledge=maps,lfmkd:knowledge=both,lfmkd:logits=standard,lfmkd:aux_of=peer
+CHOICE := $(CHOICE),lfmkd:aux_teach=better,lfmkd:lambda_teachers=1,lfmkd:detach_taps=true
+PROOF := independent,independent:heads=auto,dml,ffl,lfmkd
+SHORT := --arch resnet8 --epochs 12 --val-fraction 0 --threads shared
+evidence: $(READY)
+	@test -f "$(DATA)" || { echo "Name CIFAR-100 as an .npz: make evidence DATA=cifar100.npz"; exit 2; }
+	.venv/bin/python tests/training/evidence_data.py $(DATA) $(OUT)
+	$(LF) compare --methods '$(CHOICE)' --seeds 0,1 --data $(OUT)/choice.npz --runs $(OUT) --name choice \
+	  --results docs/results/choice.jsonl $(SHORT)
+	$(LF) compare --methods '$(PROOF)' --seeds 10,11,12,13,14 --data $(OUT)/proof.npz --runs $(OUT) --name proof \
+	  --results docs/results/proof.jsonl $(SHORT)
 
 check: $(READY)
 	.venv/bin/ruff check .

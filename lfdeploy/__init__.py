@@ -7,13 +7,26 @@ TYPE_CHECKING = False  # that of typing takes long enough to import for a Ctrl-C
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lfdeploy.api import compare, evaluate, export, serve, train
+    from lfdeploy.artifact import Artifact
     from lfdeploy.predict import Predictor
 
 __version__ = "0.2.0"
 
+__all__ = ["compare", "evaluate", "export", "open_artifact", "serve", "train"]
 
-def open_artifact(path: str | Path, device: str = "auto") -> Predictor:
+
+def open_artifact(path: Artifact | str | Path, device: str = "auto") -> Predictor:
     """Open an exported artifact; its ``predict(pictures)`` answers with labels and probabilities."""
     from lfdeploy.predict import Predictor
 
-    return Predictor.open(path, device=device)
+    return Predictor.open(str(getattr(path, "path", path)), device=device)
+
+
+def __getattr__(name: str) -> object:
+    """The functions of `lfdeploy.api`, imported when one is asked for."""
+    if name in __all__:
+        from lfdeploy import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'lfdeploy' has no attribute '{name}'")

@@ -6,19 +6,18 @@ from __future__ import annotations
 from lfdeploy import early
 
 # isort: on
-import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 import lfdeploy
-from lfdeploy.config import ExportConfig, TrainConfig
-from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.completion import ARTIFACT, EITHER, RUN
+from lfdeploy.config import ExportConfig
+from lfdeploy.errors import UsageError
 from lfdeploy.options import flags
 from lfdeploy.shell import Commands
-from lfdeploy.stored_config import stored
 from lfdeploy.switches import ANSWERED, BACKEND, DATA, DEVICE, FROM_RUN, JSON, MEASURED, RUNS, SERVED, TABLES
+from lfdeploy.training_commands import compare, train
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -35,48 +34,11 @@ def main() -> None:
     """
 
 
-@main.command(short_help="Train peers that teach each other")
-@flags(TrainConfig)
-@click.option(
-    "--name", default=None, metavar="NAME", help="of the run's directory (default: made from the settings)"
-)
-@RUNS
-@click.option(
-    "--resume", default=None, metavar="RUN", help="go on with an interrupted run, under its own settings"
-)
-@click.option("--config", "file", default=None, metavar="FILE", help="repeat a run from its config.json")
-@click.pass_context
-def train(
-    ctx: click.Context, /, name: str | None, runs: str, resume: str | None, file: str | None, **values: Any
-) -> None:
-    """Train peers together. Alone: two small networks on the embedded digits, in about a minute.
-
-    Ctrl-C saves the state; --resume goes on from it to the same weights.
-    """
-    given = [p for p in values if ctx.get_parameter_source(p) is click.core.ParameterSource.COMMANDLINE]
-    for other, flag in ((resume, "--resume"), (file, "--config")):
-        if other and given:
-            drop = "-o" if given[0] == "option" else f"--{given[0].replace('_', '-')}"
-            raise UsageError(f"{flag} takes the settings of that run; drop {drop}.")
-    for other, flag in ((name, "--name"), (file, "--config")):
-        if resume and other:
-            raise UsageError(f"--resume goes on with a run as it is; drop {flag}.")
-    config = TrainConfig(**values)
-    if file:
-        try:
-            config = stored(json.loads(Path(file).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise LfdeployError(f"--config {file} cannot be used: {error}.") from None
-    from lfdeploy.runs import resolve
-    from lfdeploy.tables import trained
-    from training import train as run_training
-
-    run = run_training(config, name, runs, resolve(resume, runs) if resume else None, early.BEGAN)
-    trained(run)
+main.add_command(train)
 
 
 @main.command(short_help="Accuracy of a run or an artifact")
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=EITHER)
 @DATA
 @click.option(
     "--split",
@@ -106,8 +68,11 @@ def evaluate(
     evaluated(scores)
 
 
+main.add_command(compare)
+
+
 @main.command(short_help="To ONNX, TensorRT, OpenVINO or torch.export, proven to answer alike")
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=RUN)
 @flags(ExportConfig)
 @DATA
 @RUNS
@@ -136,7 +101,7 @@ def export(run: str | None, data: str | None, runs: str, as_json: bool, **values
 
 
 @main.command(short_help="Prove an artifact again, on this machine")
-@click.argument("artifact")
+@click.argument("artifact", shell_complete=ARTIFACT)
 @DATA
 @click.option(
     "--images",
@@ -170,7 +135,7 @@ def verify(artifact: str, runs: str, as_json: bool, **how: Any) -> None:
 
 
 @main.command(short_help="The first layer at which an artifact differs from its module")
-@click.argument("artifact")
+@click.argument("artifact", shell_complete=ARTIFACT)
 @DATA
 @click.option(
     "--images",
@@ -199,7 +164,7 @@ def bisect(artifact: str, data: str | None, images: int, run: str | None, runs: 
 
 
 @main.command(short_help="Classify pictures with an artifact")
-@click.argument("artifact")
+@click.argument("artifact", shell_complete=ARTIFACT)
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|DIR...")
 @ANSWERED
 @DEVICE
@@ -218,7 +183,9 @@ def predict(
 
 
 @main.command(short_help="Latency, throughput, size, accuracy; training speed")
-@click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACT|FILE.onnx...|train")
+@click.argument(
+    "artifacts", shell_complete=ARTIFACT, nargs=-1, required=True, metavar="ARTIFACT|FILE.onnx...|train"
+)
 @MEASURED
 @BACKEND
 @DEVICE
@@ -260,7 +227,7 @@ def bench(
 
 
 @main.command(cls=click.Command, short_help="Open a web page that classifies")
-@click.argument("artifacts", nargs=-1, metavar="[ARTIFACT...]")
+@click.argument("artifacts", shell_complete=ARTIFACT, nargs=-1, metavar="[ARTIFACT...]")
 @SERVED
 @DEVICE
 @RUNS
@@ -287,7 +254,7 @@ def list_(what: str | None, name: str | None, runs: str, as_json: bool) -> None:
 
 
 @main.command(short_help="What is installed, what works here, and why not")
-@click.argument("artifact", required=False)
+@click.argument("artifact", required=False, shell_complete=ARTIFACT)
 @RUNS
 @JSON
 def doctor(artifact: str | None, runs: str, as_json: bool) -> None:

@@ -6,34 +6,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from lfdeploy.errors import UsageError, choose
+from lfdeploy.settings import recipes, setting
 
 LARGEST_SEED = 2**32 - 1  # 32 bits, which each epoch mixes with its number
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    choices: Sequence[str] = (),
-    metavar: str = "",
-    short: str = "",
-    hidden: bool = False,
-) -> Any:
-    """A dataclass field that `lfdeploy.options.flags` turns into a command-line flag.
-
-    ``hidden``: one that --help leaves out.
-    """
-    words = {"help": help, "choices": tuple(choices), "metavar": metavar, "short": short, "hidden": hidden}
-    return field(default=default, metadata=words)
-
-
-def recipes(help: str, *, choices: Sequence[str] = (), metavar: str = "") -> Any:
-    """A field that a recipe fills where nobody does; 'lfdeploy list recipes NAME' shows it."""
-    return setting(None, help, choices=choices, metavar=metavar, hidden=True)
 
 
 def _positive(config: object, *names: str) -> None:
@@ -68,6 +47,7 @@ class DataConfig:
             raise UsageError(f"--seed is {self.seed}; it must be from 0 to {LARGEST_SEED}.")
 
 
+BALANCES = ("none", "weights", "sampling")
 AUGMENTS = ("none", "crop", "crop-flip", "photo")
 
 
@@ -119,6 +99,15 @@ class TrainConfig(DataConfig):
     freeze_parts: int | None = recipes(
         "with --weights: leading parts, the stem and stages, that never learn", metavar="N"
     )
+    balance: str = setting(
+        "none", "classes of few pictures count as much: weights (alone), or sampling", choices=BALANCES,
+        metavar="[HOW]", alone="weights",
+    )  # fmt: skip
+    patience: int = setting(
+        0, "epochs without a better validation after which it stops; 0: never", metavar="N", hidden=True
+    )
+    tensorboard: bool = setting(False, "also write the metrics for TensorBoard", hidden=True)
+    csv: bool = setting(False, "also write the metrics as metrics.csv", hidden=True)
     device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
     precision: str = setting(
         "auto", "of the forward pass; weights stay fp32", choices=("auto", "fp32", "bf16")
@@ -128,6 +117,8 @@ class TrainConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _positive(self, "peers", "epochs", "steps", "batch_size", "lr", "fresh_lr")
+        if self.patience < 0:
+            raise UsageError(f"--patience is {self.patience}; it must be 0 or greater.")
         if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
             raise UsageError(f"--weight-decay is {self.weight_decay}; it must be 0 or greater.")
         for name, what in (("warmup", "a share of the epochs"), ("label_smoothing", "a share of the labels")):

@@ -96,6 +96,11 @@ class Run:
         return self.read("spec.json")
 
     @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json of a finished run: accuracies in % by target, on the validation and the test split."""
+        return self.finished().read("summary.json")
+
+    @property
     def weights(self) -> Path:
         """model.safetensors: all weights of the kept epoch."""
         return self.path / "model.safetensors"

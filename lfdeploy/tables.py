@@ -209,3 +209,12 @@ def training_speed(document: dict[str, Any]) -> None:
     table(title, ["loop", "ms/step", "images/s", "speed"], rows)
     for note in document["notes"]:
         say(note)
+
+
+def compared(document: dict[str, Any]) -> None:
+    """A line for every method; what is to be known beside it; where the files are."""
+    table(document["heading"], document["table"]["columns"], document["table"]["rows"], tight=True)
+    say(document["legend"])
+    for remark in document["remarks"]:
+        say(f"Note: {remark}")
+    say(f"See {document['files']['plot']} and {document['files']['markdown']}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lfdeploy.data import Files, Split
@@ -38,9 +39,10 @@ class Batch:
 class Batches:
     """Shuffled, augmented batches on the device, with as many views of the pictures as asked for.
 
-    ``steps``: of an epoch, where it is not to go over all pictures. Pictures in memory move to the device
-    once; those on disk are decoded one batch ahead. A last, smaller batch is left out, so that all steps are
-    alike; each epoch leaves out others.
+    ``steps``: of an epoch, where it is not to go over all pictures. ``balanced``: each picture may be drawn
+    again, and all classes come equally often. Pictures in memory move to the device once; those on disk are
+    decoded one batch ahead. A last, smaller batch is left out, so that all steps are alike; each epoch leaves
+    out others.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class Batches:
         device: str,
         views: int = 1,
         steps: int | None = None,
+        balanced: bool = False,
     ) -> None:
         self.files = split.images if isinstance(split.images, Files) else None
         self.images = None if self.files else torch.from_numpy(np.ascontiguousarray(split.images)).to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.batch_size, self.augment, self.seed, self.device = batch_size, augment, seed, device
         self.views = views
+        self.chances = torch.from_numpy(class_weights(split.labels)[split.labels]) if balanced else None
         self.size = split.images.size if isinstance(split.images, Files) else split.images.shape[1]
         self.whole = max(1, len(split) // batch_size)
         self.steps = min(steps or self.whole, self.whole)
@@ -65,7 +69,10 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step ``start`` on."""
         random = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
-        order = torch.randperm(len(self.labels), generator=random)
+        if self.chances is None:
+            order = torch.randperm(len(self.labels), generator=random)
+        else:
+            order = torch.multinomial(self.chances, len(self.labels), replacement=True, generator=random)
         seeds = [epoch_seed(self.seed, epoch, view) for view in range(1, self.views)]
         generators = [random, *(torch.Generator().manual_seed(seed) for seed in seeds)]
         draws = [drawn(self.augment, len(order), self.size, each).to(self.device) for each in generators]
@@ -95,6 +102,16 @@ class Batches:
                     ahead.submit(files.__getitem__, order[s].numpy()) for s in spans[number + 1 : number + 2]
                 ]
                 yield pixels, torch.arange(len(pixels), device=self.device)
+
+
+def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A weight for each class (K,), inverse to how often it occurs; their mean over all labels (N,) is 1.
+
+    A class that has no picture has weight 0.
+    """
+    counts = np.bincount(labels)
+    present = np.count_nonzero(counts)
+    return np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0.0)
 
 
 def epoch_seed(seed: int, epoch: int, view: int = 0) -> int:

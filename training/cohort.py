@@ -95,6 +95,18 @@ class Cohort(nn.Module):
             name: value for name, value in self.state_dict().items() if not name.startswith(given or ("\0",))
         }
 
+    def sizes(self) -> dict[str, int]:
+        """How many parameters each target has, and under ``trained`` how many learn, training-only parts
+        included.
+        """
+        count = {name: value.numel() for name, value in self.named_parameters(remove_duplicate=False)}
+        sizes = {"trained": sum(value.numel() for value in self.parameters() if value.requires_grad)}
+        for target, row in self.layout.targets.items():
+            begins = [self.layout.networks[name].weights for name in row.networks]
+            begins += [row.head.weights] if row.head else []
+            sizes[target] = sum(size for name, size in count.items() if name.startswith(tuple(begins)))
+        return sizes
+
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         """Load what `kept` gave."""
         missing, unexpected = self.load_state_dict(dict(tensors), strict=False)

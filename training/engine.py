@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lfdeploy.errors import LfdeployError
 from training.cohort import Cohort
 from training.losses import LossGraph, Ramps, evaluate_graph
 from training.parts import Nodes, Part, run
+from training.parts.part import wide
 
 T = TypeVar("T")
 
@@ -42,6 +44,7 @@ class Engine:
             else None
         )
         self.intra_op = torch.get_num_threads()
+        self.seen: Nodes = {}
         if self.pool is not None:
             torch.set_num_threads(1)  # the caller's helpers would spin, and take the cores from the peers
 
@@ -66,15 +69,25 @@ class Engine:
         """Forward and backward of one step: fills ``.grad`` and returns the detached parts of the loss.
 
         ``given``: ``view0``.. normalised images (B, 3, H, W), ``labels`` (B,), ``index`` (B,) where a part
-        remembers pictures.
+        remembers pictures. ``seen`` then holds by target ``NAME.top1``, the share of right answers, and
+        ``NAME.cross_entropy``, without weights or smoothing.
         """
         if self.pool is None:
             with self.autocast():
                 nodes = self.cohort(given)
             parts = evaluate_graph(self.graph, nodes, ramps)
             torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+            self._see(nodes)
             return {name: part.detach() for name, part in parts.items()}
         return self._threaded_step(given, ramps)
+
+    def _see(self, nodes: Nodes) -> None:
+        labels = nodes["labels"]
+        logits = {name: nodes[name] for name in self.cohort.layout.targets if name in nodes}
+        with torch.no_grad():
+            for name, values in logits.items():
+                self.seen[f"{name}.top1"] = (values.argmax(1) == labels).double().mean()
+                self.seen[f"{name}.cross_entropy"] = F.cross_entropy(wide(values), labels)
 
     def _threaded_step(self, given: Nodes, ramps: Ramps) -> dict[str, Tensor]:
         """Each part runs in a thread of its own, on leaves that cut the graph at its door; gradients are
@@ -87,6 +100,7 @@ class Engine:
             ends = run(self.cohort.tail, leaves)
         parts = evaluate_graph(self.graph, ends, ramps)
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        self._see(ends)
         gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
         for trip in reversed(trips):
             self._side_by_side(lambda i, trip=trip: trip[i].backward(gradients), len(trip))  # type: ignore[misc]

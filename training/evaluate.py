@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,8 +25,8 @@ PROBABILITIES = "ensemble_probs"  # the mean of the networks' probabilities, bes
 
 @dataclass(frozen=True)
 class Scores:
-    """Top-1 in percent by node, and of the node that is shipped first the predicted class (N,) and how good
-    it is `by_class`.
+    """Top-1 in percent and cross-entropy by node, and of the node that is shipped first the predicted class
+    (N,) and how good it is `by_class`.
     """
 
     top1: dict[str, float]
@@ -33,6 +34,7 @@ class Scores:
     layout: Layout
     watched: tuple[str, ...] = ()
     classes: dict[str, Any] = field(default_factory=dict)
+    cross_entropy: dict[str, float] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The shape of summary.json's ``val`` and ``test``."""
@@ -73,6 +75,7 @@ def evaluate_cohort(
     learners = [part for part in cohort.parts.values() if learn and part.learns_from_validation]
     kept: dict[str, list[Tensor]] = {name: [] for part in learners for name in part.reads}
     right: dict[str, Tensor] = {}
+    entropy: dict[str, Tensor] = {}
     predicted = []
     for images, labels in split.batches(BATCH if mean.is_cuda else _batch(split)):
         truth = torch.from_numpy(labels).to(mean.device)
@@ -84,6 +87,9 @@ def evaluate_cohort(
         for name, answer in answers.items():
             count = (answer == truth).sum()
             right[name] = right[name] + count if name in right else count
+        for name in cohort.names:
+            total = F.cross_entropy(nodes[name].float(), truth, reduction="sum").double()
+            entropy[name] = entropy[name] + total if name in entropy else total
         for name, tensors in kept.items():
             tensors.append(nodes[name])
         predicted.append(answers[first])
@@ -93,7 +99,8 @@ def evaluate_cohort(
     top1 = {name: 100 * int(count) / len(split) for name, count in right.items()}
     answered, classes = torch.cat(predicted).cpu().numpy(), int(nodes[first].shape[1])
     measures = by_class(answered, split.labels, classes)
-    return Scores(top1, answered, layout, cohort.watched, measures)
+    mean_entropy = {name: float(total) / len(split) for name, total in entropy.items()}
+    return Scores(top1, answered, layout, cohort.watched, measures, mean_entropy)
 
 
 def _batch(split: Split) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -15,19 +14,21 @@ from torch import Tensor
 
 from lfdeploy.chance import against_chance
 from lfdeploy.config import TrainConfig
-from lfdeploy.console import Meter, duration, say
+from lfdeploy.console import Meter, say
 from lfdeploy.data import Data
 from lfdeploy.errors import Interrupted, LfdeployError
 from lfdeploy.run import DIVERGED, Run, typed, versions, write_bytes, write_json
 from lfdeploy.stored_config import stored
-from training import checkpoint, plots
+from training import checkpoint, metrics, plots
 from training.dropout import at_step
 from training.engine import settle
-from training.evaluate import PROBABILITIES, Scores, evaluate_cohort
+from training.evaluate import Scores, evaluate_cohort
 from training.guards import interruptible, lock_to_resume, what_is_kept
 from training.schedule import learning_rate
 from training.setup import Setup, prepare
 from training.testimony import testified
+
+START = {"epoch": 0, "step": 0, "sums": {}, "best": -1.0, "seconds": 0.0}
 
 
 def train(
@@ -47,6 +48,8 @@ def train(
     try:
         if resume is not None:
             config = _config_of(resume)
+        if config.tensorboard:
+            metrics.check_tensorboard()
         setup = prepare(
             config, name, Path(runs), resume, held, time.perf_counter() if began is None else began
         )
@@ -84,14 +87,8 @@ def _config_of(run: Run) -> TrainConfig:
 
 def _epochs(s: Setup, interrupted: list[int]) -> None:
     cohort, engine, run = s.engine.cohort, s.engine, s.run
-    progress = checkpoint.load(run, cohort, s.optimizer) or {
-        "epoch": 0,
-        "step": 0,
-        "sums": {},
-        "best": -1.0,
-        "seconds": 0.0,
-    }
-    _trim_metrics(run, progress["epoch"])
+    progress = checkpoint.load(run, cohort, s.optimizer) or dict(START)
+    metrics.trim(run, progress["epoch"])
     if progress["epoch"] or progress["step"]:
         say(f"Resuming at epoch {progress['epoch'] + 1}, step {progress['step'] + 1}.")
     total = s.epochs * s.batches.steps
@@ -99,6 +96,9 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
     with Meter("epoch", total * size, "img") as meter:
         cohort.train()
         for epoch in range(progress["epoch"], s.epochs):
+            if s.config.patience and epoch - progress.get("kept_epoch", epoch) >= s.config.patience:
+                say(f"Stopped early: {s.config.patience} epochs without a better validation.")
+                break
             began, start = time.perf_counter(), progress["step"]
             sums = {name: torch.tensor(v, dtype=torch.float64) for name, v in progress["sums"].items()}
             ramps = engine.graph.ramps(epoch, s.epochs, engine.device)
@@ -113,8 +113,7 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
                 parts = engine.step(batch.given(s.mean, s.std), ramps)
                 s.optimizer.step()
                 cohort.after_step(done)
-                for name, part in parts.items():
-                    sums[name] = sums[name] + part.double() if name in sums else part.double()
+                metrics.add(sums, parts, engine.seen)
                 meter.at((done + 1) * size, f"epoch {epoch + 1}/{s.epochs}")
                 if interrupted:
                     settle(engine.device)
@@ -130,7 +129,7 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
             settle(engine.device)
             row = _close_epoch(s, epoch, sums, progress, time.perf_counter() - began)
             checkpoint.save(run, cohort, s.optimizer, progress)
-            say(_line(row, s.epochs, meter.left()))
+            say(metrics.told(row, s.epochs, meter.left()))
 
 
 def _close_epoch(
@@ -140,7 +139,7 @@ def _close_epoch(
 
     ``seconds`` of this sitting; those of an interrupted epoch's earlier ones are in ``progress``.
     """
-    parts = {name: float(value) / s.batches.steps for name, value in sums.items()}
+    parts, train = metrics.means(sums, s.batches.steps)
     loss = sum(parts.values())
     if not math.isfinite(loss):
         write_json(s.run.path / DIVERGED, {"epoch": epoch + 1, "loss": str(loss), "lr": s.lr})
@@ -158,12 +157,13 @@ def _close_epoch(
         "loss": loss,
         "parts": parts,
         "lr": group["lr"] / group.get("pace", 1),
+        "train": train,
         "val": val,
+        "val_cross_entropy": scores.cross_entropy if scores else {},
         "images_per_second": s.batches.steps * s.batches.batch_size / whole,
         "seconds": whole,
     }
-    with (s.run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    metrics.append(s.run, row, s.config)
     progress.update(epoch=epoch + 1, step=0, sums={}, seconds=progress["seconds"] + seconds, part=0.0)
     return row
 
@@ -173,22 +173,6 @@ def _keep(s: Setup) -> None:
 
     tensors = checkpoint.on_cpu(s.engine.cohort.kept())
     write_bytes(s.run.weights, save({name: value.contiguous().clone() for name, value in tensors.items()}))
-
-
-def _trim_metrics(run: Run, epochs: int) -> None:
-    """Drop lines of epochs that will be run again."""
-    path = run.path / "metrics.jsonl"
-    if path.exists():
-        write_bytes(path, b"".join(path.read_bytes().splitlines(keepends=True)[:epochs]))
-
-
-def _line(row: dict[str, Any], epochs: int, left: float) -> str:
-    val = "  ".join(f"{name} {value:.1f}" for name, value in row["val"].items() if name != PROBABILITIES)
-    rest = f"{row['images_per_second']:,.0f} img/s" + (
-        f", {duration(left)} left" if row["epoch"] < epochs else ""
-    )
-    head = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}"
-    return "  ".join([head, *([f"val {val}"] if val else []), rest])
 
 
 def _chances(scores: Scores, labels: NDArray[np.int64]) -> dict[str, Any]:
@@ -217,11 +201,10 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
     the summary, then plots.
     """
     run, cohort = s.run, s.engine.cohort
-    lines = (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = metrics.lines(run)
     progress = checkpoint.load(run, cohort, s.optimizer)
     assert progress is not None
-    same = progress["kept_epoch"] == s.epochs
+    same = progress["kept_epoch"] == len(rows)
     with Meter("Evaluating", (2 - same) * len(s.data.test) + len(s.data.val), "pictures") as meter:
 
         def tick(count: int) -> None:
@@ -235,23 +218,27 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
         kept = last if same else evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
         val = None
         if len(s.data.val):
-            val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, tick).document()
+            val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, tick)
+    entropy = {"val": val.cross_entropy if val else None, "test": kept.cross_entropy}
     images = s.batches.steps * s.batches.batch_size * len(rows)
     summary = {
         "method": config.method,
         "teacher": config.teacher,
         "ships": list(cohort.layout.ships),
         "archs": run.spec["archs"],
-        "epochs": s.epochs,
+        "epochs": len(rows),
         "kept_epoch": progress["kept_epoch"],
         "data": _about(s.data),
-        "val": val,
+        "val": val.document() if val else None,
+        "cross_entropy": entropy,
         "test": kept.document(),
         "test_last": last.document(),
         "chance": _chances(kept, s.data.test.labels),
         "images_per_second": images / progress["seconds"],
         "seconds": progress["seconds"],
+        "parameters": cohort.sizes(),
         "device": s.engine.device,
+        "threads": s.engine.threads or torch.get_num_threads(),
         "precision": s.precision.split()[0],
         "seed": config.seed,
         "versions": versions(),

@@ -28,7 +28,8 @@ class Edge:
     ``weight * term(teacher, student)``, ramped up.
 
     ``part`` is the name it is logged under. ``through``: the teacher learns too. ``ramp``: None is
-    the graph's.
+    the graph's. ``if_better``: logits teach only pictures that their teacher answers better than the student,
+    by cross-entropy.
     """
 
     part: str
@@ -38,6 +39,7 @@ class Edge:
     term: Term = KD3
     through: bool = False
     ramp: Ramp | None = None
+    if_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ class LossGraph:
     """Cross-entropy weights by node, edges, and how edges without a ramp of their own are ramped up.
 
     ``smoothing``: the share of every label that is spread over all classes (Szegedy et al. 2016).
+    ``class_weights`` (K,): how much the pictures of each class count, None: all alike.
     """
 
     labels: Mapping[str, float]
     edges: tuple[Edge, ...] = ()
     ramp: Ramp = AT_ONCE
     smoothing: float = 0.0
+    class_weights: Tensor | None = None
 
     def ramps(self, epoch: int, epochs: int, device: str = "cpu") -> Ramps:
         """Every factor of an epoch as a tensor, so that a step holds no number that changes."""
@@ -62,12 +66,24 @@ def evaluate_graph(graph: LossGraph, nodes: Nodes, ramps: Ramps) -> dict[str, Te
     """Named, already weighted parts whose sum is the loss. Teachers are detached here and nowhere else."""
     parts: dict[str, Tensor] = {}
     for node, weight in graph.labels.items():
-        entropy = F.cross_entropy(wide(nodes[node]), nodes["labels"], label_smoothing=graph.smoothing)
+        logits = wide(nodes[node])
+        weights = None if graph.class_weights is None else graph.class_weights.to(logits.dtype)
+        entropy = F.cross_entropy(logits, nodes["labels"], weights, label_smoothing=graph.smoothing)
         parts[f"ce_{node}"] = weight * entropy
     for edge in graph.edges:
         teacher = nodes[edge.teacher] if edge.through else nodes[edge.teacher].detach()
+        if edge.if_better:
+            teacher = _where_better(teacher, nodes[edge.student].detach(), nodes["labels"])
         term = edge.term(teacher, nodes[edge.student])
         factor = ramps[graph.ramp if edge.ramp is None else edge.ramp] * edge.weight
         term = factor.to(term.dtype) * term
         parts[edge.part] = parts[edge.part] + term if edge.part in parts else term
     return parts
+
+
+def _where_better(teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
+    """The teacher's logits (B, K) where their cross-entropy is the smaller one; elsewhere the student's own,
+    from which there is nothing to learn: divergence and gradient are 0.
+    """
+    theirs, own = (F.cross_entropy(wide(x).detach(), labels, reduction="none") for x in (teacher, student))
+    return torch.where((theirs < own)[:, None], teacher, student)

@@ -71,7 +71,8 @@ def legible(names: Sequence[str]) -> tuple[list[str], list[str]]:
     return shown, fonts
 
 
-def _figure(width: float, height: float, panels: int, fonts: Sequence[str] = (FONT,)) -> Any:
+def figure(width: float, height: float, panels: int, fonts: Sequence[str] = (FONT,)) -> Any:
+    """A figure of so many inches, and its panels side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -86,7 +87,8 @@ def _figure(width: float, height: float, panels: int, fonts: Sequence[str] = (FO
     return plt.subplots(1, panels, figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as a whole file, or none, and close it."""
     import matplotlib.pyplot as plt
 
     partial = path.with_name(f".{path.name}.partial.png")
@@ -100,7 +102,7 @@ def _save(figure: Any, path: Path) -> None:
 
 def curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Loss by part and validation accuracy by node over the epochs."""
-    figure, (left, right) = _figure(12, 4.2, 2)
+    drawn, (left, right) = figure(12, 4.2, 2)
     epochs = [row["epoch"] for row in rows]
     left.plot(epochs, [row["loss"] for row in rows], color=INK, lw=2, label="sum")
     for name in rows[0]["parts"]:
@@ -127,8 +129,8 @@ def curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         right.set(title="Learning rate (no validation split)", xlabel="epoch")
     for panel in (left, right):
         panel.xaxis.get_major_locator().set_params(integer=True)  # there is no half an epoch
-    figure.suptitle(_escaped(title), x=0.01, ha="left", fontweight="bold")
-    _save(figure, path)
+    drawn.suptitle(_escaped(title), x=0.01, ha="left", fontweight="bold")
+    save(drawn, path)
 
 
 def confusion(
@@ -143,7 +145,7 @@ def confusion(
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     named = count <= 25
     classes, fonts = legible(classes)
-    figure, axes = _figure(6.6 if named else 12, 6, 1 if named else 2, fonts)
+    drawn, axes = figure(6.6 if named else 12, 6, 1 if named else 2, fonts)
     axis = axes if named else axes[0]
     axis.grid(False)
     axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
@@ -174,5 +176,5 @@ def confusion(
             color="#3b6fb6",
         )
         bars.set(title="Most frequent mistakes, % of the true class")
-    figure.suptitle(_escaped(title), x=0.01, ha="left", fontweight="bold")
-    _save(figure, path)
+    drawn.suptitle(_escaped(title), x=0.01, ha="left", fontweight="bold")
+    save(drawn, path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -27,7 +28,7 @@ from lfdeploy.run_data import resumed
 from lfdeploy.runs import may_begin, new_run, point_latest
 from training import checkpoint
 from training.augment import Augment, normalise
-from training.batches import Batches, pixel_statistics
+from training.batches import Batches, class_weights, pixel_statistics
 from training.budget import fitting, measured
 from training.cohort import Cohort
 from training.dropout import with_own_random
@@ -97,7 +98,7 @@ def prepare(
     cohort = cohort.to(device).to(memory_format=torch.channels_last)
     mean_here, std_here = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     batches = _batches(config, data, device, cohort.views)
-    graph = replace(method.graph(cohort, options), smoothing=config.label_smoothing or 0.0)
+    graph = _loss(method.graph(cohort, options), config, data, device)
     engine, precision = _engine(config, cohort, graph, data, mean_here, std_here)
     try:
         if config.weights:
@@ -116,6 +117,17 @@ def prepare(
     rates = config.epochs, config.lr, config.schedule, config.warmup
     heads = config.epochs if config.freeze == "all" else int(config.freeze or 0)
     return Setup(run, config, data, engine, optimizer, batches, mean_here, std_here, *rates, precision, heads)
+
+
+def _loss(graph: LossGraph, config: TrainConfig, data: Data, device: str) -> LossGraph:
+    """The method's loss with what the config says of labels."""
+    graph = replace(graph, smoothing=config.label_smoothing or 0.0)
+    if config.balance != "weights":
+        return graph
+    weights = np.zeros(len(data.classes))
+    found = class_weights(data.train.labels)
+    weights[: len(found)] = found
+    return replace(graph, class_weights=torch.from_numpy(weights).float().to(device))
 
 
 def _engine(
@@ -182,6 +194,8 @@ def _pictures(config: TrainConfig, resume: Run | None) -> Data:
         largest = min([architecture(a).largest for a in names], default=64)
         data = load(config, report, largest, say) if resume is None else resumed(resume, report)
     check_classes(data.classes, config.data)
+    if config.patience and not len(data.val):
+        raise UsageError("--patience needs pictures to validate on, and there are none.")
     return data
 
 
@@ -229,7 +243,8 @@ def _batches(config: TrainConfig, data: Data, device: str, views: int) -> Batche
     pad = 0 if config.augment == "none" else max(1, data.image_size // 8)
     side = config.train_size if config.augment == "photo" else 0
     augment = Augment(pad, config.augment == "crop-flip" or (bool(side) and data.flip), side)
-    return Batches(data.train, config.batch_size, augment, config.seed, device, views, config.steps)
+    balanced = config.balance == "sampling"
+    return Batches(data.train, config.batch_size, augment, config.seed, device, views, config.steps, balanced)
 
 
 def _begin(

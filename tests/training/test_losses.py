@@ -410,3 +410,23 @@ def test_every_node_of_a_graph_exists() -> None:
             assert {edge.teacher, edge.student} <= set(nodes)
         assert isinstance(cohort, nn.Module)
         assert set(cohort.names) <= set(nodes)
+
+
+def test_a_teacher_that_is_worse_teaches_nothing() -> None:
+    """Picture by picture: the loss and its gradient are those of the pictures that it answers better."""
+    teacher, student = draw(8, CLASSES, seed=1), draw(8, CLASSES, seed=2).requires_grad_()
+    labels = torch.arange(8) % CLASSES
+    graph = LossGraph({}, (Edge("kd", "t", "s", 2.0, if_better=True),))
+    nodes = {"t": teacher, "s": student, "labels": labels}
+    found = evaluate_graph(graph, nodes, graph.ramps(0, 1))["kd"]
+    better = [
+        i
+        for i in range(8)
+        if teacher[i].log_softmax(0)[labels[i]] > student.detach()[i].log_softmax(0)[labels[i]]
+    ]
+    assert 0 < len(better) < 8
+    expected = 2.0 * distillation(teacher[better], student[better], 3.0) * len(better) / 8
+    assert abs(found - expected) < CLOSE
+    (gradient,) = torch.autograd.grad(found, student, retain_graph=True)
+    assert (gradient - torch.autograd.grad(expected, student)[0]).abs().max() < CLOSE
+    assert set(gradient.abs().sum(1).gt(CLOSE).nonzero().flatten().tolist()) == set(better)

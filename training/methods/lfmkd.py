@@ -54,6 +54,9 @@ class Options(Distilled):
         "fusion", "auxiliary teachers on fused maps, or on each peer's own", "fusion", "peer"
     )
     knowledge: str = option("logits", "what auxiliary teachers pass on", "logits", "maps", "both")
+    aux_teach: str = option(
+        "all", "pictures that auxiliary teachers teach: all, or those they answer better", "all", "better"
+    )
     beta: float = option(1000.0, "weight of the maps' term (knowledge maps, both)")
     detach_taps: bool = option(False, "fusions and heads do not train the peers")
     fusion_weight_decay: float = option(1e-5, "of fusion operators")
@@ -174,7 +177,10 @@ def graph(cohort: Cohort, options: Any) -> LossGraph:
                 for i in range(len(peers))
             ]
         if options.knowledge in ("logits", "both"):
-            edges += [Edge("kd_aux", a, p, options.lambda_aux * share, term) for p in others]
+            better = options.aux_teach == "better"
+            edges += [
+                Edge("kd_aux", a, p, options.lambda_aux * share, term, if_better=better) for p in others
+            ]
         edges.append(Edge("kd_teachers", "fused", a, options.lambda_teachers * share, term))
     edges.append(Edge("kd_ensemble", "ensemble", "fused", options.lambda_ensemble, term))
     used = {node: weight for node, weight in labels.items() if weight}

@@ -1,0 +1,143 @@
+"""What the commands do, as functions: keywords are the flags' names, with ``_`` for ``-``.
+
+Messages and progress go to standard error, as the commands' do; in a notebook they are lines below the cell.
+What a user can mend is an `LfdeployError`, whose text says how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lfdeploy.config import ExportConfig, TrainConfig
+from lfdeploy.errors import choose
+from lfdeploy.run import Run
+
+if TYPE_CHECKING:
+    from lfdeploy.artifact import Artifact
+
+
+def train(
+    *,
+    name: str | None = None,
+    runs: str | Path = "runs",
+    resume: Run | str | Path | None = None,
+    option: Mapping[str, object] | None = None,
+    **settings: Any,
+) -> Run:
+    """Train networks that teach each other, and return the finished run.
+
+    ``option`` holds the method's own settings: ``train(data="photos/", method="lfmkd", option={"attn":
+    "none"})``. ``resume`` goes on with an interrupted run under its own settings. All other keywords are
+    those of `lfdeploy train`: ``data``, ``arch``, ``peers``, ``epochs``, ``time``, ``weights``, and so on.
+    Accuracies in % are in ``run.summary``. Raises `UsageError` for settings that cannot be, and
+    `Interrupted` after Ctrl-C, with the state saved.
+    """
+    from lfdeploy.runs import resolve
+    from training import train as run_training
+
+    config = _config(TrainConfig, settings | {"option": _pairs(option)})
+    return run_training(config, name, runs, None if resume is None else resolve(_path(resume), runs))
+
+
+def compare(
+    methods: str | Sequence[str],
+    *,
+    seeds: int | Sequence[int] = 3,
+    name: str = "compare",
+    runs: str | Path = "runs",
+    against: str | None = None,
+    results: str | Path | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train methods by one recipe with several seeds, and return means, spreads and paired differences.
+
+    ``methods``: names, each with options of its own after colons, as in ``["lfmkd:attn=none", "ffl",
+    "independent"]``. ``seeds``: how many, or which. The document is that of ``lfdeploy compare --json``.
+    """
+    from training.compare import compare as run_all
+
+    names = methods if isinstance(methods, str) else ",".join(methods)
+    numbers = str(seeds) if isinstance(seeds, int) else ",".join(map(str, seeds)) + ","
+    return run_all(_config(TrainConfig, settings), names, numbers, name, runs, against, results)
+
+
+def evaluate(
+    run: Run | str | Path | None = None,
+    *,
+    data: str | None = None,
+    split: str = "test",
+    backend: str = "auto",
+    device: str = "auto",
+    runs: str | Path = "runs",
+) -> dict[str, Any]:
+    """Top-1, macro-F1 and recall by class, in %, of a run's networks or of an artifact through its own
+    backend; the document is that of ``lfdeploy evaluate --json``.
+    """
+    from training.scores import evaluate as score
+
+    name = None if run is None else str(_path(run))
+    return score(name, runs=str(runs), data=data, split=split, backend=backend, device=device)
+
+
+def export(
+    run: Run | str | Path | None = None,
+    *,
+    data: str | None = None,
+    runs: str | Path = "runs",
+    **settings: Any,
+) -> list[Artifact]:
+    """Export from a run (default: the newest), and return what was published, one artifact for each target
+    and precision.
+
+    Keywords are those of `lfdeploy export`: ``peer=0``, ``fused=True``, ``format="onnx"``,
+    ``precision="fp32,int8"``, and so on. Raises `ParityError` where the file does not answer as the PyTorch
+    module does; nothing is published then.
+    """
+    from export import export as make
+    from lfdeploy.runs import resolve
+
+    config = _config(ExportConfig, settings)
+    return make(config, resolve(_path(run), runs).finished(), data)
+
+
+def serve(
+    *artifacts: Artifact | str | Path,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    device: str = "auto",
+    runs: str | Path = "runs",
+    root_path: str = "",
+) -> None:
+    """Open a web page that classifies with these artifacts (default: those of the newest run), until it is
+    interrupted.
+    """
+    from serve import serve as run_page
+
+    places = [_path(artifact) for artifact in artifacts]
+    run_page([place for place in places if place is not None], host=host, port=port, device=device,
+             runs=runs, root_path=root_path)  # fmt: skip
+
+
+def _path(named: Any) -> str | Path | None:
+    """Where a run or an artifact is, or what it is called."""
+    place: str | Path | None = getattr(named, "path", named)
+    return place
+
+
+def _pairs(option: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]:
+    def text(value: object) -> str:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    return tuple((key, text(value)) for key, value in (option or {}).items())
+
+
+def _config(kind: type[Any], settings: Mapping[str, Any]) -> Any:
+    """The settings as a config. Raises `UsageError` with the nearest guess for one that there is not."""
+    known = [field.name for field in fields(kind)]
+    for key in settings:
+        choose("keyword", key, known)
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    return kind(**values)

@@ -1,0 +1,122 @@
+"""The commands that train: `train` and `compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lfdeploy import early
+from lfdeploy.completion import METHOD, RUN
+from lfdeploy.config import TrainConfig
+from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.options import flags, help_all
+from lfdeploy.shell import Work
+from lfdeploy.stored_config import stored
+from lfdeploy.switches import JSON, RUNS
+
+
+@click.command(cls=Work, short_help="Train peers that teach each other")
+@flags(TrainConfig)
+@click.option(
+    "--name", default=None, metavar="NAME", help="of the run's directory (default: made from the settings)"
+)
+@RUNS
+@click.option(
+    "--resume",
+    default=None,
+    metavar="RUN",
+    shell_complete=RUN,
+    help="go on with an interrupted run, under its own settings",
+)
+@click.option("--config", "file", default=None, metavar="FILE", help="repeat a run from its config.json")
+@help_all
+@click.pass_context
+def train(
+    ctx: click.Context, /, name: str | None, runs: str, resume: str | None, file: str | None, **values: Any
+) -> None:
+    """Train peers together. Alone: two small networks on the embedded digits, in about a minute.
+
+    Ctrl-C saves the state; --resume goes on from it to the same weights.
+    """
+    given = [p for p in values if ctx.get_parameter_source(p) is click.core.ParameterSource.COMMANDLINE]
+    for other, flag in ((resume, "--resume"), (file, "--config")):
+        if other and given:
+            drop = "-o" if given[0] == "option" else f"--{given[0].replace('_', '-')}"
+            raise UsageError(f"{flag} takes the settings of that run; drop {drop}.")
+    for other, flag in ((name, "--name"), (file, "--config")):
+        if resume and other:
+            raise UsageError(f"--resume goes on with a run as it is; drop {flag}.")
+    config = TrainConfig(**values)
+    if file:
+        try:
+            config = stored(json.loads(Path(file).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise LfdeployError(f"--config {file} cannot be used: {error}.") from None
+    from lfdeploy.runs import resolve
+    from lfdeploy.tables import trained
+    from training import train as run_training
+
+    run = run_training(config, name, runs, resolve(resume, runs) if resume else None, early.BEGAN)
+    trained(run)
+
+
+#: Settings that a comparison seldom needs.
+RARE = (
+    "data_root",
+    "image_size",
+    "val_fraction",
+    "test_fraction",
+    "strict",
+    "freeze",
+    "weight_decay",
+    "precision",
+)
+
+
+@click.command(cls=Work, short_help="Methods at one recipe: table, plot, intervals")
+@click.option(
+    "--methods",
+    required=True,
+    shell_complete=METHOD,
+    metavar="A,B[:KEY=VALUE...]",
+    help="what is compared, options of each after a colon",
+)
+@click.option(
+    "--seeds", default="3", show_default=True, metavar="N|S,S...", help="how many, or which, as in 5,6,7"
+)
+@click.option(
+    "--against",
+    default=None,
+    metavar="A",
+    help="what others are held to (default: independent, or the first)",
+)
+@click.option("--name", default="compare", show_default=True, metavar="NAME", help="of the runs' directory")
+@click.option(
+    "--results", default=None, metavar="FILE.jsonl", help="a line for each run (default: in that directory)"
+)
+@flags(TrainConfig, skip=("method", "option", "seed", "teacher"), hide=RARE)
+@RUNS
+@JSON
+@help_all
+def compare(
+    methods: str, seeds: str, against: str | None, name: str, results: str | None, runs: str, as_json: bool,
+    **values: Any,
+) -> None:  # fmt: skip
+    """Train methods by one recipe with several seeds, and compare them, paired by seed.
+
+    \b
+    lfdeploy compare --methods lfmkd,ffl,independent --seeds 5 --data photos/
+    lfdeploy compare --methods ffl:share=stem,independent:peers=1 --seeds 5,6,7
+
+    Each run is kept: the same command goes on where it was stopped, and trains only what is not there.
+    """
+    from training.compare import compare as run_all
+
+    document = run_all(TrainConfig(**values), methods, seeds, name, runs, against, results)
+    from lfdeploy import tables
+    from lfdeploy.console import document as as_document
+
+    as_document(document) if as_json else tables.compared(document)

@@ -1,0 +1,46 @@
+"""`lfdeploy compare`: methods at one recipe, each with several seeds, as figures that can be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lfdeploy.config import TrainConfig
+from lfdeploy.errors import UsageError
+from training.compare.entries import entries_of, seeds_of
+from training.compare.lines import collected
+from training.compare.report import document_of, write
+from training.compare.statistics import check_alone, compared
+
+__all__ = ["compare"]
+
+
+def compare(
+    config: TrainConfig,
+    methods: str,
+    seeds: str = "3",
+    name: str = "compare",
+    runs: str | Path = "runs",
+    against: str | None = None,
+    results: str | Path | None = None,
+) -> dict[str, Any]:
+    """Train every method with every seed by one recipe, and compare the last epochs on the test split.
+
+    ``methods``: names with commas, each with settings of its own, as in ``lfmkd:attn=none,ffl,independent``.
+    ``seeds``: how many, counted from 0, or which, as in ``5,6,7``. The runs are in RUNS/NAME; a line of every
+    one goes to ``results`` (default: RUNS/NAME/compare.jsonl), and what has its line there is not run again.
+    ``against``: the method that the others are held to, paired by seed (default: independent where it is
+    among them, else the first). Returns the document that is written beside the lines as JSON, with Markdown
+    and a plot. Raises `UsageError` for methods, seeds or settings that cannot be, and `Interrupted` after
+    Ctrl-C, where the same command goes on.
+    """
+    entries, numbers = entries_of(methods), seeds_of(seeds)
+    labels = [entry.label for entry in entries]
+    base = against or ("independent" if "independent" in labels else labels[0])
+    if base not in labels:
+        raise UsageError(f"--against is '{base}', which is not compared. Choose one of: {', '.join(labels)}.")
+    home = Path(runs) / name
+    file = Path(results) if results is not None else home / "compare.jsonl"
+    lines = collected(config, entries, numbers, home, file)
+    document = document_of(compared(lines, labels, base), check_alone(lines), lines)
+    return document | {"files": write(document, file)}

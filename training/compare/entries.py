@@ -1,0 +1,77 @@
+"""What is compared: methods with settings of their own, and seeds, as they are typed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from lfdeploy.config import LARGEST_SEED, TrainConfig, parse_options
+from lfdeploy.errors import UsageError, choose
+from training.methods import METHODS
+
+#: Settings of a training that one of the compared may have for itself.
+OWN = ("peers", "arch", "teacher")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method with its options, and settings of training that it has for itself."""
+
+    label: str
+    method: str
+    options: tuple[tuple[str, str], ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def stem(self) -> str:
+        """What its runs are called, before the seed."""
+        return re.sub(r"[^A-Za-z0-9_.]+", "-", self.label).strip("-.")
+
+    def config(self, shared: TrainConfig, seed: int) -> TrainConfig:
+        """The training of this entry with a seed; all else is ``shared``."""
+        own = {key: int(value) if key == "peers" else value for key, value in self.settings}
+        return replace(shared, method=self.method, option=self.options, seed=seed, **own)  # type: ignore[arg-type]
+
+
+def entries_of(text: str) -> list[Entry]:
+    """``lfmkd:attn=none:taps=1,2,ffl`` as entries; a comma ends one only where a method's name follows."""
+    words = re.split(rf",(?=(?:{'|'.join(map(re.escape, METHODS))})(?:[:,]|$))|,(?=[^=:,]*:)", text)
+    found: list[Entry] = []
+    for word in words:
+        entry = _entry(word.strip())
+        if entry.label in [other.label for other in found]:
+            raise UsageError(f"--methods names {entry.label} twice; drop one.")
+        found.append(entry)
+    return found
+
+
+def _entry(word: str) -> Entry:
+    name, *pairs = word.split(":")
+    if not pairs and "," in name:  # a name that is none, next to others
+        name = next(part for part in name.split(",") if part not in METHODS)
+    choose("method", name, list(METHODS))
+    options: list[tuple[str, str]] = []
+    settings: list[tuple[str, str]] = []
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not (key and sign and value):
+            raise UsageError(f"--methods {word}: '{pair}' is no setting; write KEY=VALUE.")
+        (settings if key in OWN else options).append((key, value))
+    for key, value in settings:
+        if key == "peers" and not value.isdecimal():
+            raise UsageError(f"--methods {word}: peers is '{value}'; it must be a number.")
+    parse_options(METHODS[name].options, options, name)
+    return Entry(word, name, tuple(options), tuple(settings))
+
+
+def seeds_of(text: str) -> list[int]:
+    """``3`` as 0, 1, 2; ``5,6`` or ``5,`` as these."""
+    parts = [part.strip() for part in text.split(",")]
+    numbers = [int(part) for part in parts if part.isdecimal()]
+    listed, strange = "," in text, len(numbers) != len([part for part in parts if part]) or not numbers
+    if strange or (not listed and numbers[0] < 1):
+        raise UsageError(f"--seeds is '{text}'; write how many, as in 3, or which, as in 5,6,7.")
+    seeds = numbers if listed else list(range(numbers[0]))
+    if len(set(seeds)) < len(seeds) or max(seeds) > LARGEST_SEED:
+        raise UsageError(f"--seeds is '{text}'; each is named once, at most {LARGEST_SEED}.")
+    return seeds

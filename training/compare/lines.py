@@ -1,0 +1,141 @@
+"""The runs of a comparison, trained or found, each as one line that says all that a comparison needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from lfdeploy.config import TrainConfig
+from lfdeploy.console import say
+from lfdeploy.data import name_of
+from lfdeploy.devices import instruction_set
+from lfdeploy.errors import Interrupted, LfdeployError
+from lfdeploy.models.targets import FUSED, layout_of
+from lfdeploy.run import Run, config_json, typed
+from training.compare.entries import OWN, Entry
+from training.loop import train
+
+Line = dict[str, Any]
+LARGEST = 2**31
+
+#: Settings that are an entry's own, or say where things lie and not what they are.
+APART = ("method", "option", "seed", "data", "data_root", "time", *OWN)
+
+
+def collected(
+    config: TrainConfig, entries: Sequence[Entry], seeds: Sequence[int], home: Path, file: Path
+) -> list[Line]:
+    """A line for every entry and seed: from the file, from a finished run, or of a training now."""
+    lines = read(file)
+    wanted = [(entry, seed) for seed in seeds for entry in entries]
+    kept = {(line["label"], line["seed"]): line for line in lines}
+    for entry, seed in wanted:
+        if line := kept.get((entry.label, seed)):
+            what = f"{file} has {entry.label}, seed {seed},"
+            _check(config, line["settings"], line["data"]["name"], line["data"]["train"], what)
+    missing = [pair for pair in wanted if (pair[0].label, pair[1]) not in kept]
+    for number, (entry, seed) in enumerate(missing, 1):
+        say(f"[{number}/{len(missing)}] {entry.label}, seed {seed}")
+        line = line_of(_run(entry.config(config, seed), f"{entry.stem}-s{seed}", home), entry.label)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(line) + "\n")
+        kept[entry.label, seed] = line
+    return [kept[entry.label, seed] for entry, seed in wanted]
+
+
+def read(file: Path) -> list[Line]:
+    """The lines of a file, none where it is not there. Raises `LfdeployError` for what is none."""
+    if not file.exists():
+        return []
+    lines = []
+    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            line["label"], line["seed"], line["settings"], line["data"]["name"], line["test_last"]["peers"]
+        except (ValueError, KeyError, TypeError):
+            raise LfdeployError(
+                f"{file}, line {number}: that is no line of a comparison. Take it out."
+            ) from None
+        lines.append(line)
+    return lines
+
+
+def _run(config: TrainConfig, name: str, home: Path) -> Run:
+    """The finished run: found, gone on with, or trained now."""
+    run = Run(home / name)
+    try:
+        if not (run.path / "config.json").is_file():
+            return train(config, name, home)
+        values = run.read("config.json")
+        record = run.record()
+        pictures = len(record.splits["train"].labels) if record else LARGEST
+        _check(config, values, name_of(values["data"]), pictures, f"Run {typed(run.path)} was begun")
+        for key in ("method", "option", *OWN):
+            asked = json.loads(json.dumps(config_json(config)[key]))
+            if asked not in (None, values[key]):
+                raise LfdeployError(
+                    f"Run {typed(run.path)} is of {key} {values[key]}; choose another --name."
+                )
+        if (run.path / "summary.json").exists():
+            return run
+        return train(config, resume=run)
+    except Interrupted:
+        raise Interrupted("Interrupted; all is kept. Go on with the same command.") from None
+
+
+def _check(config: TrainConfig, values: Mapping[str, Any], data: str, pictures: int, what: str) -> None:
+    """Raise where a run was not trained as is asked for now; what is not asked for is the recipe's.
+
+    ``pictures``: how many it was trained on, and no batch is larger.
+    """
+    asked = config_json(config)
+    if asked["batch_size"]:
+        asked["batch_size"] = min(asked["batch_size"], pictures)
+    for field in fields(TrainConfig):
+        key, there = field.name, values.get(field.name, field.default)
+        if key in APART:
+            continue
+        if asked[key] is not None and asked[key] != there and Path(str(asked[key])).name != there:
+            flag = f"--{key.replace('_', '-')}"
+            raise LfdeployError(f"{what} with {flag} {there}, not {asked[key]}: choose another --name.")
+    if name_of(config.data) != data:
+        raise LfdeployError(f"{what} with --data {data}, not {name_of(config.data)}: choose another --name.")
+
+
+def line_of(run: Run, label: str) -> Line:
+    """What a comparison keeps of a finished run. No path is in it: such lines are for others to read."""
+    summary, config, layout = run.read("summary.json"), run.read("config.json"), layout_of(run.spec)
+    settings = {key: value for key, value in config.items() if key not in APART}
+    if settings.get("weights"):
+        settings["weights"] = Path(settings["weights"]).name
+    last, data = summary["test_last"], summary["data"]
+    return {
+        "label": label,
+        "method": config["method"],
+        "options": dict(config["option"]),
+        "seed": config["seed"],
+        "archs": summary["archs"],
+        "settings": settings,
+        "data": {key: data[key] for key in ("name", "classes", "train", "val", "test", "fingerprint")},
+        "test_last": {
+            "peers": last["peers"],
+            "fused": last["fused"],
+            "ensemble": last["ensemble"],
+            "top1": last["top1"],
+        },
+        "kept_epoch": summary["kept_epoch"],
+        "test_kept": summary["test"]["top1"],
+        "ships": list(layout.ships),
+        "fused_target": next((name for name, row in layout.targets.items() if row.kind == FUSED), None),
+        "parameters": summary["parameters"],
+        "seconds": summary["seconds"],
+        "device": summary["device"],
+        "cpu": instruction_set(),
+        "threads": summary["threads"],
+        "precision": summary["precision"],
+        "versions": {key: summary["versions"].get(key) for key in ("lfdeploy", "torch", "python")},
+    }  # fmt: skip
