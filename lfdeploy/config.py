@@ -108,6 +108,7 @@ class TrainConfig(DataConfig):
     )
     tensorboard: bool = setting(False, "also write the metrics for TensorBoard", hidden=True)
     csv: bool = setting(False, "also write the metrics as metrics.csv", hidden=True)
+    sync_bn: bool = setting(False, "under torchrun: statistics of BatchNorm over all processes", hidden=True)
     device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
     precision: str = setting(
         "auto", "of the forward pass; weights stay fp32", choices=("auto", "fp32", "bf16")

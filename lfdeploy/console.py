@@ -19,10 +19,20 @@ if TYPE_CHECKING:
 QUIET = 10.0  # seconds without a line, where there is no terminal, after which a meter speaks
 
 
+def be_silent(silent: bool = True) -> None:
+    """Say and print nothing from now on: this process is one of several that do the same, and another one
+    speaks. Or speak again.
+    """
+    global _silent
+    _silent = silent
+
+
 def say(message: str) -> None:
     """One line on standard error, above a progress bar if there is one; dropped
     where that is closed or full.
     """
+    if _silent:
+        return
     if _active is not None and _active.bar is not None:
         _active.bar.console.print(message, markup=False, highlight=False)
         return
@@ -65,6 +75,8 @@ class Meter:
 
     def __enter__(self) -> Meter:
         global _active
+        if _silent:
+            return self
         if not _terminal():
             _pulse.add(self)
         elif _active is None and self.total:
@@ -161,6 +173,7 @@ class _Pulse:
 
 _pulse = _Pulse()
 _active: Meter | None = None
+_silent = False
 
 
 @contextmanager
@@ -200,6 +213,8 @@ def table(title: str, columns: list[str], rows: list[list[str]], left: int = 1, 
 
     ``tight``: less space between.
     """
+    if _silent:
+        return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -42,7 +42,8 @@ class Batches:
     ``steps``: of an epoch, where it is not to go over all pictures. ``balanced``: each picture may be drawn
     again, and all classes come equally often. Pictures in memory move to the device once; those on disk are
     decoded one batch ahead. A last, smaller batch is left out, so that all steps are alike; each epoch leaves
-    out others.
+    out others. ``rows`` of r and n: of each batch only every n-th picture from the r-th on, as one of n
+    processes.
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class Batches:
         views: int = 1,
         steps: int | None = None,
         balanced: bool = False,
+        rows: tuple[int, int] = (0, 1),
     ) -> None:
         self.files = split.images if isinstance(split.images, Files) else None
         self.images = None if self.files else torch.from_numpy(np.ascontiguousarray(split.images)).to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.batch_size, self.augment, self.seed, self.device = batch_size, augment, seed, device
-        self.views = views
+        self.views, self.rows = views, rows
         self.chances = torch.from_numpy(class_weights(split.labels)[split.labels]) if balanced else None
         self.size = split.images.size if isinstance(split.images, Files) else split.images.shape[1]
         self.whole = max(1, len(split) // batch_size)
@@ -77,7 +79,8 @@ class Batches:
         generators = [random, *(torch.Generator().manual_seed(seed) for seed in seeds)]
         draws = [drawn(self.augment, len(order), self.size, each).to(self.device) for each in generators]
         order_here = order.to(self.device)
-        spans = [slice(s * self.batch_size, (s + 1) * self.batch_size) for s in range(start, self.steps)]
+        (first, every), size = self.rows, self.batch_size
+        spans = [slice(s * size + first, (s + 1) * size, every) for s in range(start, self.steps)]
         for span, (pixels, places) in zip(spans, self._pixels(order, order_here, spans), strict=True):
             views = tuple(augmented(pixels, places, draw, span, self.augment) for draw in draws)
             yield Batch(views, self.labels[order_here[span]], order_here[span])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from lfdeploy.console import Meter, say
 from lfdeploy.data import Data
 from lfdeploy.errors import Interrupted, LfdeployError
 from lfdeploy.run import DIVERGED, Run, typed, versions, write_bytes, write_json
+from lfdeploy.runs import point_latest
 from lfdeploy.stored_config import stored
 from training import checkpoint, metrics, plots
 from training.dropout import at_step
@@ -27,6 +28,7 @@ from training.guards import interruptible, lock_to_resume, what_is_kept
 from training.schedule import learning_rate
 from training.setup import Setup, prepare
 from training.testimony import testified
+from training.world import lost, started_first
 
 START = {"epoch": 0, "step": 0, "sums": {}, "best": -1.0, "seconds": 0.0}
 
@@ -44,7 +46,7 @@ def train(
     of `time.perf_counter` from which the config's ``time`` counts; None is now. Raises `Interrupted` after
     Ctrl-C or SIGTERM, with the state saved, and `LfdeployError` for what the user can mend.
     """
-    held = [lock_to_resume(resume)] if resume is not None else []
+    held = [lock_to_resume(resume)] if resume is not None and started_first() else []
     try:
         if resume is not None:
             config = _config_of(resume)
@@ -54,11 +56,18 @@ def train(
             config, name, Path(runs), resume, held, time.perf_counter() if began is None else began
         )
         config = setup.config
+        if setup.world.first:
+            point_latest(setup.run)
         try:
             with interruptible() as interrupted:
                 _train(setup, config, interrupted)
+        except RuntimeError as error:
+            if told := lost(setup.world, setup.run, error):
+                raise told from None
+            raise
         finally:
             setup.engine.close()
+            setup.world.leave()
     finally:
         for lock in held:
             lock.release()
@@ -68,7 +77,9 @@ def train(
 def _train(setup: Setup, config: TrainConfig, interrupted: list[int]) -> None:
     try:
         _epochs(setup, interrupted)
-        _finish(setup, config, interrupted)
+        if setup.world.first:
+            _finish(setup, config, interrupted)
+        setup.world.wait()
     except OSError as error:
         if not error.strerror:
             raise
@@ -88,7 +99,8 @@ def _config_of(run: Run) -> TrainConfig:
 def _epochs(s: Setup, interrupted: list[int]) -> None:
     cohort, engine, run = s.engine.cohort, s.engine, s.run
     progress = checkpoint.load(run, cohort, s.optimizer) or dict(START)
-    metrics.trim(run, progress["epoch"])
+    if s.world.first:
+        metrics.trim(run, progress["epoch"])
     if progress["epoch"] or progress["step"]:
         say(f"Resuming at epoch {progress['epoch'] + 1}, step {progress['step'] + 1}.")
     total = s.epochs * s.batches.steps
@@ -111,25 +123,33 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
                 at_step(cohort, done)
                 s.optimizer.zero_grad(set_to_none=True)
                 parts = engine.step(batch.given(s.mean, s.std), ramps)
+                stopped = s.world.average(cohort.parameters(), bool(interrupted))
                 s.optimizer.step()
                 cohort.after_step(done)
                 metrics.add(sums, parts, engine.seen)
                 meter.at((done + 1) * size, f"epoch {epoch + 1}/{s.epochs}")
-                if interrupted:
+                if stopped:
                     settle(engine.device)
-                    spent = time.perf_counter() - began
-                    progress.update(epoch=epoch, step=step + 1, sums={n: float(v) for n, v in sums.items()})
-                    progress.update(seconds=progress["seconds"] + spent)
-                    progress.update(part=progress.get("part", 0.0) + spent)
-                    checkpoint.save(run, cohort, s.optimizer, progress)
-                    raise Interrupted(
-                        "Interrupted; the state is saved. Go on with: lfdeploy train --resume "
-                        f"{typed(run.path)}"
-                    )
+                    _stop(s, epoch, step + 1, s.world.mean(sums), progress, time.perf_counter() - began)
             settle(engine.device)
-            row = _close_epoch(s, epoch, sums, progress, time.perf_counter() - began)
-            checkpoint.save(run, cohort, s.optimizer, progress)
+            row = _close_epoch(s, epoch, s.world.mean(sums), progress, time.perf_counter() - began)
+            if s.world.first:
+                checkpoint.save(run, cohort, s.optimizer, progress)
             say(metrics.told(row, s.epochs, meter.left()))
+
+
+def _stop(
+    s: Setup, epoch: int, step: int, sums: dict[str, Tensor], progress: dict[str, Any], seconds: float
+) -> NoReturn:
+    """Save the state within an epoch and end."""
+    progress.update(epoch=epoch, step=step, sums={name: float(value) for name, value in sums.items()})
+    progress.update(seconds=progress["seconds"] + seconds, part=progress.get("part", 0.0) + seconds)
+    s.world.share_buffers(s.engine.cohort)
+    if s.world.first:
+        checkpoint.save(s.run, s.engine.cohort, s.optimizer, progress)
+    s.world.wait()
+    how = f"lfdeploy train --resume {typed(s.run.path)}"
+    raise Interrupted(f"Interrupted; the state is saved. Go on with: {how}")
 
 
 def _close_epoch(
@@ -142,14 +162,17 @@ def _close_epoch(
     parts, train = metrics.means(sums, s.batches.steps)
     loss = sum(parts.values())
     if not math.isfinite(loss):
-        write_json(s.run.path / DIVERGED, {"epoch": epoch + 1, "loss": str(loss), "lr": s.lr})
+        if s.world.first:
+            write_json(s.run.path / DIVERGED, {"epoch": epoch + 1, "loss": str(loss), "lr": s.lr})
         raise LfdeployError(s.run.diverged())
+    s.world.share_buffers(s.engine.cohort)
     scores = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, learn=True) if len(s.data.val) else None
     val, shipped = (scores.top1, list(scores.shipped().values())) if scores else ({}, [])
     score = sum(shipped) / len(shipped) if shipped else float(epoch)
     if score >= progress["best"]:
         progress.update(best=score, kept_epoch=epoch + 1)
-        _keep(s)
+        if s.world.first:
+            _keep(s)
     whole = progress.get("part", 0.0) + seconds
     group = s.optimizer.param_groups[0]
     row = {
@@ -163,7 +186,8 @@ def _close_epoch(
         "images_per_second": s.batches.steps * s.batches.batch_size / whole,
         "seconds": whole,
     }
-    metrics.append(s.run, row, s.config)
+    if s.world.first:
+        metrics.append(s.run, row, s.config)
     progress.update(epoch=epoch + 1, step=0, sums={}, seconds=progress["seconds"] + seconds, part=0.0)
     return row
 

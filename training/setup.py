@@ -13,22 +13,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lfdeploy import record
 from lfdeploy.config import TrainConfig, parse_options, seconds_of
 from lfdeploy.console import decoding, say
 from lfdeploy.data import Data, load
 from lfdeploy.devices import pick
 from lfdeploy.errors import UsageError, choose
-from lfdeploy.images import RESIZE
 from lfdeploy.locks import Lock
 from lfdeploy.models import architecture, canonical, create
-from lfdeploy.names import check_classes, stem_of
-from lfdeploy.run import SCHEMA, Run, config_json
+from lfdeploy.names import check_classes
+from lfdeploy.run import Run
 from lfdeploy.run_data import resumed
-from lfdeploy.runs import may_begin, new_run, point_latest
+from lfdeploy.runs import may_begin
 from training import checkpoint
 from training.augment import Augment, normalise
 from training.batches import Batches, class_weights, pixel_statistics
+from training.begin import begin, tell
 from training.budget import fitting, measured
 from training.cohort import Cohort
 from training.dropout import with_own_random
@@ -40,8 +39,10 @@ from training.methods import METHODS
 from training.methods.method import Given, Method
 from training.parts import GivenTeacher, OpenedFile
 from training.recipes import chosen, resolved
+from training.sync_norm import synchronise
 from training.teachers import check_teachers, find, names_of, teachers_of
 from training.weights import Start, begin_from, pixels_of, starts_of, told
+from training.world import World, check_together, join, started_first
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,14 @@ class Setup:
     warmup: float
     precision: str
     held: int
+    world: World
 
 
 def prepare(
     config: TrainConfig, name: str | None, runs: Path, resume: Run | None, held: list[Lock], began: float
 ) -> Setup:
     """Read, build, and begin the run's directory; the lock of a run that begins here is added to ``held``."""
-    if resume is None:
+    if resume is None and started_first():
         may_begin(runs, name)
     choose("method", config.method, list(METHODS))
     method = METHODS[config.method]
@@ -84,39 +86,58 @@ def prepare(
     options = parse_options(method.options, config.option, config.method)
     chosen(config, 0)  # a recipe that is none is refused
     device = pick(config.device)
-    exact_fp32(device)
     data = _pictures(config, resume)
+    archs = _archs(config, method, data)
+    world = join(device)
+    mean, std = _pixels(data, starts, resume)
+    given = teachers_of(teachers, data, mean, std)
+    config, cohort = _cohort(config, method, options, data, archs, given, starts)
+    check_together(world, config, method)
+    cohort = _placed(cohort, device, config.sync_bn and world.size > 1)
+    pixels = torch.tensor(mean, device=device), torch.tensor(std, device=device)
+    batches = _batches(config, data, device, cohort.views, world)
+    graph = _loss(method.graph(cohort, options), config, data, device)
+    engine, precision = _engine(config, cohort, graph, data, pixels, world)
+    try:
+        if config.weights:
+            _warm_up(config, engine, data, starts, *pixels)
+        optimizer = _optimizer(config, cohort)
+        if config.time and resume is None:
+            config, batches = _within(config, engine, optimizer, batches, data, pixels, began, world)
+        if resume is None and world.first:
+            resume = begin(config, name, runs, data, archs, cohort, (mean, std), held)
+        run: Run = world.agree(resume)
+    except BaseException:
+        engine.close()
+        raise
+    assert config.epochs and config.lr and config.schedule and config.warmup is not None
+    how = f"{device}, {precision}" + (f", {engine.threads} threads" if engine.threads else "") + world.told
+    tell(run, config, data, archs, batches, config.epochs, how)
+    heads = config.epochs if config.freeze == "all" else int(config.freeze or 0)
+    return Setup(
+        run, config, data, engine, optimizer, batches, pixels[0], pixels[1], config.epochs, config.lr,
+        config.schedule, config.warmup, precision, heads, world,
+    )  # fmt: skip
+
+
+def _placed(cohort: Cohort, device: str, together: bool) -> Cohort:
+    """The cohort where it learns; ``together``: its BatchNorms see the pictures of all processes."""
+    exact_fp32(device)
+    cohort = cohort.to(device).to(memory_format=torch.channels_last)
+    if together:
+        synchronise(cohort)
+    return cohort
+
+
+def _archs(config: TrainConfig, method: Method, data: Data) -> tuple[str, ...]:
+    """An architecture for each network. Raises `UsageError` where the method needs more of them."""
     archs = config.archs(data.arch, method.peers)
     if len(archs) < method.least:
         raise UsageError(
             f"Method {config.method} needs at least {method.least} networks, not {len(archs)}: add "
             f"--peers {method.least}."
         )
-    mean, std = _pixels(data, starts, resume)
-    given = teachers_of(teachers, data, mean, std)
-    config, cohort = _cohort(config, method, options, data, archs, given, starts)
-    cohort = cohort.to(device).to(memory_format=torch.channels_last)
-    mean_here, std_here = torch.tensor(mean, device=device), torch.tensor(std, device=device)
-    batches = _batches(config, data, device, cohort.views)
-    graph = _loss(method.graph(cohort, options), config, data, device)
-    engine, precision = _engine(config, cohort, graph, data, mean_here, std_here)
-    try:
-        if config.weights:
-            _warm_up(config, engine, data, starts, mean_here, std_here)
-        optimizer = _optimizer(config, cohort)
-        if config.time and resume is None:
-            config, batches = _within(config, engine, optimizer, batches, data, (mean_here, std_here), began)
-        run = _begin(config, name, runs, data, archs, cohort, (mean, std), held) if resume is None else resume
-    except BaseException:
-        engine.close()
-        raise
-    point_latest(run)
-    assert config.epochs and config.lr and config.schedule and config.warmup is not None
-    how = f"{device}, {precision}" + (f", {engine.threads} threads" if engine.threads else "")
-    _say(run, config, data, archs, batches, config.epochs, how)
-    rates = config.epochs, config.lr, config.schedule, config.warmup
-    heads = config.epochs if config.freeze == "all" else int(config.freeze or 0)
-    return Setup(run, config, data, engine, optimizer, batches, mean_here, std_here, *rates, precision, heads)
+    return archs
 
 
 def _loss(graph: LossGraph, config: TrainConfig, data: Data, device: str) -> LossGraph:
@@ -131,17 +152,25 @@ def _loss(graph: LossGraph, config: TrainConfig, data: Data, device: str) -> Los
 
 
 def _engine(
-    config: TrainConfig, cohort: Cohort, graph: LossGraph, data: Data, mean: Tensor, std: Tensor
+    config: TrainConfig,
+    cohort: Cohort,
+    graph: LossGraph,
+    data: Data,
+    pixels: tuple[Tensor, Tensor],
+    world: World,
 ) -> tuple[Engine, str]:
     """What runs the steps, and why in this precision; judged on pictures of the size that is trained on."""
-    device = mean.device.type
-    first = normalise(torch.from_numpy(data.train.images[:64].copy()).to(device), mean, std)
+    device = pixels[0].device.type
+    first = normalise(torch.from_numpy(data.train.images[:64].copy()).to(device), *pixels)
     if config.augment == "photo" and config.train_size != data.image_size:
         first = interpolate(first, config.train_size)
     dtype, precision = pick_precision(config.precision, cohort, device, first)
     if config.batch_size == 1:
         check_batch_of_one(cohort, first[:1])
-    return Engine(cohort, graph, device, dtype, threads_for(config.threads, cohort, device)), precision
+    dtype, precision = world.agree((dtype, precision))
+    together = config.sync_bn and world.size > 1  # messages between processes keep one order
+    threads = 0 if together else threads_for(config.threads, cohort, device)
+    return Engine(cohort, graph, device, dtype, threads), precision
 
 
 def _warm_up(
@@ -170,15 +199,15 @@ def _optimizer(config: TrainConfig, cohort: Cohort) -> torch.optim.Optimizer:
 
 def _within(
     config: TrainConfig, engine: Engine, optimizer: torch.optim.Optimizer, batches: Batches, data: Data,
-    pixels: tuple[Tensor, Tensor], began: float,
+    pixels: tuple[Tensor, Tensor], began: float, world: World,
 ) -> tuple[TrainConfig, Batches]:  # fmt: skip
     """The config with as many epochs and steps as fit into its time, and batches of so many steps."""
     costs = measured(engine, optimizer, batches, data, *pixels)
     seconds = seconds_of(config.time or "")
     left = seconds - (time.perf_counter() - began)
-    epochs, steps = fitting(costs, seconds, left, batches.steps, data)
+    epochs, steps = world.agree(fitting(costs, seconds, left, batches.steps, data))
     config = replace(config, time=None, epochs=epochs, steps=steps)
-    return config, _batches(config, data, engine.device, engine.cohort.views)
+    return config, _batches(config, data, engine.device, engine.cohort.views, world)
 
 
 def _pixels(data: Data, starts: Mapping[str, Start], resume: Run | None) -> tuple[list[float], list[float]]:
@@ -238,53 +267,10 @@ def _cohort(
     return config, cohort
 
 
-def _batches(config: TrainConfig, data: Data, device: str, views: int) -> Batches:
+def _batches(config: TrainConfig, data: Data, device: str, views: int, world: World) -> Batches:
     assert config.batch_size and config.train_size
     pad = 0 if config.augment == "none" else max(1, data.image_size // 8)
     side = config.train_size if config.augment == "photo" else 0
     augment = Augment(pad, config.augment == "crop-flip" or (bool(side) and data.flip), side)
-    balanced = config.balance == "sampling"
-    return Batches(data.train, config.batch_size, augment, config.seed, device, views, config.steps, balanced)
-
-
-def _begin(
-    config: TrainConfig, name: str | None, runs: Path, data: Data, archs: tuple[str, ...], cohort: Cohort,
-    pixels: tuple[list[float], list[float]], held: list[Lock],
-) -> Run:  # fmt: skip
-    mean, std = pixels
-    spec = {
-        "schema": SCHEMA,
-        "method": config.method,
-        "archs": list(archs),
-        "classes": list(data.classes),
-        "image_size": data.image_size,
-        "resize": RESIZE,
-        "mean": mean,
-        "std": std,
-        "data_fingerprint": data.fingerprint,
-    } | cohort.layout.document()
-    stem = stem_of("-".join((data.name, config.method, *dict.fromkeys(archs))))
-    documents = {"config.json": config_json(config), "spec.json": spec, record.FILE: record.to_bytes(data)}
-    run, lock = new_run(runs, name, stem, documents)
-    held.append(lock)
-    return run
-
-
-def _say(
-    run: Run, config: TrainConfig, data: Data, archs: tuple[str, ...], batches: Batches, epochs: int, how: str
-) -> None:
-    say(
-        f"Run {run.name}: {' + '.join(archs)} by {config.method} on {data.name}, "
-        f"{data.image_size}x{data.image_size} px"
-    )
-    for remark in data.remarks:
-        say(f"Note: {remark}.")
-    for fault in data.bad[:5]:
-        say(f"Left out: {fault}")
-    if data.bad:
-        say(f"Left out {len(data.bad)} file{'s' if len(data.bad) > 1 else ''} in all.")
-    say(
-        f"{len(data.classes)} classes, {len(data.train)} training pictures, {len(data.val)} "
-        f"validation, {len(data.test)} test; "
-        f"{epochs} epochs of {batches.steps} steps of {batches.batch_size}; {how}"
-    )
+    balanced, rows, steps = config.balance == "sampling", (world.rank, world.size), config.steps
+    return Batches(data.train, config.batch_size, augment, config.seed, device, views, steps, balanced, rows)

@@ -72,7 +72,7 @@ def test_contract_of_the_artifact(tiny_run: Run) -> None:
         onnx.checker.check_model(onnx.load(path / "model.onnx"), full_check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_same_weights_same_bytes_from_another_folder_in_another_process(
     tiny_run: Run, tmp_path: Path
 ) -> None:

@@ -218,7 +218,11 @@ def proxied(tiny_run: Run, request: pytest.FixtureRequest) -> Iterator[tuple[str
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "proxied",
-    [(["--root-path", "/demo"], True), (["--root-path", "/demo"], False), ([], True)],
+    [
+        (["--root-path", "/demo"], True),
+        pytest.param((["--root-path", "/demo"], False), marks=pytest.mark.wide),
+        pytest.param(([], True), marks=pytest.mark.wide),
+    ],
     indirect=True,
 )
 def test_below_a_path_in_a_browser(proxied: tuple[str, str], page: Any, tmp_path: Path) -> None:

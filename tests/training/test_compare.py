@@ -182,7 +182,7 @@ def test_a_comparison(coloured_npz: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert (home / "ffl-share-stem-s1" / "summary.json").exists()
 
-    for other in ({"epochs": 2}, {"lr": 0.3}, {"data": "digits"}):
+    for other in ({"epochs": 2}, {"lr": 0.3}, {"data": "digits"}, {"arch": "resnet14"}, {"peers": 3}):
         changed = TrainConfig(**({"data": str(coloured_npz)} | SHORT | other))
         with pytest.raises(LfdeployError, match="another --name"):
             compare(changed, "ffl,independent", "2", runs=tmp_path / "runs")

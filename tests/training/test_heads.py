@@ -130,9 +130,9 @@ def test_what_cannot_begin_as_a_mean_is_left_alone() -> None:
 FIRST = ("lfmkd", "one", "codistillation")
 
 
-@pytest.mark.parametrize("views", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("views", [False, pytest.param(True, marks=pytest.mark.wide)])
 @pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=() if m in FIRST else pytest.mark.slow) for m in WITHOUT_TEACHER]
+    "method", [pytest.param(m, marks=() if m in FIRST else pytest.mark.wide) for m in WITHOUT_TEACHER]
 )
 def test_frozen_parts_get_no_gradient_and_keep_their_statistics(method: str, views: bool) -> None:
     """For every method, two threads as one; and what is computed is what the networks compute."""

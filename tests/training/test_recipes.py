@@ -126,6 +126,7 @@ def test_a_time_that_is_too_short_says_what_is_needed() -> None:
         fitting(Costs(3.0, 0.1), 30, 20, 30, data_of())
 
 
+@pytest.mark.slow
 def test_measuring_leaves_no_trace(
     tmp_path: Path, small: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def compare(
     and a plot. Raises `UsageError` for methods, seeds or settings that cannot be, and `Interrupted` after
     Ctrl-C, where the same command goes on.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("compare trains in one process: start it without torchrun.")
     entries, numbers = entries_of(methods), seeds_of(seeds)
     labels = [entry.label for entry in entries]
     base = against or ("independent" if "independent" in labels else labels[0])

@@ -13,6 +13,7 @@ from lfdeploy.console import say
 from lfdeploy.data import name_of
 from lfdeploy.devices import instruction_set
 from lfdeploy.errors import Interrupted, LfdeployError
+from lfdeploy.models import canonical
 from lfdeploy.models.targets import FUSED, layout_of
 from lfdeploy.run import Run, config_json, typed
 from training.compare.entries import OWN, Entry
@@ -20,6 +21,7 @@ from training.loop import train
 
 Line = dict[str, Any]
 LARGEST = 2**31
+ANOTHER = "choose another --name, and another --results if there is one."
 
 #: Settings that are an entry's own, or say where things lie and not what they are.
 APART = ("method", "option", "seed", "data", "data_root", "time", *OWN)
@@ -36,6 +38,7 @@ def collected(
         if line := kept.get((entry.label, seed)):
             what = f"{file} has {entry.label}, seed {seed},"
             _check(config, line["settings"], line["data"]["name"], line["data"]["train"], what)
+            _check_networks(entry.config(config, seed), line["archs"], what)
     missing = [pair for pair in wanted if (pair[0].label, pair[1]) not in kept]
     for number, (entry, seed) in enumerate(missing, 1):
         say(f"[{number}/{len(missing)}] {entry.label}, seed {seed}")
@@ -101,9 +104,18 @@ def _check(config: TrainConfig, values: Mapping[str, Any], data: str, pictures: 
             continue
         if asked[key] is not None and asked[key] != there and Path(str(asked[key])).name != there:
             flag = f"--{key.replace('_', '-')}"
-            raise LfdeployError(f"{what} with {flag} {there}, not {asked[key]}: choose another --name.")
+            raise LfdeployError(f"{what} with {flag} {there}, not {asked[key]}: {ANOTHER}")
     if name_of(config.data) != data:
-        raise LfdeployError(f"{what} with --data {data}, not {name_of(config.data)}: choose another --name.")
+        raise LfdeployError(f"{what} with --data {data}, not {name_of(config.data)}: {ANOTHER}")
+
+
+def _check_networks(config: TrainConfig, archs: Sequence[str], what: str) -> None:
+    """Raise where a line is of other networks than are asked for."""
+    asked = {canonical(arch) for arch in config.arch.split(",")} if config.arch else set(archs)
+    if asked != set(archs):
+        raise LfdeployError(f"{what} with --arch {','.join(archs)}, not {config.arch}: {ANOTHER}")
+    if config.peers and config.peers != len(archs):
+        raise LfdeployError(f"{what} with --peers {len(archs)}, not {config.peers}: {ANOTHER}")
 
 
 def line_of(run: Run, label: str) -> Line:

@@ -78,4 +78,5 @@ METHOD = Method(
     group="teacher",
     peers=1,
     teachers=True,
+    looks_across="epochs",
 )

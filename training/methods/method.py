@@ -49,7 +49,8 @@ class Method:
     returns the cohort and ``graph`` its loss. ``loss``: the same as a formula. ``ships``: what is deployed.
     ``when``: when to choose it. ``source``: where it was published. ``group``: online, teacher, self or
     baseline. ``peers``: how many by default, and ``least`` of them; ``teachers``: whether it is taught by
-    networks trained before.
+    networks trained before. ``looks_across``: whether its loss compares pictures with each other, those of a
+    ``batch``, or of earlier ``epochs`` too.
     """
 
     about: str
@@ -64,6 +65,7 @@ class Method:
     peers: int = 2
     least: int = 1
     teachers: bool = False
+    looks_across: str = ""
 
 
 def term_of(options: Any) -> Term:

@@ -57,4 +57,5 @@ METHOD = Method(
     group="teacher",
     peers=1,
     teachers=True,
+    looks_across="batch",
 )
