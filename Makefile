@@ -6,7 +6,7 @@ READY  := .venv/.ready
 LF     := .venv/bin/lfdeploy
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow wide methods healthy engines minors int8 photos evidence check lock clean
+.PHONY: help setup demo test slow wide methods healthy engines minors int8 photos evidence busy large check lock clean
 
 help:
 	@echo "make demo    train, export, prove and measure on the embedded data (about 2 minutes)"
@@ -80,6 +80,14 @@ photos: OUT ?= photos.jsonl
 photos: $(READY)
 	@test -d "$(DATA)/test" || { echo "Name a folder with train/ and test/: make photos DATA=my_photos"; exit 2; }
 	.venv/bin/python tests/training/warm_start.py $(DATA) $(OUT) $(or $(TIME),8m) $(or $(SEEDS),3) $(KINDS)
+
+# Training beside eight processes that spin, against the same with one OpenMP thread.
+busy: $(READY)
+	.venv/bin/python tests/training/busy.py $(or $(SPINNERS),8) $(or $(ROUNDS),3) $(ARCHS)
+
+# 20,000 pictures of 500 px: memory, the loader, the cache (minutes; 5 GB in the directory for temporary files).
+large: $(READY)
+	.venv/bin/python tests/training/large.py $(COUNT)
 
 # Which method, on CIFAR-100: chosen on pictures of its training split, then proven on its test split with other seeds.
 # A line of every run is kept in docs/results/; a second call goes on from what is there.

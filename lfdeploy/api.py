@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfdeploy.config import ExportConfig, TrainConfig
-from lfdeploy.errors import choose
+from lfdeploy.errors import UsageError, choose
 from lfdeploy.run import Run
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def train(
     from lfdeploy.runs import resolve
     from training import train as run_training
 
+    if resume is not None and (settings or option or name is not None):
+        raise UsageError("resume goes on with a run as it is, under its own settings; drop the others.")
     config = _config(TrainConfig, settings | {"option": _pairs(option)})
     return run_training(config, name, runs, None if resume is None else resolve(_path(resume), runs))
 
@@ -59,6 +61,9 @@ def compare(
     """
     from training.compare import compare as run_all
 
+    for key in ("method", "option", "seed", "teacher"):
+        if key in settings:
+            raise UsageError(f"{key} is what is compared; it stands in methods or seeds.")
     names = methods if isinstance(methods, str) else ",".join(methods)
     numbers = str(seeds) if isinstance(seeds, int) else ",".join(map(str, seeds)) + ","
     return run_all(_config(TrainConfig, settings), names, numbers, name, runs, against, results)
@@ -139,5 +144,17 @@ def _config(kind: type[Any], settings: Mapping[str, Any]) -> Any:
     known = [field.name for field in fields(kind)]
     for key in settings:
         choose("keyword", key, known)
-    values = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    return kind(**values)
+    return kind(**{key: _value(key, value) for key, value in settings.items()})
+
+
+def _value(key: str, value: Any) -> Any:
+    """A value as its flag would have it: paths and lists as text, minutes as seconds."""
+    if isinstance(value, (list, tuple)) and key != "option":
+        return ",".join(map(str, value))
+    if key == "time" and isinstance(value, (int, float)):
+        return f"{value:.0f}s"
+    return (
+        str(value)
+        if isinstance(value, Path) or (key in ("threads", "freeze") and value is not None)
+        else value
+    )

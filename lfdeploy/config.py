@@ -10,7 +10,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lfdeploy.errors import UsageError, choose
-from lfdeploy.settings import recipes, setting
+from lfdeploy.export_config import PRECISIONS as PRECISIONS
+from lfdeploy.export_config import ExportConfig as ExportConfig
+from lfdeploy.settings import check, recipes, setting
 
 LARGEST_SEED = 2**32 - 1  # 32 bits, which each epoch mixes with its number
 
@@ -29,14 +31,20 @@ class DataConfig:
     data: str = setting(
         "digits", "name, folder of class folders, .npz, or .csv (path,label[,split])", metavar="NAME|DIR|FILE"
     )
-    data_root: str | None = setting(None, "where torchvision data sets live (default: ./data)", metavar="DIR")
+    data_root: str | None = setting(
+        None, "where torchvision data sets live (default: ./data)", metavar="DIR", hidden=True
+    )
     image_size: int | None = setting(None, "side of the model's square input (default: by data)", metavar="N")
     val_fraction: float = setting(0.1, "held out when there is no val/; 0 keeps the last epoch", metavar="F")
     test_fraction: float = setting(0.2, "held out when there is no test/", metavar="F")
-    strict: bool = setting(False, "a corrupt picture is an error, not a report")
+    cache: str | None = setting(
+        None, "where decoded pictures are kept for later epochs and commands", metavar="DIR", hidden=True
+    )
+    strict: bool = setting(False, "a corrupt picture is an error, not a report", hidden=True)
     seed: int = setting(0, "seed of everything random", metavar="S")
 
     def __post_init__(self) -> None:
+        check(self)
         for name in ("val_fraction", "test_fraction"):
             value = getattr(self, name)
             if not 0 <= value < 0.9:
@@ -48,6 +56,12 @@ class DataConfig:
 
 
 BALANCES = ("none", "weights", "sampling")
+#: Settings from 0 to below 1, and of what they are a share.
+SHARES = {
+    "warmup": "a share of the epochs", "label_smoothing": "a share of the labels",
+    "erasing": "a share of the pictures", "ema": "what an average keeps of itself in a step",
+}  # fmt: skip
+POLICIES = ("none", "trivial", "rand")
 AUGMENTS = ("none", "crop", "crop-flip", "photo")
 
 
@@ -75,11 +89,22 @@ class TrainConfig(DataConfig):
     optimizer: str | None = recipes("SGD with Nesterov's 0.9, or AdamW", choices=("sgd", "adamw"))
     lr: float | None = setting(None, "peak learning rate", metavar="X")
     fresh_lr: float | None = recipes("with --weights: how much faster heads and fusions learn", metavar="X")
-    weight_decay: float | None = setting(None, "on the weights of the peers", metavar="X")
+    weight_decay: float | None = recipes("on the weights of the peers", metavar="X")
     decay_norms: bool | None = recipes("on norms and biases as well", metavar="true|false")
     schedule: str | None = recipes("learning rate over the epochs", choices=("cosine", "step"))
     warmup: float | None = recipes("share of the epochs in which the rate rises", metavar="F")
+    clip_norm: float | None = recipes("longest gradient of a step; 0: any", metavar="X")
+    ema: float | None = recipes(
+        "decay of an average of the weights, which is what is judged and kept; 0: none", metavar="D"
+    )
+    erasing: float | None = recipes("share of the pictures that lose a random rectangle", metavar="F")
+    mixup: float | None = recipes("alpha of mixing pictures and labels in pairs; 0: none", metavar="A")
+    cutmix: float | None = recipes("alpha of pasting a part of another picture; 0: none", metavar="A")
     label_smoothing: float | None = recipes("of the labels' cross-entropy", metavar="F")
+    policy: str | None = recipes(
+        "of further changes of each picture: torchvision's TrivialAugmentWide or RandAugment",
+        choices=POLICIES,
+    )
     augment: str | None = recipes(
         "per batch, on the device; photo: random areas and colours", choices=AUGMENTS
     )
@@ -93,15 +118,14 @@ class TrainConfig(DataConfig):
     keep_statistics: bool | None = recipes(
         "with --weights: of BatchNorm, mean and deviation", metavar="true|false"
     )
-    freeze: str | None = setting(
+    freeze: str | int | None = setting(
         None, "with --weights: epochs at first in which heads alone learn, or all", metavar="N|all"
     )
     freeze_parts: int | None = recipes(
         "with --weights: leading parts, the stem and stages, that never learn", metavar="N"
     )
     balance: str = setting(
-        "none", "classes of few pictures count as much: weights (alone), or sampling", choices=BALANCES,
-        metavar="[HOW]", alone="weights",
+        "none", "rare classes count as much", choices=BALANCES, metavar="[HOW]", alone="weights"
     )  # fmt: skip
     patience: int = setting(
         0, "epochs without a better validation after which it stops; 0: never", metavar="N", hidden=True
@@ -113,19 +137,31 @@ class TrainConfig(DataConfig):
     precision: str = setting(
         "auto", "of the forward pass; weights stay fp32", choices=("auto", "fp32", "bf16")
     )
-    threads: str = setting("auto", "CPU: one thread per peer, or shared", choices=("auto", "peer", "shared"))
+    threads: str = setting(
+        "auto", "CPU: auto, peer, shared, or how many at most", metavar="HOW"
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _positive(self, "peers", "epochs", "steps", "batch_size", "lr", "fresh_lr")
+        if self.threads not in ("auto", "peer", "shared") and not (
+            self.threads.isdecimal() and int(self.threads)
+        ):
+            raise UsageError(
+                f"--threads is '{self.threads}'; write auto, peer, shared, or a number from 1 on."
+            )
         if self.patience < 0:
             raise UsageError(f"--patience is {self.patience}; it must be 0 or greater.")
         if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
             raise UsageError(f"--weight-decay is {self.weight_decay}; it must be 0 or greater.")
-        for name, what in (("warmup", "a share of the epochs"), ("label_smoothing", "a share of the labels")):
+        for name, what in SHARES.items():
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}; it is {what}, from 0 to below 1.")
+        for name in ("clip_norm", "mixup", "cutmix"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be 0 or greater.")
         if self.augment not in (None, *AUGMENTS):
             raise UsageError(f"--augment is '{self.augment}'. Choose one of: {', '.join(AUGMENTS)}.")
         if self.train_size is not None and not 8 <= self.train_size <= 1024:
@@ -155,92 +191,6 @@ class TrainConfig(DataConfig):
         """One architecture name per peer; ``default`` and ``peers`` are taken where nothing is said."""
         names = tuple((self.arch or default).split(","))
         return names if len(names) > 1 else names * (self.peers or peers)
-
-
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """What one export makes."""
-
-    peer: int | None = setting(None, "one peer, counted from 0", metavar="N")
-    fused: bool = setting(False, "the fused classifier: all peers and the end fusion")
-    ensemble: bool = setting(False, "the mean of the peers' logits")
-    target: str | None = setting(
-        None, "one target by its name; 'lfdeploy list runs RUN' names them", metavar="NAME"
-    )
-    all: bool = setting(False, "every peer, the fused classifier and the ensemble")
-    single_file: bool = setting(False, "with --all: one file with every output, each backbone computed once")
-    format: str = setting(
-        "onnx", "of the file: onnx, trt, openvino, torch; see: lfdeploy list backends", metavar="NAME"
-    )
-    precision: str = setting("fp32", "fp32, fp16, bf16, int8, or several with commas", metavar="P[,P...]")
-    batch: str = setting("1:8:64", "batch sizes it must serve", metavar="MIN:OPT:MAX")
-    engine: str = setting("auto", "which TensorRT", choices=("auto", "tensorrt", "tensorrt-rtx"))
-    portable: bool = setting(
-        False, "the engine must also run on other GPUs, from Ampere on, and under later TensorRTs"
-    )
-    out: str | None = setting(None, "directory for the artifact (default: RUN/artifacts)", metavar="DIR")
-    explain: bool = setting(False, "a heat map of the evidence for the top class as a further output")
-    calibrate: bool = setting(
-        False, "divide logits by a temperature in the graph, and find when to say 'not sure'"
-    )
-    accuracy_when_sure: float | None = setting(
-        None, "--calibrate: wanted of sure answers, in % (default: 99)", metavar="P"
-    )
-    force: bool = setting(False, "does nothing: int8 is published however fast it is")
-    require_faster: bool = setting(False, "exit 1 and publish no int8 below 1.1 times the speed of fp32 here")
-    triton: str | None = setting(None, "also write a Triton model repository", metavar="DIR")
-    require_verified: bool = setting(False, "exit 4 when the file cannot be run here")
-
-    def __post_init__(self) -> None:
-        chosen = [self.peer is not None, self.fused, self.ensemble, self.target is not None, self.all]
-        if sum(chosen) != 1:
-            what = "Nothing says what" if not any(chosen) else "Only one target at a time"
-            raise UsageError(
-                f"{what} to export: add one of --peer N, --fused, --ensemble, --target NAME, --all."
-            )
-        if self.single_file and self.explain:
-            raise UsageError(
-                "--explain with --single-file has no meaning: one map cannot explain several "
-                "classifiers. Drop one of them."
-            )
-        if self.single_file and not self.all:
-            raise UsageError("--single-file has no meaning without --all; add it.")
-        if self.peer is not None and self.peer < 0:
-            raise UsageError(f"--peer is {self.peer}; peers are counted from 0.")
-        if self.accuracy_when_sure is not None and not self.calibrate:
-            raise UsageError("--accuracy-when-sure has no meaning without --calibrate; add it.")
-        if self.accuracy_when_sure is not None and not 0 < self.accuracy_when_sure < 100:
-            raise UsageError(
-                f"--accuracy-when-sure is {self.accuracy_when_sure:g}; it must be above 0 and below "
-                "100, in %."
-            )
-        for precision in self.precisions:
-            choose("precision", precision, list(PRECISIONS))
-        self.profile  # noqa: B018  (checks the syntax)
-
-    @property
-    def named(self) -> str:
-        """The name of the one target that is asked for; ``--all`` asks for none."""
-        return self.target or ("fused" if self.fused else "ensemble" if self.ensemble else f"peer{self.peer}")
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """Each precision once, in the order given."""
-        return tuple(dict.fromkeys(self.precision.split(",")))
-
-    @property
-    def profile(self) -> tuple[int, int, int]:
-        """The batch sizes (min, opt, max)."""
-        try:
-            low, opt, high = (int(part) for part in self.batch.split(":"))
-        except ValueError:
-            raise UsageError(f"--batch is '{self.batch}'; write MIN:OPT:MAX, for example 1:8:64.") from None
-        if low != 1 or not low <= opt <= high:
-            raise UsageError(f"--batch is '{self.batch}'; MIN must be 1 and MIN <= OPT <= MAX.")
-        return low, opt, high
 
 
 def seconds_of(time: str) -> float:

@@ -27,6 +27,11 @@ def be_silent(silent: bool = True) -> None:
     _silent = silent
 
 
+def is_silent() -> bool:
+    """Whether this process leaves the talking to another one."""
+    return _silent
+
+
 def say(message: str) -> None:
     """One line on standard error, above a progress bar if there is one; dropped
     where that is closed or full.

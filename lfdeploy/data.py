@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 
 from lfdeploy.config import DataConfig
 from lfdeploy.data_summary import outline, remarks_on, unread
-from lfdeploy.errors import LfdeployError, PictureError
+from lfdeploy.errors import LfdeployError, PictureError, UsageError
 from lfdeploy.held_out import held_out
-from lfdeploy.images import Pixels, fit_all, prepare
+from lfdeploy.images import Pixels, fit_all
+from lfdeploy.pixel_cache import PixelCache, open_cache, space
 from lfdeploy.sources import Labels, Source, read
 from lfdeploy.splits import Files as Files
 from lfdeploy.splits import Split as Split
-from lfdeploy.splits import bytes_digest, file_digest, pixel_digest, workers
+from lfdeploy.splits import bytes_digest, file_digest, pixel_digest, prepared, workers
 
 RESIDENT_BYTES = 3 << 30
+CACHED_BYTES = 1 << 29  # with a cache, pictures that take more are read from it
 Report = Callable[[int, int], None]
 
 
@@ -70,6 +72,15 @@ class Data:
         parts = (*self.classes, str(self.image_size), self.train.digest, self.val.digest, self.test.digest)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
+    @property
+    def pictures(self) -> str:
+        """A hash of all pictures with their labels, however they are split."""
+        parts = [self.train, self.val, self.test]
+        digests = np.concatenate([part.digests for part in parts])
+        labels = np.concatenate([part.labels for part in parts])
+        order = np.lexsort((labels, digests))
+        return hashlib.sha256(digests[order].tobytes() + labels[order].tobytes()).hexdigest()
+
     def split(self, name: str) -> Split:
         """``train``, ``val`` or ``test``."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
@@ -108,7 +119,12 @@ def load(
         raise LfdeployError(f"{config.data} holds no pictures{why}.")
     size = config.image_size or min(largest, source.image_size or _natural_size(source))
     faults: list[Fault] = []
-    found = decode_all(source, size, faults, report)
+    if config.cache and not any(isinstance(pictures, list) for pictures, _ in source.splits.values()):
+        raise UsageError(f"--cache has no meaning for {config.data}, whose pictures are no files; drop it.")
+    cache = open_cache(config.cache, size)
+    if cache is not None:
+        announce(f"Decoded pictures are kept in {config.cache}: {space(source, size)} for all of them.")
+    found = decode_all(source, size, faults, report, cache)
     if faults and config.strict:
         raise LfdeployError(f"{faults[0].message} ({len(faults)} such files; --strict was given)")
     for label, count in enumerate(np.bincount(found["train"].labels, minlength=len(source.classes))):
@@ -132,10 +148,12 @@ def name_of(data: str) -> str:
     return data if not Path(data).exists() else Path(data).resolve().stem
 
 
-def decode_all(source: Source, size: int, faults: list[Fault], report: Report = silent) -> dict[str, Split]:
+def decode_all(
+    source: Source, size: int, faults: list[Fault], report: Report = silent, cache: PixelCache | None = None
+) -> dict[str, Split]:
     """Every split of a source at model size, in its order; what cannot be read goes to ``faults``."""
     total = sum(len(labels) for _, labels in source.splits.values())
-    resident = total * size * size * 3 <= RESIDENT_BYTES
+    resident = total * size * size * 3 <= (RESIDENT_BYTES if cache is None else CACHED_BYTES)
     parts: dict[str, Split] = {}
     done = 0
     for name, (pictures, labels) in source.splits.items():
@@ -144,7 +162,7 @@ def decode_all(source: Source, size: int, faults: list[Fault], report: Report = 
             parts[name] = _from_array(pictures, labels, paths, size)
         else:
             part = part_of(report, done, total)
-            parts[name] = _from_files(pictures, labels, paths, size, resident, faults, part)
+            parts[name] = _from_files(pictures, labels, paths, size, resident, faults, part, cache)
         done += len(labels)
     report(total, total)
     return parts
@@ -197,6 +215,7 @@ def _from_files(
     resident: bool,
     faults: list[Fault],
     report: Report,
+    cache: PixelCache | None,
 ) -> Split:
     """Decode files in threads, into one array where they all stay in memory."""
     pixels = np.empty((len(pictures) if resident else 0, size, size, 3), np.uint8)
@@ -204,7 +223,7 @@ def _from_files(
     def one(number: int) -> tuple[bytes, bytes, Fault | None]:
         file = file_digest(pictures[number])
         try:
-            image = prepare(pictures[number], size)
+            image = prepared(pictures[number], size, cache, file)
         except PictureError as error:
             return file, b"", Fault(error.code, str(error), file)
         if resident:
@@ -222,11 +241,13 @@ def _from_files(
                 rows.append((file, digest))
             if number % 64 == 0:
                 report(number, len(pictures))
-    images: Pixels | Files = Files([pictures[i] for i in kept], size)
-    if resident:
-        images = pixels if len(kept) == len(pictures) else pixels[kept]
+    if cache is not None:
+        cache.flush()
     files, digests = (
         np.array([file for file, _ in rows], "S32"),
         np.array([digest for _, digest in rows], "S16"),
     )
+    images: Pixels | Files = Files([pictures[i] for i in kept], size, None, files, cache)
+    if resident:
+        images = pixels if len(kept) == len(pictures) else pixels[kept]
     return Split(images, labels[kept], "", digests, files, tuple(paths[i] for i in kept))

@@ -47,6 +47,10 @@ class PictureError(LfdeployError):
         self.status = status
 
 
+class Unsaid(LfdeployError):
+    """An expected failure that another process has words for."""
+
+
 def choose(kind: str, name: str, known: list[str], command: str = "") -> str:
     """Return ``name`` if known, else raise with the nearest guess and the choices.
 

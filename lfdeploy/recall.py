@@ -16,6 +16,7 @@ from lfdeploy.data import Report, part_of, paths_of, silent
 from lfdeploy.errors import PictureError
 from lfdeploy.images import Pixels, fit_all, prepare
 from lfdeploy.labels import counted, some
+from lfdeploy.pixel_cache import PixelCache
 from lfdeploy.record import SPLITS, Record
 from lfdeploy.sources import Source
 from lfdeploy.splits import Digests, Files, Split, bytes_digest, digest_of, file_digest, pixel_digest, workers
@@ -42,10 +43,11 @@ class Listing:
             return fitted
         return prepare(pictures[place], size)
 
-    def images(self, numbers: Index, size: int, digests: Digests) -> Pixels | Files:
+    def images(self, numbers: Index, size: int, digests: Digests, cache: PixelCache | None) -> Pixels | Files:
         """Some pictures: files stay on disk, arrays are brought to size."""
         if all(isinstance(pictures, list) for pictures, _ in self.source.splits.values()):
-            return Files([self.file(number) for number in numbers.tolist()], size, digests)
+            paths = [self.file(number) for number in numbers.tolist()]
+            return Files(paths, size, digests, self.files[numbers], cache)
         images = np.empty((len(numbers), size, size, 3), np.uint8)
         for row, number in enumerate(numbers.tolist()):
             images[row] = self.pixels(number, size)
@@ -220,12 +222,13 @@ def recalled(
     size: int,
     need: Sequence[str],
     report: Report = silent,
+    cache: PixelCache | None = None,
 ) -> tuple[dict[str, Split], int]:
     """The splits of the record, of the pictures still there, and how many decode to other pixels than then.
 
     Splits in ``need`` are decoded now, as far as they fit into memory; others stay on disk until asked for.
     """
-    splits = {name: _kept(record.splits[name], listing, numbers[name], size) for name in SPLITS}
+    splits = {name: _kept(record.splits[name], listing, numbers[name], size, cache) for name in SPLITS}
     total = sum(len(splits[name]) for name in need)
     if total * size * size * 3 > data.RESIDENT_BYTES:
         return splits, 0
@@ -243,10 +246,10 @@ def recalled(
     return splits, other
 
 
-def _kept(split: Split, listing: Listing, numbers: Index, size: int) -> Split:
+def _kept(split: Split, listing: Listing, numbers: Index, size: int, cache: PixelCache | None) -> Split:
     rows = np.flatnonzero(numbers >= 0)
     labels, digests = split.labels[rows], split.digests[rows]
-    images = listing.images(numbers[rows], size, digests)
+    images = listing.images(numbers[rows], size, digests, cache)
     paths = tuple(listing.paths[number] for number in numbers[rows].tolist())
     return Split(images, labels, digest_of(digests, labels), digests, split.files[rows], paths)
 
@@ -254,7 +257,7 @@ def _kept(split: Split, listing: Listing, numbers: Index, size: int) -> Split:
 def _decoded(images: Pixels | Files, report: Report) -> tuple[Pixels, Digests]:
     """The pixels, and their digests as they are now."""
     if isinstance(images, Files):
-        files = Files(images.paths, images.size)
+        files = Files(images.paths, images.size, None, images.files, images.cache)
         pixels = np.empty((len(images), images.size, images.size, 3), np.uint8)
         for start in range(0, len(images), 64):
             pixels[start : start + 64] = files[start : start + 64]

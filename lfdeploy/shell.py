@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 import click
 
-from lfdeploy.console import Meter, say
-from lfdeploy.errors import LfdeployError, sentence
+from lfdeploy.console import Meter, be_silent, is_silent, say
+from lfdeploy.errors import Interrupted, LfdeployError, Unsaid, sentence
 from lfdeploy.names import printable
 
 
@@ -53,7 +53,10 @@ class Commands(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
+        except Unsaid as error:
+            end("", error.exit_code)
         except LfdeployError as error:
+            be_silent(error.exit_code == Interrupted.exit_code and is_silent())
             end(f"Error: {printable(str(error))}", error.exit_code)
         except KeyboardInterrupt as stopped:
             end("Interrupted.", 128 + getattr(stopped, "number", signal.SIGINT))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,46 @@ from lfdeploy.sources import Labels
 Digests = NDArray[np.bytes_]
 
 
+class Cache(Protocol):
+    """Where decoded pictures are kept by the digest of their file."""
+
+    def get(self, file: bytes) -> Pixels | None:
+        """Pixels, or None."""
+
+    def add(self, file: bytes, image: Pixels) -> None:
+        """Keep them."""
+
+    def flush(self) -> None:
+        """Let others see them."""
+
+
 class Files:
-    """Pictures that stay on disk: ``files[indices]`` decodes just those, in threads, to uint8 (B, S, S, 3).
+    """Pictures that stay on disk: ``files[indices]`` decodes just those, in threads, to uint8 (B, S, S, 3),
+    or takes them from a ``cache`` by the digests ``files`` (N,) of their bytes.
 
     With ``digests`` (N,) of the pixels that they had in training, other pixels raise `LfdeployError`.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, digests: Digests | None = None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        size: int,
+        digests: Digests | None = None,
+        files: Digests | None = None,
+        cache: Cache | None = None,
+    ) -> None:
         self.paths, self.size, self.digests = list(paths), size, digests
+        self.files, self.cache = files, cache
+
+    def take(self, index: NDArray[np.int64]) -> Files:
+        """Some of them."""
+        digests, files = (None if known is None else known[index] for known in (self.digests, self.files))
+        return Files([self.paths[i] for i in index], self.size, digests, files, self.cache)
+
+    def one(self, number: int) -> Pixels:
+        """The pixels (S, S, 3) of one."""
+        file = b"" if self.files is None else bytes(self.files[number])
+        return prepared(self.paths[number], self.size, self.cache, file)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -36,7 +69,9 @@ class Files:
         if not len(numbers):
             return np.zeros((0, self.size, self.size, 3), np.uint8)
         with ThreadPoolExecutor(workers()) as pool:
-            pixels = np.stack(list(pool.map(lambda i: prepare(self.paths[i], self.size), numbers)))
+            pixels = np.stack(list(pool.map(self.one, numbers)))
+        if self.cache is not None:
+            self.cache.flush()
         if self.digests is None:
             return pixels
         for i, image in zip(numbers, pixels, strict=True):
@@ -71,12 +106,7 @@ class Split:
 
     def take(self, index: NDArray[np.int64]) -> Split:
         """The pictures of some indices, as a split of their own."""
-        if isinstance(self.images, Files):
-            known = self.images.digests
-            paths = [self.images.paths[i] for i in index]
-            images: Pixels | Files = Files(paths, self.images.size, None if known is None else known[index])
-        else:
-            images = self.images[index]
+        images = self.images.take(index) if isinstance(self.images, Files) else self.images[index]
         labels, digests = self.labels[index], self.digests[index]
         return Split(
             images,
@@ -90,6 +120,20 @@ class Split:
     def by_content(self) -> NDArray[np.int64]:
         """The indices in the order of the pictures' content."""
         return np.lexsort((self.labels, self.digests))
+
+
+def prepared(path: Path, size: int, cache: Cache | None, file: bytes) -> Pixels:
+    """The pixels (size, size, 3) of a file whose bytes have the digest ``file``: from the cache, or decoded.
+
+    Raises `PictureError` for what is no picture.
+    """
+    found = cache.get(file) if cache is not None and file else None
+    if found is not None:
+        return found
+    image = prepare(path, size)
+    if cache is not None and file and file_digest(path) == file:  # it may have been replaced meanwhile
+        cache.add(file, image)
+    return image
 
 
 def workers() -> int:

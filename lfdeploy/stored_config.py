@@ -11,6 +11,7 @@ from lfdeploy.config import TrainConfig
 BEFORE_RECIPES = {
     "recipe": "cifar-fast", "optimizer": "sgd", "fresh_lr": 1.0, "decay_norms": True, "label_smoothing": 0.0,
     "views": "shared", "fit_heads": False, "keep_statistics": False, "freeze_parts": 0,
+    "policy": "none", "clip_norm": 0.0, "ema": 0.0, "erasing": 0.0, "mixup": 0.0, "cutmix": 0.0,
 }  # fmt: skip
 
 

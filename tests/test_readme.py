@@ -73,6 +73,12 @@ def test_flags_in_the_readme_exist() -> None:
             assert flag in known, line
 
 
+def test_flags_in_the_page_on_training_exist() -> None:
+    known = {option for name in ("train", "compare") for p in main.commands[name].params for option in p.opts}
+    for flag in re.findall(r"`[^`\n]*?(--[a-z][a-z-]+)", (ROOT / "docs" / "training.md").read_text()):
+        assert flag in known or flag in ("--logdir", "--help-all"), flag
+
+
 @pytest.mark.slow
 def test_the_walk_on_own_pictures_runs_as_written(tiny_run: Run, tmp_path: Path) -> None:
     """The second block, word for word but for the number of epochs, on two classes of digits as files."""

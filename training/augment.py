@@ -17,6 +17,8 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow
 class Augment:
     """How training pictures are varied: padding in pixels (0: no crop) and mirroring; or for photos, with a
     ``side``, random areas of at least the share ``area`` resized to it, and colours changed by ``colour``.
+    ``erase`` of the pictures lose a rectangle; ``mixup`` and ``cutmix``: see `training.mixup`; ``policy``:
+    see `changed`.
     """
 
     pad: int
@@ -24,22 +26,30 @@ class Augment:
     side: int = 0
     area: float = 0.35
     colour: float = 0.2
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    policy: str = "none"
 
 
 @dataclass(frozen=True)
 class Draw:
     """What one view of an epoch draws for every place of it: flips (N,), and offsets (N, 2) of the crop, or
-    boxes (N, 4) and colours (N, 3) of a photo.
+    boxes (N, 4) and colours (N, 3) of a photo; and holes (N, 7): top, left, bottom, right, and a colour;
+    and ``seeds`` (N,) of a policy.
     """
 
     flips: Tensor
     offsets: Tensor | None = None
     boxes: Tensor | None = None
     colours: Tensor | None = None
+    holes: Tensor | None = None
+    seeds: Tensor | None = None
 
     def to(self, device: str) -> Draw:
         """The same on a device."""
-        return Draw(*(None if each is None else each.to(device) for each in vars(self).values()))  # type: ignore[arg-type]
+        there = {name: None if each is None else each.to(device) for name, each in vars(self).items()}
+        return Draw(**there | {"seeds": self.seeds})  # type: ignore[arg-type]  # seeds are read by the CPU
 
 
 def drawn(augment: Augment, count: int, size: int, random: torch.Generator) -> Draw:
@@ -51,18 +61,24 @@ def drawn(augment: Augment, count: int, size: int, random: torch.Generator) -> D
     else:
         offsets = torch.randint(0, 2 * augment.pad + 1, (count, 2), generator=random)
     flips = torch.rand(count, generator=random) < (0.5 if augment.flip else -1.0)
-    return Draw(flips, offsets, boxes, colours)
+    holes = random_holes(count, augment.side or size, augment.erase, random) if augment.erase else None
+    seeds = torch.randint(0, 2**31, (count,), generator=random) if augment.policy != "none" else None
+    return Draw(flips, offsets, boxes, colours, holes, seeds)
 
 
 def augmented(images: Tensor, index: Tensor, draw: Draw, span: slice, augment: Augment) -> Tensor:
     """The pictures ``index`` (B,) of uint8 (N, H, W, C), varied as the places ``span`` of an epoch drew."""
     if draw.offsets is not None:
-        return crop_flip(images, index, draw.offsets[span], draw.flips[span], augment.pad)
-    assert draw.boxes is not None and draw.colours is not None
-    pixels = resized(images[index], draw.boxes[span], draw.flips[span], augment.side)
-    if augment.colour:
-        pixels = recoloured(pixels, draw.colours[span])
-    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+        pixels = crop_flip(images, index, draw.offsets[span], draw.flips[span], augment.pad)
+    else:
+        assert draw.boxes is not None and draw.colours is not None
+        pixels = resized(images[index], draw.boxes[span], draw.flips[span], augment.side)
+        if augment.colour:
+            pixels = recoloured(pixels, draw.colours[span])
+        pixels = pixels.round_().clamp_(0, 255).to(torch.uint8)
+    if draw.seeds is not None:
+        pixels = changed(pixels, draw.seeds[span], augment.policy)
+    return pixels if draw.holes is None else erased(pixels, draw.holes[span])
 
 
 def random_boxes(count: int, size: int, area: float, random: torch.Generator) -> Tensor:
@@ -111,6 +127,45 @@ def recoloured(pixels: Tensor, factors: Tensor) -> Tensor:
     pixels = mean + (pixels - mean) * contrast
     grey = (pixels @ weights)[..., None]
     return grey + (pixels - grey) * saturation
+
+
+def changed(pixels: Tensor, seeds: Tensor, policy: str) -> Tensor:
+    """uint8 (B, H, W, 3), each picture by torchvision's TrivialAugmentWide (Mueller and Hutter 2021) or
+    RandAugment (Cubuk et al. 2020), whose random numbers follow from the picture's own seed (B,).
+    """
+    from torchvision.transforms import v2
+
+    change = v2.TrivialAugmentWide() if policy == "trivial" else v2.RandAugment()
+    pictures = []
+    with torch.random.fork_rng(devices=[]):
+        for picture, seed in zip(pixels.permute(0, 3, 1, 2), seeds.tolist(), strict=True):
+            torch.default_generator.manual_seed(seed)
+            pictures.append(change(picture))
+    return torch.stack(pictures).permute(0, 2, 3, 1).contiguous()
+
+
+def random_holes(count: int, size: int, share: float, random: torch.Generator) -> Tensor:
+    """Holes (N, 7) as `erased` takes them, empty but for a ``share`` of the pictures (Zhong et al. 2020): 2
+    to 33 % of the area, the logarithm of the ratio of the sides uniform from 0.3 to 3.3, one random colour.
+    """
+    some = torch.rand(count, generator=random) < share
+    area = 0.02 + 0.31 * torch.rand(count, generator=random)
+    ratio = torch.exp(math.log(3.3) * (2 * torch.rand(count, generator=random) - 1))
+    sides = (size * torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1)).clamp_max(size)
+    corners = torch.rand((count, 2), generator=random) * (size - sides)
+    ends = torch.where(some[:, None], corners + sides, corners)
+    colours = 256 * torch.rand((count, 3), generator=random)
+    return torch.cat([corners, ends, colours], 1)
+
+
+def erased(pixels: Tensor, holes: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) with the rectangles of ``holes`` (B, 7) in one colour each."""
+    rows = torch.arange(pixels.shape[1], device=pixels.device)[None] + 0.5
+    columns = torch.arange(pixels.shape[2], device=pixels.device)[None] + 0.5
+    top, left, bottom, right = (holes[:, i : i + 1] for i in range(4))
+    inside = ((rows > top) & (rows < bottom))[:, :, None] & ((columns > left) & (columns < right))[:, None]
+    colours = holes[:, None, None, 4:].clamp_max(255).to(torch.uint8)
+    return torch.where(inside[..., None], colours, pixels)
 
 
 def crop_flip(images: Tensor, index: Tensor, offsets: Tensor, flips: Tensor, pad: int) -> Tensor:

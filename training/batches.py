@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lfdeploy.data import Files, Split
 from training.augment import Augment, augmented, drawn, normalise
+from training.mixup import mixed, mixes
 from training.parts import Nodes
 
 CHUNK = 1 << 20  # pixels that are summed at a time
@@ -23,17 +24,22 @@ CHUNK = 1 << 20  # pixels that are summed at a time
 @dataclass(frozen=True)
 class Batch:
     """``views``: uint8 (B, H, W, 3), each augmented by itself; ``labels`` (B,) and ``index`` (B,) into the
-    split. On the device.
+    split. On the device. Of mixed pictures ``share`` is how much of the first there is in each.
     """
 
     views: tuple[Tensor, ...]
     labels: Tensor
     index: Tensor
+    share: float | None = None
 
     def given(self, mean: Tensor, std: Tensor) -> Nodes:
         """The named tensors that a step begins with, images normalised."""
         views = {f"view{i}": normalise(view, mean, std) for i, view in enumerate(self.views)}
-        return views | {"labels": self.labels, "index": self.index}
+        nodes = views | {"labels": self.labels, "index": self.index}
+        if self.share is not None:
+            share = torch.full((), self.share, dtype=mean.dtype, device=mean.device)
+            nodes |= {"other_labels": self.labels.flip(0), "share": share}
+        return nodes
 
 
 class Batches:
@@ -79,11 +85,17 @@ class Batches:
         generators = [random, *(torch.Generator().manual_seed(seed) for seed in seeds)]
         draws = [drawn(self.augment, len(order), self.size, each).to(self.device) for each in generators]
         order_here = order.to(self.device)
-        (first, every), size = self.rows, self.batch_size
-        spans = [slice(s * size + first, (s + 1) * size, every) for s in range(start, self.steps)]
-        for span, (pixels, places) in zip(spans, self._pixels(order, order_here, spans), strict=True):
-            views = tuple(augmented(pixels, places, draw, span, self.augment) for draw in draws)
-            yield Batch(views, self.labels[order_here[span]], order_here[span])
+        (first, of), size = self.rows, self.batch_size
+        spans = [slice(s * size + first, (s + 1) * size, of) for s in range(start, self.steps)]
+        how = mixes(self.augment, self.steps, epoch_seed(self.seed, epoch, self.views))[start:]
+        every = zip(spans, how, self._pixels(order, order_here, spans), strict=True)
+        for span, mix, (pixels, places) in every:
+            views = [augmented(pixels, places, draw, span, self.augment) for draw in draws]
+            share = None
+            if mix is not None:
+                both = [mixed(view, mix) for view in views]
+                views, share = [view for view, _ in both], both[0][1]
+            yield Batch(tuple(views), self.labels[order_here[span]], order_here[span], share)
 
     def _pixels(
         self, order: Tensor, order_here: Tensor, spans: Sequence[slice]

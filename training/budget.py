@@ -14,7 +14,7 @@ from lfdeploy.data import Data
 from lfdeploy.errors import LfdeployError
 from lfdeploy.recorded import PICTURES
 from training.batches import Batches
-from training.checkpoint import random_states
+from training.checkpoint import gpus_of, random_states
 from training.engine import Engine, settle
 from training.evaluate import evaluate_cohort
 
@@ -66,7 +66,7 @@ def measured(
     optimizer.state.clear()
     cohort.load_state_dict(state)
     torch.set_rng_state(random)
-    for device, rng in enumerate(gpus):
+    for device, rng in zip(gpus_of(cohort), gpus, strict=True):
         torch.cuda.set_rng_state(rng, device)
     return Costs(min(seconds[1:]), picture)
 

@@ -12,19 +12,27 @@ from torch import Tensor, nn
 
 from lfdeploy.errors import LfdeployError
 from lfdeploy.run import Run, write_bytes
+from training.average import Average
 from training.cohort import Cohort
 
 FILE = "checkpoint/last.pt"
 
 
-def save(run: Run, cohort: Cohort, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
-    """Weights, optimiser, random state and progress (plain numbers, strings, lists and dicts)."""
+def save(
+    run: Run,
+    cohort: Cohort,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, Any],
+    average: Average | None = None,
+) -> None:
+    """Weights, their average, optimiser, random state and progress (plain numbers, strings, lists, dicts)."""
     state = {
         "model": on_cpu(cohort.kept()),
         "optimizer": on_cpu(optimizer.state_dict()),
         "rng": torch.get_rng_state(),
         "cuda_rng": random_states(cohort),
         "progress": progress,
+        "average": None if average is None else on_cpu(average.state()),
     }
     blob = io.BytesIO()
     torch.save(state, blob)
@@ -32,15 +40,19 @@ def save(run: Run, cohort: Cohort, optimizer: torch.optim.Optimizer, progress: d
     write_bytes(run.path / FILE, blob.getvalue())
 
 
-def load(run: Run, cohort: Cohort, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load(
+    run: Run, cohort: Cohort, optimizer: torch.optim.Optimizer, average: Average | None = None
+) -> dict[str, Any] | None:
     """Restore everything and return the progress; None when nothing was saved yet."""
     state = _state(run)
     if state is None:
         return None
     cohort.take(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    if average is not None:
+        average.take(state["average"])
     torch.set_rng_state(state["rng"])
-    for device, rng in zip(_gpus_of(cohort), state["cuda_rng"], strict=False):  # the CPU has none
+    for device, rng in zip(gpus_of(cohort), state["cuda_rng"], strict=False):  # the CPU has none
         torch.cuda.set_rng_state(rng, device)
     progress: dict[str, Any] = state["progress"]
     return progress
@@ -65,10 +77,10 @@ def _state(run: Run) -> dict[str, Any] | None:
 
 def random_states(cohort: nn.Module) -> list[Tensor]:
     """The random state of the GPU that a cohort lives on; none on the CPU."""
-    return [torch.cuda.get_rng_state(device) for device in _gpus_of(cohort)]
+    return [torch.cuda.get_rng_state(device) for device in gpus_of(cohort)]
 
 
-def _gpus_of(cohort: nn.Module) -> list[torch.device]:
+def gpus_of(cohort: nn.Module) -> list[torch.device]:
     """The GPU that a cohort lives on, as a list; empty on the CPU. Other GPUs are not touched."""
     devices = {parameter.device for parameter in cohort.parameters() if parameter.is_cuda}
     return sorted(devices, key=lambda device: device.index)

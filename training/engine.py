@@ -30,11 +30,12 @@ T = TypeVar("T")
 class Engine:
     """Runs steps of a cohort.
 
-    ``dtype`` is that of autocast (fp32: none); ``threads`` 0 runs everything in order.
+    ``dtype`` is that of autocast (fp32: none); ``threads`` 0 runs everything in order, with at most ``most``
+    threads within an operation (0: torch's own number).
     """
 
     def __init__(
-        self, cohort: Cohort, graph: LossGraph, device: str, dtype: torch.dtype, threads: int
+        self, cohort: Cohort, graph: LossGraph, device: str, dtype: torch.dtype, threads: int, most: int = 0
     ) -> None:
         self.cohort, self.graph, self.device, self.dtype = cohort, graph, device, dtype
         self.threads = threads if threads > 1 else 0
@@ -44,6 +45,8 @@ class Engine:
             else None
         )
         self.intra_op = torch.get_num_threads()
+        if most:
+            torch.set_num_threads(most)
         self.seen: Nodes = {}
         if self.pool is not None:
             torch.set_num_threads(1)  # the caller's helpers would spin, and take the cores from the peers
@@ -52,6 +55,7 @@ class Engine:
         """Stop the threads and give the caller its own back."""
         if self.pool is not None:
             self.pool.shutdown()
+        if torch.get_num_threads() != self.intra_op:
             torch.set_num_threads(self.intra_op)
 
     def autocast(self) -> torch.autocast:
@@ -192,9 +196,10 @@ class Passage:
 def threads_for(asked: str, cohort: Cohort, device: str) -> int:
     """How many threads: one per part of the widest wave where that is exact and useful, else 0.
 
-    What draws from torch's one generator, in one sequence, keeps everything in order.
+    ``asked``: auto, peer, shared, or how many there may be at most. What draws from torch's one generator, in
+    one sequence, keeps everything in order.
     """
-    cores, widest = _cores(), max(len(wave) for wave in cohort.waves)
+    cores, widest = int(asked) if asked.isdecimal() else _cores(), max(len(wave) for wave in cohort.waves)
     random = any(isinstance(m, nn.Dropout) or type(m).__name__ == "StochasticDepth" for m in cohort.modules())
     random |= any(part.draws for part in cohort.parts.values())
     possible = device == "cpu" and not random and len(cohort.peers) > 1 and cores > 1

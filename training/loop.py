@@ -16,11 +16,13 @@ from lfdeploy.chance import against_chance
 from lfdeploy.config import TrainConfig
 from lfdeploy.console import Meter, say
 from lfdeploy.data import Data
+from lfdeploy.devices import instruction_set
 from lfdeploy.errors import Interrupted, LfdeployError
 from lfdeploy.run import DIVERGED, Run, typed, versions, write_bytes, write_json
 from lfdeploy.runs import point_latest
 from lfdeploy.stored_config import stored
 from training import checkpoint, metrics, plots
+from training.average import applied
 from training.dropout import at_step
 from training.engine import settle
 from training.evaluate import Scores, evaluate_cohort
@@ -52,9 +54,11 @@ def train(
             config = _config_of(resume)
         if config.tensorboard:
             metrics.check_tensorboard()
-        setup = prepare(
-            config, name, Path(runs), resume, held, time.perf_counter() if began is None else began
-        )
+        start = time.perf_counter() if began is None else began
+        try:
+            setup = prepare(config, name, Path(runs), resume, held, start)
+        except RuntimeError as error:
+            raise lost(resume, error) or error from None
         config = setup.config
         if setup.world.first:
             point_latest(setup.run)
@@ -62,12 +66,11 @@ def train(
             with interruptible() as interrupted:
                 _train(setup, config, interrupted)
         except RuntimeError as error:
-            if told := lost(setup.world, setup.run, error):
-                raise told from None
-            raise
+            raise lost(setup.run, error) or error from None
         finally:
             setup.engine.close()
             setup.world.leave()
+            metrics.close()
     finally:
         for lock in held:
             lock.release()
@@ -98,7 +101,7 @@ def _config_of(run: Run) -> TrainConfig:
 
 def _epochs(s: Setup, interrupted: list[int]) -> None:
     cohort, engine, run = s.engine.cohort, s.engine, s.run
-    progress = checkpoint.load(run, cohort, s.optimizer) or dict(START)
+    progress = checkpoint.load(run, cohort, s.optimizer, s.average) or dict(START)
     if s.world.first:
         metrics.trim(run, progress["epoch"])
     if progress["epoch"] or progress["step"]:
@@ -108,11 +111,14 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
     with Meter("epoch", total * size, "img") as meter:
         cohort.train()
         for epoch in range(progress["epoch"], s.epochs):
-            if s.config.patience and epoch - progress.get("kept_epoch", epoch) >= s.config.patience:
+            if s.config.patience and epoch - progress.get("better", epoch) >= s.config.patience:
                 say(f"Stopped early: {s.config.patience} epochs without a better validation.")
                 break
             began, start = time.perf_counter(), progress["step"]
-            sums = {name: torch.tensor(v, dtype=torch.float64) for name, v in progress["sums"].items()}
+            sums = {
+                name: torch.tensor(value, dtype=torch.float64, device=engine.device)
+                for name, value in progress["sums"].items()
+            }
             ramps = engine.graph.ramps(epoch, s.epochs, engine.device)
             cohort.hold(epoch < s.held)
             for step, batch in enumerate(s.batches.epoch(epoch, start), start):
@@ -120,12 +126,16 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
                 rate = learning_rate(s.schedule, s.lr, s.warmup, done / total)
                 for group in s.optimizer.param_groups:
                     group["lr"] = rate * group.get("pace", 1)
-                at_step(cohort, done)
+                at_step(cohort, done * s.world.size + s.world.rank)
                 s.optimizer.zero_grad(set_to_none=True)
                 parts = engine.step(batch.given(s.mean, s.std), ramps)
                 stopped = s.world.average(cohort.parameters(), bool(interrupted))
+                if s.config.clip_norm:
+                    torch.nn.utils.clip_grad_norm_(cohort.parameters(), s.config.clip_norm)
                 s.optimizer.step()
                 cohort.after_step(done)
+                if s.average is not None:
+                    s.average.update(cohort, done)
                 metrics.add(sums, parts, engine.seen)
                 meter.at((done + 1) * size, f"epoch {epoch + 1}/{s.epochs}")
                 if stopped:
@@ -134,7 +144,7 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
             settle(engine.device)
             row = _close_epoch(s, epoch, s.world.mean(sums), progress, time.perf_counter() - began)
             if s.world.first:
-                checkpoint.save(run, cohort, s.optimizer, progress)
+                checkpoint.save(run, cohort, s.optimizer, progress, s.average)
             say(metrics.told(row, s.epochs, meter.left()))
 
 
@@ -144,9 +154,9 @@ def _stop(
     """Save the state within an epoch and end."""
     progress.update(epoch=epoch, step=step, sums={name: float(value) for name, value in sums.items()})
     progress.update(seconds=progress["seconds"] + seconds, part=progress.get("part", 0.0) + seconds)
-    s.world.share_buffers(s.engine.cohort)
+    s.world.share(s.engine.cohort.buffers())
     if s.world.first:
-        checkpoint.save(s.run, s.engine.cohort, s.optimizer, progress)
+        checkpoint.save(s.run, s.engine.cohort, s.optimizer, progress, s.average)
     s.world.wait()
     how = f"lfdeploy train --resume {typed(s.run.path)}"
     raise Interrupted(f"Interrupted; the state is saved. Go on with: {how}")
@@ -165,14 +175,11 @@ def _close_epoch(
         if s.world.first:
             write_json(s.run.path / DIVERGED, {"epoch": epoch + 1, "loss": str(loss), "lr": s.lr})
         raise LfdeployError(s.run.diverged())
-    s.world.share_buffers(s.engine.cohort)
-    scores = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, learn=True) if len(s.data.val) else None
-    val, shipped = (scores.top1, list(scores.shipped().values())) if scores else ({}, [])
-    score = sum(shipped) / len(shipped) if shipped else float(epoch)
-    if score >= progress["best"]:
-        progress.update(best=score, kept_epoch=epoch + 1)
-        if s.world.first:
-            _keep(s)
+    s.world.share(s.engine.cohort.buffers())
+    s.world.share(s.average.values if s.average else ())
+    scores = _judge(s, epoch, progress)
+    s.world.share(s.engine.cohort.buffers())  # what parts learnt from validation
+    progress.update(s.world.agree({key: progress[key] for key in ("best", "kept_epoch", "better")}))
     whole = progress.get("part", 0.0) + seconds
     group = s.optimizer.param_groups[0]
     row = {
@@ -181,7 +188,7 @@ def _close_epoch(
         "parts": parts,
         "lr": group["lr"] / group.get("pace", 1),
         "train": train,
-        "val": val,
+        "val": scores.top1 if scores else {},
         "val_cross_entropy": scores.cross_entropy if scores else {},
         "images_per_second": s.batches.steps * s.batches.batch_size / whole,
         "seconds": whole,
@@ -190,6 +197,23 @@ def _close_epoch(
         metrics.append(s.run, row, s.config)
     progress.update(epoch=epoch + 1, step=0, sums={}, seconds=progress["seconds"] + seconds, part=0.0)
     return row
+
+
+def _judge(s: Setup, epoch: int, progress: dict[str, Any]) -> Scores | None:
+    """Evaluate on val, if there is one, and keep the weights where they are the best so far."""
+    with applied(s.average, s.engine.cohort):
+        scores = None
+        if len(s.data.val):
+            scores = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, learn=True)
+        shipped = list(scores.shipped().values()) if scores else []
+        score = sum(shipped) / len(shipped) if shipped else float(epoch)
+        if score > progress["best"]:
+            progress.update(better=epoch + 1)
+        if score >= progress["best"]:
+            progress.update(best=score, kept_epoch=epoch + 1)
+            if s.world.first:
+                _keep(s)
+    return scores
 
 
 def _keep(s: Setup) -> None:
@@ -217,6 +241,7 @@ def _about(data: Data) -> dict[str, Any]:
         "test": len(data.test),
         "bad": len(data.bad),
         "fingerprint": data.fingerprint,
+        "pictures": data.pictures,
     }
 
 
@@ -226,7 +251,7 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
     """
     run, cohort = s.run, s.engine.cohort
     rows = metrics.lines(run)
-    progress = checkpoint.load(run, cohort, s.optimizer)
+    progress = checkpoint.load(run, cohort, s.optimizer, s.average)
     assert progress is not None
     same = progress["kept_epoch"] == len(rows)
     with Meter("Evaluating", (2 - same) * len(s.data.test) + len(s.data.val), "pictures") as meter:
@@ -237,14 +262,13 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
                 how = f"lfdeploy train --resume {typed(run.path)}"
                 raise Interrupted(f"Interrupted; training is done, its evaluation is not. Go on with: {how}")
 
-        last = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
+        with applied(s.average, cohort):
+            last = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
         cohort.take(run.tensors())
         kept = last if same else evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
         val = None
         if len(s.data.val):
             val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, tick)
-    entropy = {"val": val.cross_entropy if val else None, "test": kept.cross_entropy}
-    images = s.batches.steps * s.batches.batch_size * len(rows)
     summary = {
         "method": config.method,
         "teacher": config.teacher,
@@ -254,14 +278,15 @@ def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
         "kept_epoch": progress["kept_epoch"],
         "data": _about(s.data),
         "val": val.document() if val else None,
-        "cross_entropy": entropy,
+        "cross_entropy": {"val": val.cross_entropy if val else None, "test": kept.cross_entropy},
         "test": kept.document(),
         "test_last": last.document(),
         "chance": _chances(kept, s.data.test.labels),
-        "images_per_second": images / progress["seconds"],
+        "images_per_second": s.batches.steps * s.batches.batch_size * len(rows) / progress["seconds"],
         "seconds": progress["seconds"],
         "parameters": cohort.sizes(),
         "device": s.engine.device,
+        "cpu": instruction_set(),
         "threads": s.engine.threads or torch.get_num_threads(),
         "precision": s.precision.split()[0],
         "seed": config.seed,

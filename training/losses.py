@@ -66,14 +66,11 @@ def evaluate_graph(graph: LossGraph, nodes: Nodes, ramps: Ramps) -> dict[str, Te
     """Named, already weighted parts whose sum is the loss. Teachers are detached here and nowhere else."""
     parts: dict[str, Tensor] = {}
     for node, weight in graph.labels.items():
-        logits = wide(nodes[node])
-        weights = None if graph.class_weights is None else graph.class_weights.to(logits.dtype)
-        entropy = F.cross_entropy(logits, nodes["labels"], weights, label_smoothing=graph.smoothing)
-        parts[f"ce_{node}"] = weight * entropy
+        parts[f"ce_{node}"] = weight * _entropy(nodes[node], nodes, graph.class_weights, graph.smoothing)
     for edge in graph.edges:
         teacher = nodes[edge.teacher] if edge.through else nodes[edge.teacher].detach()
         if edge.if_better:
-            teacher = _where_better(teacher, nodes[edge.student].detach(), nodes["labels"])
+            teacher = _where_better(teacher, nodes[edge.student].detach(), nodes)
         term = edge.term(teacher, nodes[edge.student])
         factor = ramps[graph.ramp if edge.ramp is None else edge.ramp] * edge.weight
         term = factor.to(term.dtype) * term
@@ -81,9 +78,26 @@ def evaluate_graph(graph: LossGraph, nodes: Nodes, ramps: Ramps) -> dict[str, Te
     return parts
 
 
-def _where_better(teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
+def _entropy(
+    logits: Tensor, nodes: Nodes, weights: Tensor | None = None, smoothing: float = 0.0, each: bool = False
+) -> Tensor:
+    """Cross-entropy of logits (B, K) with the labels, by both labels of mixed pictures: the mean, or of
+    ``each`` picture (B,).
+    """
+    logits = wide(logits)
+    weights = None if weights is None else weights.to(logits.dtype)
+    kind = "none" if each else "mean"
+    found = F.cross_entropy(logits, nodes["labels"], weights, reduction=kind, label_smoothing=smoothing)
+    if "other_labels" in nodes:
+        other = nodes["other_labels"]
+        second = F.cross_entropy(logits, other, weights, reduction=kind, label_smoothing=smoothing)
+        found = torch.lerp(second, found, nodes["share"].to(found.dtype))
+    return found
+
+
+def _where_better(teacher: Tensor, student: Tensor, nodes: Nodes) -> Tensor:
     """The teacher's logits (B, K) where their cross-entropy is the smaller one; elsewhere the student's own,
     from which there is nothing to learn: divergence and gradient are 0.
     """
-    theirs, own = (F.cross_entropy(wide(x).detach(), labels, reduction="none") for x in (teacher, student))
-    return torch.where((theirs < own)[:, None], teacher, student)
+    better = _entropy(teacher.detach(), nodes, each=True) < _entropy(student, nodes, each=True)
+    return torch.where(better[:, None], teacher, student)

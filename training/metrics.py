@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -57,12 +56,23 @@ def append(run: Run, row: Row, config: TrainConfig) -> None:
         writer.flush()
 
 
-@cache
+_writers: dict[str, Any] = {}
+
+
 def _writer(folder: str) -> Any:
     """One file of events for each sitting of a run."""
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(folder)
+    if folder not in _writers:
+        _writers[folder] = SummaryWriter(folder)
+    return _writers[folder]
+
+
+def close() -> None:
+    """Close what is open for TensorBoard."""
+    for writer in _writers.values():
+        writer.close()
+    _writers.clear()
 
 
 def flat(row: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:

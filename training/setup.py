@@ -26,6 +26,7 @@ from lfdeploy.run_data import resumed
 from lfdeploy.runs import may_begin
 from training import checkpoint
 from training.augment import Augment, normalise
+from training.average import Average
 from training.batches import Batches, class_weights, pixel_statistics
 from training.begin import begin, tell
 from training.budget import fitting, measured
@@ -67,6 +68,7 @@ class Setup:
     precision: str
     held: int
     world: World
+    average: Average | None
 
 
 def prepare(
@@ -88,7 +90,7 @@ def prepare(
     device = pick(config.device)
     data = _pictures(config, resume)
     archs = _archs(config, method, data)
-    world = join(device)
+    world = join(device, data)
     mean, std = _pixels(data, starts, resume)
     given = teachers_of(teachers, data, mean, std)
     config, cohort = _cohort(config, method, options, data, archs, given, starts)
@@ -99,8 +101,8 @@ def prepare(
     graph = _loss(method.graph(cohort, options), config, data, device)
     engine, precision = _engine(config, cohort, graph, data, pixels, world)
     try:
-        if config.weights:
-            _warm_up(config, engine, data, starts, *pixels)
+        _warm_up(config, engine, data, starts, *pixels)
+        world.share([*cohort.parameters(), *cohort.buffers()])
         optimizer = _optimizer(config, cohort)
         if config.time and resume is None:
             config, batches = _within(config, engine, optimizer, batches, data, pixels, began, world)
@@ -117,6 +119,7 @@ def prepare(
     return Setup(
         run, config, data, engine, optimizer, batches, pixels[0], pixels[1], config.epochs, config.lr,
         config.schedule, config.warmup, precision, heads, world,
+        Average(cohort, config.ema) if config.ema else None,
     )  # fmt: skip
 
 
@@ -165,18 +168,21 @@ def _engine(
     if config.augment == "photo" and config.train_size != data.image_size:
         first = interpolate(first, config.train_size)
     dtype, precision = pick_precision(config.precision, cohort, device, first)
-    if config.batch_size == 1:
+    if config.batch_size == world.size and not config.sync_bn:
         check_batch_of_one(cohort, first[:1])
     dtype, precision = world.agree((dtype, precision))
     together = config.sync_bn and world.size > 1  # messages between processes keep one order
     threads = 0 if together else threads_for(config.threads, cohort, device)
-    return Engine(cohort, graph, device, dtype, threads), precision
+    most = int(config.threads) if config.threads.isdecimal() else 0
+    return Engine(cohort, graph, device, dtype, threads, most), precision
 
 
 def _warm_up(
     config: TrainConfig, engine: Engine, data: Data, starts: Mapping[str, Start], mean: Tensor, std: Tensor
 ) -> None:
     """What trained weights are given before the first step: kept statistics, and heads that fit."""
+    if not config.weights:
+        return
     if config.keep_statistics:
         for part in [*engine.cohort.peers, *(calibrated(engine.cohort) if config.fit_heads else [])]:
             part.keeps_statistics = True
@@ -262,6 +268,9 @@ def _cohort(
     own, classes, pictures = config.views == "own", len(data.classes), len(data.train)
     given = Given(peers, classes, data.image_size, options, teachers, pictures, frozen, own)
     cohort = method.build(given)
+    by_label = any("labels" in part.reads for part in cohort.parts.values())
+    if (config.mixup or config.cutmix) and (by_label or method.looks_across == "epochs"):
+        raise UsageError(f"{config.method} needs pictures of one class each; drop --mixup and --cutmix.")
     if own and len(peers) > 1 and cohort.views == 1:
         raise UsageError(f"--views own has no meaning for {config.method} as it is; drop it.")
     return config, cohort
@@ -271,6 +280,9 @@ def _batches(config: TrainConfig, data: Data, device: str, views: int, world: Wo
     assert config.batch_size and config.train_size
     pad = 0 if config.augment == "none" else max(1, data.image_size // 8)
     side = config.train_size if config.augment == "photo" else 0
-    augment = Augment(pad, config.augment == "crop-flip" or (bool(side) and data.flip), side)
+    flip = config.augment == "crop-flip" or (bool(side) and data.flip)
+    policy = config.policy or "none"
+    chance = {"erase": config.erasing or 0, "mixup": config.mixup or 0, "cutmix": config.cutmix or 0}
+    augment = Augment(pad, flip, side, policy=policy, **chance)
     balanced, rows, steps = config.balance == "sampling", (world.rank, world.size), config.steps
     return Batches(data.train, config.batch_size, augment, config.seed, device, views, steps, balanced, rows)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lfdeploy import console
 from lfdeploy.config import TrainConfig
-from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.data import Data
+from lfdeploy.errors import LfdeployError, Unsaid, UsageError
 from lfdeploy.locks import Held, take
 from lfdeploy.run import Run, typed
 from training.methods.method import Method
@@ -75,10 +76,20 @@ class World:
         dist.broadcast_object_list(values)
         return values[0]
 
-    def share_buffers(self, module: torch.nn.Module) -> None:
-        """Give every process the first one's statistics of BatchNorm, and whatever else no gradient moves."""
-        for buffer in module.buffers() if self.size > 1 else ():
-            dist.broadcast(buffer, 0)
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process what the first one has in these tensors."""
+        for tensor in tensors if self.size > 1 else ():
+            dist.broadcast(tensor.detach(), 0)
+
+    def check_alike(self, what: str, value: object) -> None:
+        """Raise `LfdeployError` in every process where one has another value than the first."""
+        if self.size == 1:
+            return
+        values: list[object] = [None] * self.size
+        dist.all_gather_object(values, value)
+        other = next((rank for rank, each in enumerate(values) if each != values[0]), None)
+        if other is not None:
+            raise LfdeployError(f"Process {other} of this training has other {what} than the first.")
 
     def wait(self) -> None:
         """Go on when all processes are here."""
@@ -102,8 +113,11 @@ def started_first() -> bool:
     return first
 
 
-def join(device: str) -> World:
-    """The world that ``torchrun`` put this process into, connected to the others; `ALONE` without it."""
+def join(device: str, data: Data) -> World:
+    """The world that ``torchrun`` put this process into, connected to the others; `ALONE` without it.
+
+    Raises `LfdeployError` where another process has other pictures.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ:
         return ALONE
@@ -111,7 +125,9 @@ def join(device: str) -> World:
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
-    return World(rank, size)
+    world = World(rank, size)
+    world.check_alike("pictures, at --data,", data.fingerprint)
+    return world
 
 
 def check_together(world: World, config: TrainConfig, method: Method) -> None:
@@ -128,6 +144,8 @@ def check_together(world: World, config: TrainConfig, method: Method) -> None:
     differs = []
     if method.looks_across == "batch":
         differs.append(f"{config.method} compares the pictures of a batch, here those of one process")
+    if config.mixup or config.cutmix:
+        differs.append("pictures are mixed with others of their process")
     if config.balance == "weights":
         differs.append("--balance weighs the pictures of each process by themselves")
     if not config.sync_bn:
@@ -136,27 +154,22 @@ def check_together(world: World, config: TrainConfig, method: Method) -> None:
         console.say(f"Note: with {world.size} processes {each}.")
 
 
-def lost(world: World, run: Run, error: RuntimeError) -> LfdeployError | None:
+def lost(run: Run | None, error: RuntimeError) -> LfdeployError | None:
     """What to say where another process of this training is gone; None for an error of another kind.
 
     The first process says it. Where that is the one that is gone, its lock is free, and who takes it speaks.
     """
     text = str(error).lower()
-    words = (
-        "connection closed",
-        "connection reset",
-        "connection refused",
-        "broken pipe",
-        "timed out",
-        "nccl",
-    )
-    if world.size == 1 or not any(word in text for word in words):
+    words = ("closed", "reset by peer", "refused", "broken pipe", "timed out", "nccl")
+    if os.environ.get("WORLD_SIZE", "1") == "1" or not any(word in text for word in words):
         return None
-    if not world.first:
+    if not started_first():
         try:
+            if run is None:
+                return Unsaid("")
             take(run.lock)
-            console.be_silent(False)
         except Held:
-            pass
-    how = f"Go on from its last epoch with: --resume {typed(run.path)}"
-    return LfdeployError(f"Another process of this training has ended, and with it all others. {how}")
+            return Unsaid("")
+    how = f" Go on from its last epoch with: --resume {typed(run.path)}" if run else ""
+    console.be_silent(False)
+    return LfdeployError(f"Another process of this training has ended, and with it all others.{how}")

@@ -175,9 +175,7 @@ def validation(run: Run, target: str, data: Data) -> tuple[Split, Floats]:
         [i for i, digest in enumerate(data.val.digests.tolist()) if digest not in known], np.int64
     )
     images = data.val.images
-    chosen = (
-        Files([images.paths[i] for i in free], images.size) if isinstance(images, Files) else images[free]
-    )
+    chosen = images.take(free) if isinstance(images, Files) else images[free]
     split = Split(chosen, data.val.labels[free], data.val.digest, data.val.digests[free])
     if not len(free):
         return split, np.zeros((0, len(data.classes)), np.float32)

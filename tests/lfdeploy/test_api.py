@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import lfdeploy
+from lfdeploy import api
 from lfdeploy.completion import METHOD, RECIPE
+from lfdeploy.config import TrainConfig
 from lfdeploy.errors import UsageError
 from lfdeploy.run import Run
 from training.methods import METHODS
@@ -21,6 +23,7 @@ from training.recipes import RECIPES
 PAGE = Path(__file__).parent.parent.parent / "docs" / "python.md"
 
 
+@pytest.mark.slow
 def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its blocks, one after the other, as they stand."""
     monkeypatch.chdir(tmp_path)
@@ -68,6 +71,16 @@ def test_an_artifact_is_opened_by_path_or_as_it_is(tiny_run: Run) -> None:
         (lambda: lfdeploy.train(option={"atn": "none"}), "attn"),
         (lambda: lfdeploy.export(pear=0), "peer"),
         (lambda: lfdeploy.compare(["fll"]), "ffl"),
+        (lambda: lfdeploy.compare(["ffl"], seed=3), "seed"),
+        (lambda: lfdeploy.train(resume="x", epochs=3), "its own settings"),
+        (lambda: lfdeploy.train(balance="weight"), "weights"),
+        (lambda: lfdeploy.train(balance=True), "--balance is True"),
+        (lambda: lfdeploy.train(optimizer="adam"), "adamw"),
+        (lambda: lfdeploy.train(precision="fp16"), "bf16"),
+        (lambda: lfdeploy.train(epochs="3"), "a whole number"),
+        (lambda: lfdeploy.train(epochs=2.5), "a whole number"),
+        (lambda: lfdeploy.train(threads=0), "--threads"),
+        (lambda: lfdeploy.export(peer="0"), "a whole number"),
     ],
 )
 def test_a_wrong_keyword_is_named(
@@ -76,6 +89,11 @@ def test_a_wrong_keyword_is_named(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=word):
         call()  # type: ignore[operator]
+
+
+def test_values_are_taken_as_they_are_natural() -> None:
+    config = api._config(TrainConfig, {"arch": ["resnet8", "resnet14"], "time": 90, "threads": 2, "lr": 1})
+    assert (config.arch, config.time, config.threads, config.lr) == ("resnet8,resnet14", "90s", "2", 1)
 
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from lfdeploy.config import TrainConfig
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.models.deploy import build_network
 from lfdeploy.run import Run
+from training import train
 from training.compare import compare
 from training.compare.entries import entries_of, seeds_of
 from training.compare.statistics import check_alone, compared, difference
@@ -38,6 +41,19 @@ from training.compare.statistics import check_alone, compared, difference
             ],
         ),
         ("independent:peers=1", [("independent:peers=1", "independent", (), (("peers", "1"),))]),
+        (
+            "lfmkd:taps=1,2:attn=none,ffl:arch=resnet8,resnet20:share=none",
+            [
+                ("lfmkd:taps=1,2:attn=none", "lfmkd", (("taps", "1,2"), ("attn", "none")), ()),
+                (
+                    "ffl:arch=resnet8,resnet20:share=none",
+                    "ffl",
+                    (("share", "none"),),
+                    (("arch", "resnet8,resnet20"),),
+                ),
+            ],
+        ),
+        ("dml:arch=timm:resnet10t", [("dml:arch=timm:resnet10t", "dml", (), (("arch", "timm:resnet10t"),))]),
     ],
 )
 def test_entries(text: str, found: list[tuple[Any, ...]]) -> None:
@@ -54,6 +70,8 @@ def test_entries(text: str, found: list[tuple[Any, ...]]) -> None:
         ("ffl:share=stm", "stm"),
         ("ffl:share", "KEY=VALUE"),
         ("independent:peers=two", "two"),
+        ("dml:peers=1", "from 2"),
+        ("ffl,kd", "--teacher"),
         ("ffl,ffl", "twice"),
         ("", "method"),
     ],
@@ -92,6 +110,13 @@ def test_pairs_are_of_one_seed() -> None:
     found = difference({1: 70.0, 2: 71.0, 9: 0.0}, {2: 70.5, 1: 69.0, 8: 0.0}, "peers")
     assert (found.n, found.mean) == (2, 0.75)
     assert difference({1: 70.0}, {1: 69.0}, "peers").half is None  # one pair has no spread
+
+
+def test_a_star_needs_three_pairs_that_differ() -> None:
+    two = difference({0: 70.0, 1: 71.0}, {0: 69.0, 1: 70.01}, "peers")
+    alike = difference(dict.fromkeys(range(5), 70.0), dict.fromkeys(range(5), 69.0), "peers")
+    three = difference({0: 70.0, 1: 71.0, 2: 70.5}, {0: 69.0, 1: 70.1, 2: 69.6}, "peers")
+    assert (two.clear, alike.clear, three.clear) == (False, False, True)
 
 
 def line(label: str, seed: int, peers: list[float], fused: float | None, **more: Any) -> dict[str, Any]:
@@ -135,6 +160,7 @@ def test_each_is_held_to_its_equal() -> None:
         ({"threads": 1}, "threads"),
         ({"versions": {"lfdeploy": "1", "torch": "3", "python": "3"}}, "torch"),
         ({"data": {"fingerprint": "g"}}, "pictures of seed 0"),
+        ({"data": {"fingerprint": "f", "pictures": "other"}}, "pictures"),
         ({"archs": ["resnet20"] * 2}, "architectures"),
         ({"archs": ["resnet8"]}, "number of networks"),
     ],
@@ -189,6 +215,40 @@ def test_a_comparison(coloured_npz: Path, tmp_path: Path) -> None:
     (home / "compare.jsonl").unlink()
     with pytest.raises(LfdeployError, match="--lr"):
         compare(TrainConfig(data=str(coloured_npz), lr=0.3, **SHORT), "ffl", "1", runs=tmp_path / "runs")
+
+
+def test_a_diverged_run_is_left_out_and_said(coloured_npz: Path, tmp_path: Path) -> None:
+    """Now and when the same is asked again; the others are compared without it."""
+    config = TrainConfig(data=str(coloured_npz), lr=1e38, **SHORT)
+    steady = "dml:arch=resnet14"
+    with pytest.raises(LfdeployError, match="diverged"):
+        compare(config, "dml", "1", runs=tmp_path / "runs")
+    config = TrainConfig(data=str(coloured_npz), **SHORT)
+    calm = compare(config, steady, "2", name="calm", runs=tmp_path / "runs")
+    assert calm["remarks"] == []
+    lost = tmp_path / "runs" / "calm" / "ffl-s1"
+    shutil.copytree(tmp_path / "runs" / "compare" / "dml-s0", lost)
+    values = json.loads((lost / "config.json").read_text()) | {"method": "ffl", "lr": 0.1, "seed": 1}
+    (lost / "config.json").write_text(json.dumps(values))
+    for _ in range(2):
+        found = compare(config, f"ffl,{steady}", "2", name="calm", against=steady, runs=tmp_path / "runs")
+        assert "ffl, seed 1, is left out" in found["remarks"][0]
+        assert found["rows"][0]["cells"]["peers"]["difference"]["n"] == 1
+
+
+def test_a_teacher_is_found_by_the_name_of_its_run(coloured_npz: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data=str(coloured_npz), **SHORT)
+    train(replace(config, method="independent", peers=1), "big", tmp_path)
+    found = compare(config, "kd:teacher=big,independent:peers=1", "1", runs=tmp_path)
+    assert [row["label"] for row in found["rows"]] == ["kd:teacher=big", "independent:peers=1"]
+
+
+def test_results_never_overwrite_what_is_not_theirs(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    for name, word in (("README.jsonl", "overwrite"), ("lines.json", "must end in .jsonl")):
+        with pytest.raises(UsageError, match=word):
+            compare(TrainConfig(), "ffl", "1", runs=tmp_path / "runs", results=tmp_path / name)
+    assert (tmp_path / "README.md").read_text() == "mine" and not (tmp_path / "runs").exists()
 
 
 def test_what_cannot_be_is_refused_before_anything_is_trained(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_recipe_leaves_nothing_open(name: str, side: int, weights: str | None)
     if name == "finetune" and not weights:
         pytest.skip("refused")
     config = resolved(TrainConfig(recipe=name, weights=weights), data_of(side=side), 4)
-    about = {"arch", "peers", "teacher", "weights", "data_root", "image_size", "time", "steps"}
+    about = {"arch", "peers", "teacher", "weights", "data_root", "cache", "image_size", "time", "steps"}
     assert {f.name for f in fields(config) if getattr(config, f.name) is None} <= about
     assert replace(config) == config
     assert resolved(config, data_of(train=5000, side=side), 2) == config

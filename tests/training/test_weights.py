@@ -293,3 +293,26 @@ def test_a_warm_start_on_photos_goes_on_to_the_same_bits(
 def test_what_cannot_be_frozen(freeze: int, weights: str | None, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         TrainConfig(freeze=freeze, weights=weights)
+
+
+def test_a_teacher_that_knows_the_test_pictures_is_named(
+    coloured_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By their bytes, whatever they are called: 7 of 20 here; one that does not know them is not named."""
+    with np.load(coloured_npz) as arrays:
+        given = dict(arrays)
+    test = np.concatenate([given["train_x"][:7], given["test_x"][:13]])
+    truth = np.concatenate([given["train_y"][:7], given["test_y"][:13]])
+    other = {"train_x": given["train_x"][7:], "train_y": given["train_y"][7:]}
+    np.savez(tmp_path / "other.npz", **given | other | {"test_x": test, "test_y": truth})
+    common: dict[str, Any] = {"arch": "resnet8", "epochs": 1, "val_fraction": 0.0}
+    alone = common | {"method": "independent", "peers": 1}
+    train(TrainConfig(data=str(coloured_npz), **alone), "knows", tmp_path)
+    train(TrainConfig(data=str(tmp_path / "other.npz"), **alone), "does not", tmp_path)
+    capsys.readouterr()
+    for teacher, how in (("knows", {"teacher": "knows"}), ("knows", {"weights": "knows"}), ("does not", {})):
+        settings = common | {"method": "kd" if "teacher" in how else "independent"} | how
+        settings |= {"weights": "does not"} if teacher == "does not" else {}
+        train(TrainConfig(data=str(tmp_path / "other.npz"), **settings), None, tmp_path)
+        said = capsys.readouterr().err
+        assert ("was trained on 7 of the 20 test pictures" in said) == (teacher == "knows")

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -182,6 +183,29 @@ def main(data: Path, file: Path, duration: str, seeds: int, kinds: list[str]) ->
             with file.open("a") as out:
                 out.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
+    print(summary([json.loads(line) for line in file.read_text().splitlines()]))
+
+
+def summary(lines: list[dict[str, Any]]) -> str:
+    """Means and standard deviations over the seeds, as Markdown."""
+
+    def spread(values: list[float]) -> str:
+        found = f"{statistics.mean(values):.1f}"
+        return found + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+    rows = [
+        "| | time | seeds | networks, their mean | fused | mean of logits | took, s |",
+        "| --- |" + " ---: |" * 6,
+    ]
+    for kind, duration in dict.fromkeys((line["kind"], line["time"]) for line in lines):
+        mine = [line for line in lines if (line["kind"], line["time"]) == (kind, duration)]
+        tops = [line["top1"] for line in mine]
+        single = [[value for name, value in top.items() if name not in ("fused", "ensemble")] for top in tops]
+        cells = [kind, duration, str(len(mine)), spread([statistics.mean(values) for values in single])]
+        for name in ("fused", "ensemble"):
+            cells.append(spread([top[name] for top in tops]) if name in tops[0] else "")
+        rows.append("| " + " | ".join([*cells, spread([line["seconds"] for line in mine])]) + " |")
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":

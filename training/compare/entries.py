@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from lfdeploy.config import LARGEST_SEED, TrainConfig, parse_options
 from lfdeploy.errors import UsageError, choose
 from training.methods import METHODS
+from training.teachers import check_teachers
 
 #: Settings of a training that one of the compared may have for itself.
 OWN = ("peers", "arch", "teacher")
+TIMM = "\0"  # stands for the colon of an architecture of timm
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,17 @@ class Entry:
 
 
 def entries_of(text: str) -> list[Entry]:
-    """``lfmkd:attn=none:taps=1,2,ffl`` as entries; a comma ends one only where a method's name follows."""
-    words = re.split(rf",(?=(?:{'|'.join(map(re.escape, METHODS))})(?:[:,]|$))|,(?=[^=:,]*:)", text)
+    """``lfmkd:attn=none:taps=1,2,ffl`` as entries: a comma ends one, but within a setting's value only where
+    a method's name follows.
+    """
+    words: list[str] = []
+    for piece in text.split(","):
+        head = piece.strip().split(":")[0]
+        within = bool(words) and "=" in words[-1].rpartition(":")[2]
+        if within and head not in METHODS:
+            words[-1] += f",{piece}"
+        else:
+            words.append(piece)
     found: list[Entry] = []
     for word in words:
         entry = _entry(word.strip())
@@ -46,9 +57,7 @@ def entries_of(text: str) -> list[Entry]:
 
 
 def _entry(word: str) -> Entry:
-    name, *pairs = word.split(":")
-    if not pairs and "," in name:  # a name that is none, next to others
-        name = next(part for part in name.split(",") if part not in METHODS)
+    name, *pairs = word.replace("=timm:", f"={TIMM}").split(":")
     choose("method", name, list(METHODS))
     options: list[tuple[str, str]] = []
     settings: list[tuple[str, str]] = []
@@ -56,11 +65,13 @@ def _entry(word: str) -> Entry:
         key, sign, value = pair.partition("=")
         if not (key and sign and value):
             raise UsageError(f"--methods {word}: '{pair}' is no setting; write KEY=VALUE.")
-        (settings if key in OWN else options).append((key, value))
+        (settings if key in OWN else options).append((key, value.replace(TIMM, "timm:")))
     for key, value in settings:
-        if key == "peers" and not value.isdecimal():
-            raise UsageError(f"--methods {word}: peers is '{value}'; it must be a number.")
+        if key == "peers" and not (value.isdecimal() and int(value) >= METHODS[name].least):
+            least = METHODS[name].least
+            raise UsageError(f"--methods {word}: peers is '{value}'; it must be a number from {least} on.")
     parse_options(METHODS[name].options, options, name)
+    check_teachers(name, METHODS[name].teachers, dict(settings).get("teacher"))
     return Entry(word, name, tuple(options), tuple(settings))
 
 

@@ -4,50 +4,74 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from lfdeploy.config import TrainConfig
 from lfdeploy.console import say
 from lfdeploy.data import name_of
-from lfdeploy.devices import instruction_set
 from lfdeploy.errors import Interrupted, LfdeployError
 from lfdeploy.models import canonical
 from lfdeploy.models.targets import FUSED, layout_of
-from lfdeploy.run import Run, config_json, typed
+from lfdeploy.run import Run, config_json, sha256, typed
 from training.compare.entries import OWN, Entry
 from training.loop import train
 
 Line = dict[str, Any]
 LARGEST = 2**31
+ABOUT = ("name", "classes", "train", "val", "test", "fingerprint", "pictures")
 ANOTHER = "choose another --name, and another --results if there is one."
 
 #: Settings that are an entry's own, or say where things lie and not what they are.
-APART = ("method", "option", "seed", "data", "data_root", "time", *OWN)
+APART = (
+    "method", "option", "seed", "data", "data_root", "cache", "csv", "tensorboard", "strict", "threads",
+    "device", *OWN,
+)  # fmt: skip
 
 
 def collected(
     config: TrainConfig, entries: Sequence[Entry], seeds: Sequence[int], home: Path, file: Path
-) -> list[Line]:
-    """A line for every entry and seed: from the file, from a finished run, or of a training now."""
-    lines = read(file)
+) -> tuple[list[Line], list[str]]:
+    """A line for every entry and seed: from the file, from a finished run, or of a training now; and
+    sentences about those that diverged, which have none.
+    """
+    config = replace(config, weights=_found(config.weights, home.parent))
     wanted = [(entry, seed) for seed in seeds for entry in entries]
-    kept = {(line["label"], line["seed"]): line for line in lines}
+    kept = {(line["label"], line["seed"]): line for line in read(file)}
     for entry, seed in wanted:
         if line := kept.get((entry.label, seed)):
             what = f"{file} has {entry.label}, seed {seed},"
             _check(config, line["settings"], line["data"]["name"], line["data"]["train"], what)
             _check_networks(entry.config(config, seed), line["archs"], what)
     missing = [pair for pair in wanted if (pair[0].label, pair[1]) not in kept]
+    diverged = []
     for number, (entry, seed) in enumerate(missing, 1):
         say(f"[{number}/{len(missing)}] {entry.label}, seed {seed}")
-        line = line_of(_run(entry.config(config, seed), f"{entry.stem}-s{seed}", home), entry.label)
+        mine = entry.config(config, seed)
+        mine = replace(mine, teacher=_found(mine.teacher, home.parent))
+        run = _run(mine, f"{entry.stem}-s{seed}", home)
+        if run.diverged():
+            diverged.append(f"{entry.label}, seed {seed}, is left out. {run.diverged()}")
+            continue
+        line = line_of(run, entry.label)
+        line["settings"]["time"] = config.time
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
         kept[entry.label, seed] = line
-    return [kept[entry.label, seed] for entry, seed in wanted]
+    found = [kept[entry.label, seed] for entry, seed in wanted if (entry.label, seed) in kept]
+    return found, diverged
+
+
+def _found(names: str | None, runs: Path) -> str | None:
+    """Names of runs as paths to them, so that they are found from the directory of the comparison."""
+    if names is None:
+        return None
+    places = [
+        str(runs / name) if (runs / name / "config.json").is_file() else name for name in names.split(",")
+    ]
+    return ",".join(places)
 
 
 def read(file: Path) -> list[Line]:
@@ -83,11 +107,15 @@ def _run(config: TrainConfig, name: str, home: Path) -> Run:
                 raise LfdeployError(
                     f"Run {typed(run.path)} is of {key} {values[key]}; choose another --name."
                 )
-        if (run.path / "summary.json").exists():
+        if (run.path / "summary.json").exists() or run.diverged():
             return run
         return train(config, resume=run)
     except Interrupted:
         raise Interrupted("Interrupted; all is kept. Go on with the same command.") from None
+    except LfdeployError:
+        if run.path.is_dir() and run.diverged():
+            return run
+        raise
 
 
 def _check(config: TrainConfig, values: Mapping[str, Any], data: str, pictures: int, what: str) -> None:
@@ -100,9 +128,10 @@ def _check(config: TrainConfig, values: Mapping[str, Any], data: str, pictures: 
         asked["batch_size"] = min(asked["batch_size"], pictures)
     for field in fields(TrainConfig):
         key, there = field.name, values.get(field.name, field.default)
-        if key in APART:
+        if key in APART or asked[key] is None or (key == "time" and there is None):
             continue
-        if asked[key] is not None and asked[key] != there and Path(str(asked[key])).name != there:
+        same = asked[key] == there or (key == "weights" and _weights(Path(asked[key])) == there)
+        if not same:
             flag = f"--{key.replace('_', '-')}"
             raise LfdeployError(f"{what} with {flag} {there}, not {asked[key]}: {ANOTHER}")
     if name_of(config.data) != data:
@@ -123,7 +152,7 @@ def line_of(run: Run, label: str) -> Line:
     summary, config, layout = run.read("summary.json"), run.read("config.json"), layout_of(run.spec)
     settings = {key: value for key, value in config.items() if key not in APART}
     if settings.get("weights"):
-        settings["weights"] = Path(settings["weights"]).name
+        settings["weights"] = _weights(Path(settings["weights"]))
     last, data = summary["test_last"], summary["data"]
     return {
         "label": label,
@@ -132,7 +161,7 @@ def line_of(run: Run, label: str) -> Line:
         "seed": config["seed"],
         "archs": summary["archs"],
         "settings": settings,
-        "data": {key: data[key] for key in ("name", "classes", "train", "val", "test", "fingerprint")},
+        "data": {key: data.get(key) for key in ABOUT},
         "test_last": {
             "peers": last["peers"],
             "fused": last["fused"],
@@ -146,8 +175,14 @@ def line_of(run: Run, label: str) -> Line:
         "parameters": summary["parameters"],
         "seconds": summary["seconds"],
         "device": summary["device"],
-        "cpu": instruction_set(),
+        "cpu": summary.get("cpu"),
         "threads": summary["threads"],
         "precision": summary["precision"],
         "versions": {key: summary["versions"].get(key) for key in ("lfdeploy", "torch", "python")},
     }  # fmt: skip
+
+
+def _weights(place: Path) -> str:
+    """What weights were begun with: their name, and the beginning of the hash of their file."""
+    file = place / "model.safetensors" if place.is_dir() else place
+    return f"{place.name} {sha256(file)[:12]}" if file.is_file() else place.name

@@ -46,7 +46,7 @@ def _line(panel: Any, place: int, cell: dict[str, Any], equal: float) -> None:
     found = cell["difference"]
     colour = BASE if found is None else UNCLEAR
     if found is not None and found["half"] is not None:
-        if abs(found["mean"]) > found["half"]:
+        if found["n"] >= 3 and abs(found["mean"]) > found["half"] > 0:
             colour = BETTER if found["mean"] > 0 else WORSE
         low, high = (equal + found["mean"] + sign * found["half"] for sign in (-1, 1))
         panel.plot(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lfdeploy.errors import UsageError
 from lfdeploy.run import shown, write_bytes, write_json
 from training.compare.plot import draw
 from training.compare.statistics import ROLES, Cell, Difference, Row
@@ -23,6 +24,9 @@ COLUMNS = (
     "time",
     "parameters",
 )
+
+
+ENDS = {"json": ".json", "markdown": ".md", "plot": ".png"}
 
 
 def document_of(
@@ -90,7 +94,7 @@ def _legend(document: dict[str, Any]) -> str:
     spread = f"mean ± standard deviation of {n} seeds" if n > 1 else "one seed: no spread is known"
     interval = (
         "Differences are paired by seed, ± half of the 95 % interval by Student's t; * where that leaves out "
-        "zero. "
+        "zero, of at least three seeds. "
         if n > 1
         else ""
     )
@@ -119,10 +123,20 @@ def markdown(document: dict[str, Any]) -> str:
     return "\n".join([*text, *(["", *remarks] if remarks else [])]) + "\n"
 
 
+def check_results(file: Path) -> None:
+    """Raise `UsageError` before anything is trained where lines could not be written to the file, or what
+    belongs beside them is there already and of somebody else.
+    """
+    if file.suffix != ".jsonl":
+        raise UsageError(f"--results is {file}; its name must end in .jsonl.")
+    others = [path for end in ENDS.values() if (path := file.with_suffix(end)).exists()]
+    if others and not file.exists():
+        raise UsageError(f"--results {file} would overwrite {shown(others[0])}; choose another name.")
+
+
 def write(document: dict[str, Any], file: Path) -> dict[str, str]:
     """JSON, Markdown and a plot beside the file of lines, under its name; returns where they are."""
-    names = {"json": ".json", "markdown": ".md", "plot": ".png"}
-    files = {what: file.with_suffix(end) for what, end in names.items()}
+    files = {what: file.with_suffix(end) for what, end in ENDS.items()}
     write_json(files["json"], document)
     write_bytes(files["markdown"], markdown(document).encode())
     attempt(files["plot"], lambda path: draw(document, path))

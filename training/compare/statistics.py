@@ -29,8 +29,8 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.half is not None and abs(self.mean) > self.half
+        """Whether the interval leaves out zero, of at least three pairs that are not all alike."""
+        return self.half is not None and self.n >= 3 and abs(self.mean) > self.half > 0
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,10 @@ def check_alone(lines: Sequence[dict[str, Any]]) -> list[str]:
         for key, value in line["settings"].items():
             note(f"--{key.replace('_', '-')}", value, line)
         for key in ("device", "cpu", "threads", "precision"):
-            note(key, line[key], line)
+            note(key, line.get(key), line)
         for key in ("lfdeploy", "torch", "python"):
             note(key, line["versions"][key], line)
+        note("pictures", str(line["data"].get("pictures"))[:12], line)
         note(f"pictures of seed {line['seed']}", line["data"]["fingerprint"][:12], line)
         note("architectures", "+".join(sorted(set(line["archs"]))), line)
         note("number of networks", len(line["archs"]), line)

@@ -22,6 +22,10 @@ PHOTO = 96  # pixels a side from which pictures are photos
 STRIDE = 32  # a training size is a multiple of it
 
 
+#: Settings that are taken from a recipe as they are.
+PLAIN = ("policy", "clip_norm", "ema", "erasing", "mixup", "cutmix")
+
+
 def chosen(config: TrainConfig, image_size: int) -> str:
     """The recipe's name: the one asked for, else by weights and size."""
     if config.recipe:
@@ -50,6 +54,7 @@ def resolved(config: TrainConfig, data: Data, stages: int) -> TrainConfig:
         "augment": kind if kind != "crop" or not data.flip else "crop-flip",
         "train_size": _train_size(recipe.train_size, data.image_size) if photo else data.image_size,
         "label_smoothing": recipe.label_smoothing,
+        **{key: getattr(recipe, key) for key in PLAIN},
         "fresh_lr": recipe.fresh_lr if warm else 1.0,
         "views": recipe.views,
         "fit_heads": warm and recipe.fit_heads,
@@ -63,7 +68,7 @@ def resolved(config: TrainConfig, data: Data, stages: int) -> TrainConfig:
     if config.time:
         del values["epochs"]  # as many as fit
     open_ones = {key: value for key, value in values.items() if getattr(config, key) is None}
-    found = replace(config, recipe=name, **open_ones)  # type: ignore[arg-type]
+    found = replace(config, recipe=name, **open_ones)
     return replace(found, batch_size=min(found.batch_size or 1, len(data.train)))
 
 

@@ -12,9 +12,10 @@ class Recipe:
     ``about``, ``when`` and ``source`` are for people. ``epochs`` and ``batch_size`` of None go by the data.
     ``train_size``: the side of the pictures that are trained on, as a share of the model's.
     ``decay_norms``: whether norms and biases are decayed as well. ``views``: whether peers see the same
-    augmentation of a picture, or each its own. With trained weights: ``fresh_lr``, how much faster what does
-    not start from them learns; ``fit_heads``, whether new heads are fitted first; ``keep_statistics`` of
-    normalisation; ``frozen``, the share of a network's stages, with the stem, whose weights are kept.
+    augmentation of a picture, or each its own. ``clip_norm``, ``ema``, ``erasing``, ``mixup`` and ``cutmix``
+    of 0 are off. With trained weights: ``fresh_lr``, how much faster what does not start from them learns;
+    ``fit_heads``, whether new heads are fitted first; ``keep_statistics`` of normalisation; ``frozen``, the
+    share of a network's stages, with the stem, whose weights are kept.
     """
 
     about: str
@@ -30,7 +31,13 @@ class Recipe:
     batch_size: int | None = None
     augment: str = "crop"
     train_size: float = 1.0
+    policy: str = "none"
     label_smoothing: float = 0.0
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     views: str = "shared"
     fresh_lr: float = 1.0
     fit_heads: bool = False
