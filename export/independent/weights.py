@@ -19,7 +19,8 @@ STAGE = "arithmetic"
 SINGLE = 2.0**-21  # of the terms: four roundings in fp32, as folding makes
 MANTISSA = {"fp16": (10, -14), "bf16": (7, -126)}  # bits behind the point, and the smallest normal exponent
 ROOM = 1.001  # of half a step: a level may be chosen by fp32 arithmetic
-STEPS = 1.01  # of the step that a channel's largest weight needs
+STEPS = 1.01  # of the step that a channel needs
+INT32 = 2**31 - 1
 SMALL = 16  # numbers in a tensor that may be no weight of the run: an epsilon, a sixth, an axis
 # a tensor under another name belongs to the weight that is this near, as a part of its largest number
 ALIKE = 0.3
@@ -83,7 +84,12 @@ def numbers(matches: Mapping[str, Match], strangers: list[str], precision: str) 
     yield at_most(
         STAGE, f"error of a number / what rounding alone explains, worst at {worst}", errors[worst], 1.0
     )
-    steps = {name: wide for name, match in matches.items() if (wide := width(match)) is not None}
+    biases = {match.source: match for match in matches.values() if match.constant.kind == "int32"}
+    steps = {
+        name: wide
+        for name, match in matches.items()
+        if (wide := width(match, biases.get(match.source.removesuffix("weight") + "bias"))) is not None
+    }
     if steps:
         widest = max(steps, key=lambda name: _nan_last(steps[name]))
         yield at_most(
@@ -120,19 +126,33 @@ def _explained(match: Match, precision: str) -> Array:
     return single
 
 
-def width(match: Match) -> float | None:
-    """The widest step of an int8 weight as a part of what its channel's largest number needs; None for
-    anything else.
+def width(match: Match, bias: Match | None = None) -> float | None:
+    """The widest step of an int8 weight as a part of what its channel needs; None for anything else.
+
+    A channel needs its largest number within 127 steps, and its ``bias``, whose step is that of the weight
+    times that of the layer's input, within 31 bits: a channel of small weights beside a large bias needs a
+    wider step than its weights do.
     """
     constant = match.constant
     if constant.step is None or constant.kind != "int8":
         return None
     widest = []
     for largest in channels(match):
-        needed = np.maximum(largest / 127, 1e-9)
+        needed = np.maximum(np.maximum(largest / 127, 1e-9), _for_the_bias(constant.step, bias, largest))
         used = largest > 1e-6 * largest.max(initial=0.0)
         widest.append(float(np.where(used, constant.step / needed, 0.0).max(initial=0.0)))
     return min(widest)
+
+
+def _for_the_bias(step: Array, bias: Match | None, largest: Array) -> Array:
+    """The smallest step, by output channel as ``largest`` is, with which the run's bias fits into int32."""
+    if bias is None or bias.constant.step is None or bias.exact.value.size != largest.size:
+        return np.zeros_like(largest)
+    steps = np.broadcast_to(step, largest.shape)
+    inputs = np.median(
+        np.broadcast_to(bias.constant.step, bias.exact.value.shape).reshape(steps.shape) / steps
+    )
+    return np.asarray(np.abs(bias.exact.value).reshape(largest.shape) / (inputs * INT32))
 
 
 def channels(match: Match) -> list[Array]:

@@ -285,13 +285,13 @@ def test_stopped_and_gone_on_with(coloured_npz: Path, tmp_path: Path) -> None:
         "--arch",
         "resnet8",
     ]
-    command += ["--epochs", "40", "--batch-size", "32", "--json"]
+    command += ["--epochs", "10", "--batch-size", "32", "--json"]
     with subprocess.Popen(
         [*command, "--runs", str(tmp_path / "stopped")], stderr=subprocess.PIPE, text=True
     ) as made:
         assert made.stderr is not None
         for text in made.stderr:
-            if text.startswith("epoch  2/40"):
+            if text.startswith("epoch  2/10"):
                 made.send_signal(signal.SIGINT)
                 break
         rest = made.stderr.read()
