@@ -9,6 +9,7 @@ uint8 where a tensor is never negative, symmetric int8 elsewhere. The prologue a
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -66,8 +67,8 @@ def aside(graph: Any) -> list[str]:
 
 
 def own_weights(graph: Any, alone: set[str]) -> None:
-    """Give the nodes named in ``alone``, those of the heat map, int8 weights of their own, equal to
-    the layers'.
+    """Give every node int8 weights of its own, equal to those of the node that reads them first: the nodes
+    named in ``alone``, those of the heat map, and layers that peers have in common.
 
     A quantised weight that two nodes read is converted twice by onnxruntime on CPUs without VNNI,
     and refused.
@@ -76,21 +77,26 @@ def own_weights(graph: Any, alone: set[str]) -> None:
 
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     makers = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
-    copies: dict[str, Any] = {}
+    copies: dict[tuple[str, str], Any] = {}
+    readers: Counter[str] = Counter()
     for node in graph.node:
-        for index, name in enumerate(node.input if node.name in alone else ()):
+        for index, name in enumerate(node.input):
             maker = makers.get(name)
             source = tensors.get(maker.input[0]) if maker is not None else None
-            if maker is not None and source is not None and source.data_type == TensorProto.INT8:
-                copies[name] = maker
-                node.input[index] = f"{name}/heatmap"
+            if maker is None or source is None or source.data_type != TensorProto.INT8:
+                continue
+            suffix = "/heatmap" if node.name in alone else f"/{readers[name]}" if readers[name] else ""
+            readers[name] += node.name not in alone
+            if suffix:
+                copies[name, suffix] = maker
+                node.input[index] = name + suffix
     nodes = list(graph.node)
-    for maker in copies.values():
+    for (_, suffix), maker in copies.items():
         copy = type(maker)()
         copy.CopyFrom(maker)
-        copy.name, copy.output[0] = f"{maker.name}/heatmap", f"{maker.output[0]}/heatmap"
+        copy.name, copy.output[0] = maker.name + suffix, maker.output[0] + suffix
         for place in (0, 2):  # the levels and their zero points are what is converted
-            copy.input[place] = f"{maker.input[place]}/heatmap"
+            copy.input[place] = maker.input[place] + suffix
             graph.initializer.add().CopyFrom(tensors[maker.input[place]])
             graph.initializer[-1].name = copy.input[place]
         nodes.insert(0, copy)

@@ -197,7 +197,7 @@ def arithmetic_checks(evidence: Evidence) -> Iterator[Check | Unexamined]:
     """
     matches, strangers = evidence._matched
     yield equal(STAGE, "quantisers that do not fit their dequantisers", evidence.opened.faults[:3], [])
-    yield from numbers(matches, strangers, evidence.precision)
+    yield from numbers(matches, strangers, evidence.precision, evidence.truth.exact)
     if evidence.precision != "int8":
         return
     if not len(evidence.training):

@@ -6,7 +6,7 @@ What a file holds is compared with `export.independent.expected_weights`, from t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,9 @@ def _nearest(constant: Constant, candidates: Mapping[str, Exact], most: float) -
     return best[1] if best is not None and not best[0] > most else None
 
 
-def numbers(matches: Mapping[str, Match], strangers: list[str], precision: str) -> Iterator[Check]:
+def numbers(
+    matches: Mapping[str, Match], strangers: list[str], precision: str, exact: Mapping[str, Exact]
+) -> Iterator[Check]:
     """Every weight and bias against the run's, the steps of int8 against what they need, and the kinds
     of number.
     """
@@ -84,11 +86,10 @@ def numbers(matches: Mapping[str, Match], strangers: list[str], precision: str) 
     yield at_most(
         STAGE, f"error of a number / what rounding alone explains, worst at {worst}", errors[worst], 1.0
     )
-    biases = {match.source: match for match in matches.values() if match.constant.kind == "int32"}
     steps = {
         name: wide
         for name, match in matches.items()
-        if (wide := width(match, biases.get(match.source.removesuffix("weight") + "bias"))) is not None
+        if (wide := width(match, _biases_of(match, matches, exact))) is not None
     }
     if steps:
         widest = max(steps, key=lambda name: _nan_last(steps[name]))
@@ -126,27 +127,43 @@ def _explained(match: Match, precision: str) -> Array:
     return single
 
 
-def width(match: Match, bias: Match | None = None) -> float | None:
+def _biases_of(match: Match, matches: Mapping[str, Match], exact: Mapping[str, Exact]) -> list[Match]:
+    """The file's int32 biases with the numbers that belong to a weight, whichever of equal ones they are
+    called after: peers that have layers in common have them once.
+    """
+    own = exact.get(match.source.removesuffix("weight") + "bias")
+    if own is None or match.constant.kind != "int8":
+        return []
+    return [
+        other
+        for other in matches.values()
+        if other.constant.kind == "int32" and np.array_equal(other.exact.value, own.value)
+    ]
+
+
+def width(match: Match, biases: Sequence[Match] = ()) -> float | None:
     """The widest step of an int8 weight as a part of what its channel needs; None for anything else.
 
-    A channel needs its largest number within 127 steps, and its ``bias``, whose step is that of the weight
-    times that of the layer's input, within 31 bits: a channel of small weights beside a large bias needs a
-    wider step than its weights do.
+    A channel needs its largest number within 127 steps, and each of its ``biases``, whose step is that of the
+    weight times that of the layer's input, within 31 bits: a channel of small weights beside a large bias
+    needs a wider step than its weights do.
     """
     constant = match.constant
     if constant.step is None or constant.kind != "int8":
         return None
     widest = []
     for largest in channels(match):
-        needed = np.maximum(np.maximum(largest / 127, 1e-9), _for_the_bias(constant.step, bias, largest))
+        needed = np.maximum(largest / 127, 1e-9)
+        for bias in biases:
+            needed = np.maximum(needed, _for_the_bias(constant.step, bias, largest))
         used = largest > 1e-6 * largest.max(initial=0.0)
         widest.append(float(np.where(used, constant.step / needed, 0.0).max(initial=0.0)))
     return min(widest)
 
 
-def _for_the_bias(step: Array, bias: Match | None, largest: Array) -> Array:
+def _for_the_bias(step: Array, bias: Match, largest: Array) -> Array:
     """The smallest step, by output channel as ``largest`` is, with which the run's bias fits into int32."""
-    if bias is None or bias.constant.step is None or bias.exact.value.size != largest.size:
+    if bias.constant.step is None or bias.exact.value.size != largest.size:
         return np.zeros_like(largest)
     steps = np.broadcast_to(step, largest.shape)
     inputs = np.median(
