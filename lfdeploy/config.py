@@ -38,7 +38,11 @@ class DataConfig:
     val_fraction: float = setting(0.1, "held out when there is no val/; 0 keeps the last epoch", metavar="F")
     test_fraction: float = setting(0.2, "held out when there is no test/", metavar="F")
     cache: str | None = setting(
-        None, "where decoded pictures are kept for later epochs and commands", metavar="DIR", hidden=True
+        "auto",
+        "where decoded pictures are kept for later epochs and commands: a folder, none, or auto (beside the "
+        "runs, where there are many)",
+        metavar="auto|none|DIR",
+        hidden=True,
     )
     strict: bool = setting(False, "a corrupt picture is an error, not a report", hidden=True)
     seed: int = setting(0, "seed of everything random", metavar="S")

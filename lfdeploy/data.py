@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 from lfdeploy.config import DataConfig
 from lfdeploy.data_summary import outline, remarks_on, unread
-from lfdeploy.errors import LfdeployError, PictureError, UsageError
+from lfdeploy.errors import LfdeployError, PictureError
 from lfdeploy.held_out import held_out
 from lfdeploy.images import Pixels, fit_all
-from lfdeploy.pixel_cache import PixelCache, open_cache, space
+from lfdeploy.pixel_cache import PixelCache, chosen_folder, space
 from lfdeploy.sources import Labels, Source, read
 from lfdeploy.splits import Files as Files
 from lfdeploy.splits import Split as Split
 from lfdeploy.splits import bytes_digest, file_digest, pixel_digest, prepared, workers
 
-RESIDENT_BYTES = 3 << 30
-CACHED_BYTES = 1 << 29  # with a cache, pictures that take more are read from it
+RESIDENT_BYTES = 1 << 30  # pictures that take more are read from their files
+CACHED_BYTES = 1 << 29  # or from a cache, where there is one
 Report = Callable[[int, int], None]
 
 
@@ -101,13 +101,14 @@ def load(
     largest: int = 224,
     announce: Callable[[str], None] = lambda line: None,
     together: bool = True,
+    runs: Path | None = None,
 ) -> Data:
     """Read, resize, split and check.
 
     ``report(done, total)`` is called while pictures are decoded, ``announce`` before that with what was read
     and how it is understood; ``largest`` caps the default image size; ``together``: see
-    `lfdeploy.held_out.drawn_out`. Raises `LfdeployError` for no pictures, one class, an
-    empty class, a corrupt picture under ``strict``.
+    `lfdeploy.held_out.drawn_out`; ``runs``: beside which many decoded pictures are kept. Raises
+    `LfdeployError` for no pictures, one class, an empty class, a corrupt picture under ``strict``.
     """
     source = read(config.data, config.data_root)
     announce(outline(config.data, source))
@@ -119,11 +120,11 @@ def load(
         raise LfdeployError(f"{config.data} holds no pictures{why}.")
     size = config.image_size or min(largest, source.image_size or _natural_size(source))
     faults: list[Fault] = []
-    if config.cache and not any(isinstance(pictures, list) for pictures, _ in source.splits.values()):
-        raise UsageError(f"--cache has no meaning for {config.data}, whose pictures are no files; drop it.")
-    cache = open_cache(config.cache, size)
-    if cache is not None:
-        announce(f"Decoded pictures are kept in {config.cache}: {space(source, size)} for all of them.")
+    folder = chosen_folder(config.cache, source, size, runs)
+    cache = None if folder is None else PixelCache(folder, size)
+    if folder is not None:
+        place = f"{folder} (--cache none: nowhere)" if config.cache == "auto" else str(folder)
+        announce(f"Decoded pictures are kept in {place}: {space(source, size)} for all of them.")
     found = decode_all(source, size, faults, report, cache)
     if faults and config.strict:
         raise LfdeployError(f"{faults[0].message} ({len(faults)} such files; --strict was given)")

@@ -16,12 +16,15 @@ import numpy as np
 import PIL
 
 from lfdeploy.console import say
+from lfdeploy.errors import UsageError
 from lfdeploy.images import RESIZE, Pixels
 from lfdeploy.sources import Source
 from lfdeploy.splits import pixel_digest
 
 RECORD = np.dtype([("file", "S32"), ("pixels", "S16")])
 BATCH = 64  # rows that are written together
+AUTOMATIC = ".pixels"  # the folder beside the runs
+MANY, LARGE = 5000, 1 << 29  # pictures, and bytes of their pixels, from which on they are kept there
 
 
 class PixelCache:
@@ -104,12 +107,32 @@ class PixelCache:
         self.rows |= {file: (known + number, digest) for number, (file, digest) in enumerate(more.tolist())}
 
 
-def open_cache(folder: str | None, size: int) -> PixelCache | None:
-    """The cache of a folder for pictures of a size; None without a folder."""
-    return None if folder is None else PixelCache(Path(folder), size)
+def chosen_folder(setting: str | None, source: Source, size: int, runs: Path | None) -> Path | None:
+    """Where a training keeps the pictures of a source, by its setting ``cache``: in the folder that it names,
+    or (auto) beside the ``runs`` where there are many; None where nowhere.
+
+    Raises `UsageError` for a folder with pictures that are no files.
+    """
+    files = any(isinstance(pictures, list) for pictures, _ in source.splits.values())
+    if setting == "auto":
+        count = sum(len(labels) for _, labels in source.splits.values())
+        many = count >= MANY or count * size * size * 3 >= LARGE
+        return runs / AUTOMATIC if runs is not None and files and many else None
+    if setting in (None, "none"):
+        return None
+    if not files:
+        raise UsageError(f"--cache {setting} has no meaning for pictures that are no files; drop it.")
+    return Path(str(setting))
+
+
+def known_folder(setting: str | None, runs: Path) -> Path | None:
+    """Where pictures of a run among ``runs`` may be kept, by its setting ``cache``; None where nowhere."""
+    if setting == "auto":
+        return runs / AUTOMATIC if (runs / AUTOMATIC).is_dir() else None
+    return None if setting in (None, "none") else Path(str(setting))
 
 
 def space(source: Source, size: int) -> str:
     """How much room the pictures of a source take, as said before they are written."""
     total = sum(len(labels) for _, labels in source.splits.values()) * size * size * 3
-    return f"{total / 1e9:.1f} GB" if total >= 1e8 else f"{total / 1e6:.0f} MB"
+    return f"{total / 1e9:.1f} GB" if total >= 1e8 else f"{max(1, round(total / 1e6))} MB"

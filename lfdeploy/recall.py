@@ -230,7 +230,7 @@ def recalled(
     """
     splits = {name: _kept(record.splits[name], listing, numbers[name], size, cache) for name in SPLITS}
     total = sum(len(splits[name]) for name in need)
-    if total * size * size * 3 > data.RESIDENT_BYTES:
+    if total * size * size * 3 > (data.RESIDENT_BYTES if cache is None else data.CACHED_BYTES):
         return splits, 0
     other, done = 0, 0
     for name in need:

@@ -212,7 +212,7 @@ def config_json(config: object) -> dict[str, Any]:
     from lfdeploy.sources import DATASETS
 
     values = asdict(config)  # type: ignore[call-overload]
-    if values.get("cache"):
+    if values.get("cache") not in (None, "auto", "none"):
         values["cache"] = str(Path(values["cache"]).resolve())
     for key in ("data", "data_root", "weights"):
         if values.get(key) and values[key] not in (*DATASETS, "default") and Path(values[key]).exists():

@@ -14,7 +14,7 @@ from lfdeploy.data import Data, Fault, Report, decode_all, load, name_of, part_o
 from lfdeploy.data_summary import remarks_on, unread
 from lfdeploy.errors import LfdeployError
 from lfdeploy.labels import counted, some
-from lfdeploy.pixel_cache import open_cache
+from lfdeploy.pixel_cache import PixelCache, known_folder
 from lfdeploy.recall import Changes, Index, Listing, listed, match, recalled
 from lfdeploy.record import NO_PIXELS, SPLITS, Record
 from lfdeploy.sources import Source, read
@@ -131,11 +131,17 @@ def _recalled(
 ) -> tuple[dict[str, Split], int]:
     """The run's splits, and of how many pictures the same bytes decode to other pixels now."""
     size = int(run.spec["image_size"])
-    cache = open_cache(run.data_config().cache, size)
+    cache = _cache(run)
     splits, other = recalled(record, listing, numbers, size, need, report, cache)
     if other:
         splits, other = recalled(record, listing, numbers, size, SPLITS, cache=cache)
     return splits, other
+
+
+def _cache(run: Run) -> PixelCache | None:
+    """Where the run's decoded pictures may be kept."""
+    folder = known_folder(run.data_config().cache, run.path.parent)
+    return None if folder is None else PixelCache(folder, int(run.spec["image_size"]))
 
 
 def _redecoded(count: int, run: Run) -> list[str]:
@@ -220,7 +226,7 @@ def _judged(
         raise LfdeployError(f"{lacks}. Name the folder of the pictures to be judged.")
     faults: list[Fault] = []
     chosen = dataclasses.replace(source, splits={name: source.splits[name]})
-    found = decode_all(chosen, size, faults, report, open_cache(config.cache, size))[name]
+    found = decode_all(chosen, size, faults, report, _cache(run))[name]
     labels = np.array([classes.index(label) for label in source.classes], np.int64)[found.labels]
     split = dataclasses.replace(found, labels=labels)
     split = split.take(split.by_content())

@@ -58,7 +58,9 @@ def train(
     from lfdeploy.runs import resolve
     from lfdeploy.tables import trained
     from training import train as run_training
+    from training.allocator import keep_heap
 
+    keep_heap()
     run = run_training(config, name, runs, resolve(resume, runs) if resume else None, early.BEGAN)
     trained(run)
 
@@ -113,8 +115,10 @@ def compare(
 
     Each run is kept: the same command goes on where it was stopped, and trains only what is not there.
     """
+    from training.allocator import keep_heap
     from training.compare import compare as run_all
 
+    keep_heap()
     document = run_all(TrainConfig(**values), methods, seeds, name, runs, against, results)
     from lfdeploy import tables
     from lfdeploy.console import document as as_document

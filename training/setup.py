@@ -88,7 +88,7 @@ def prepare(
     options = parse_options(method.options, config.option, config.method)
     chosen(config, 0)  # a recipe that is none is refused
     device = pick(config.device)
-    data = _pictures(config, resume)
+    data = _pictures(config, runs, resume)
     archs = _archs(config, method, data)
     world = join(device, data)
     mean, std = _pixels(data, starts, resume)
@@ -223,11 +223,11 @@ def _pixels(data: Data, starts: Mapping[str, Start], resume: Run | None) -> tupl
     return pixels_of(starts) or pixel_statistics(data.train)
 
 
-def _pictures(config: TrainConfig, resume: Run | None) -> Data:
+def _pictures(config: TrainConfig, runs: Path, resume: Run | None) -> Data:
     names = [canonical(a) for a in (config.arch or "").split(",") if a]
     with decoding() as report:
         largest = min([architecture(a).largest for a in names], default=64)
-        data = load(config, report, largest, say) if resume is None else resumed(resume, report)
+        data = resumed(resume, report) if resume else load(config, report, largest, say, runs=runs)
     check_classes(data.classes, config.data)
     if config.patience and not len(data.val):
         raise UsageError("--patience needs pictures to validate on, and there are none.")

@@ -15,18 +15,22 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from lfdeploy.backends import alike, facts
+from lfdeploy.backends.alike import SAME, tensor_difference
 from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked, output_names
-from lfdeploy.console import say
+from lfdeploy.backends.facts import Facts, Value
+from lfdeploy.backends.openvino_int8 import (
+    keep_apart,
+    layers_of,
+    products_in_int8,
+    require_products,
+    say_widened,
+)
 from lfdeploy.devices import instruction_set, int8_saturates
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
 
 HINTS = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
 IN_FLOAT = {"LP_TRANSFORMS_MODE": "NO"}  # int8 numbers are widened before they are multiplied
-FOLDED = ("Add", "Subtract", "Multiply", "Divide", "BatchNormInference")
-ACTIVATIONS = ("Relu", "Clamp", "HSwish", "HardSigmoid", "Sigmoid", "Swish")
-LAYERS = ("Convolution", "FullyConnected", "MatMul")
 METADATA = ("framework", "lfdeploy")  # where OpenVINO puts the ONNX file's metadata_props
 TELEMETRY = "openvino_telemetry"
 
@@ -86,6 +90,56 @@ def _reason(error: Exception) -> str:
     return (lines or ["no reason given"])[-1][:200]
 
 
+def read_facts(path: Path) -> Facts:
+    """What an OpenVINO IR says of itself. Raises `LfdeployError` for a damaged one, or without openvino."""
+    model = read_ir(path)
+
+    def value(of: Any) -> Value:
+        names = sorted(of.get_names())
+        dims = of.get_partial_shape()
+        free = bool(len(dims)) and dims[0].is_dynamic
+        rest = tuple(0 if d.is_dynamic else d.get_length() for d in list(dims)[1:])
+        return Value("/".join(names), free, rest, of.get_element_type().to_dtype().name)
+
+    return Facts("IR", tuple(map(value, model.inputs)), tuple(map(value, model.outputs)), told(model))
+
+
+def difference(file: Path, again: Path, precision: str) -> str:
+    """`ir_difference` of two files."""
+    return ir_difference(read_ir(file), read_ir(again), precision)
+
+
+def ir_difference(found: Any, wanted: Any, precision: str) -> str:
+    """Between two `openvino.Model`."""
+    sides = [model.get_ordered_ops() for model in (found, wanted)]
+    if len(sides[0]) != len(sides[1]):
+        return f"{len(sides[0])} operations where {len(sides[1])} belong"
+    places = [{op.get_friendly_name(): i for i, op in enumerate(side)} for side in sides]
+    tensors: list[dict[str, Any]] = [{}, {}]
+    for ops in zip(*sides, strict=True):
+        name = ops[1].get_friendly_name()
+        kinds = [(op.get_type_info().version_id, op.get_type_name()) for op in ops]
+        if kinds[0] != kinds[1]:
+            return f"operation {ops[0].get_friendly_name()} where {name} belongs"
+        inputs = [
+            [_origin(value, place) for value in op.inputs()] for place, op in zip(places, ops, strict=True)
+        ]
+        if inputs[0] != inputs[1]:
+            return f"inputs of {name}"
+        if ops[0].get_type_name() == "Constant":
+            for side, op in zip(tensors, ops, strict=True):
+                side[name] = op.get_data()
+        elif str(ops[0].get_attributes()) != str(ops[1].get_attributes()):
+            return f"attributes of {name}"
+    return tensor_difference(tensors[0], tensors[1], precision) or SAME
+
+
+def _origin(value: Any, places: dict[str, int]) -> tuple[int, int]:
+    """Which operation an input comes from, by its place in the order, and which of its outputs."""
+    source = value.get_source_output()
+    return places[source.get_node().get_friendly_name()], source.get_index()
+
+
 def _build(material: Material, out: Path) -> dict[str, Any]:
     model = read_ir(material.onnx)
     for number, op in enumerate(model.get_ordered_ops()):
@@ -115,7 +169,7 @@ class OpenVinoSession:
         int8 = source.manifest.get("precision") == "int8"
         widened = int8 and int8_saturates()
         if widened:
-            _keep_apart(model)
+            keep_apart(model)
         settings = HINTS | (IN_FLOAT if widened else {})
         if source.threads:
             settings = settings | {"INFERENCE_NUM_THREADS": str(source.threads)}
@@ -131,9 +185,9 @@ class OpenVinoSession:
         layers = layers_of(self.compiled.get_runtime_model())
         if int8:
             kind = "fp32" if widened else "int8"
-            _require_products(source.file.name, layers, products_in_int8(model), kind)
+            require_products(source.file.name, layers, products_in_int8(model), kind)
         if widened:
-            _say_widened(instruction_set())
+            say_widened(instruction_set())
         self.request = self.compiled.create_infer_request()
 
     def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
@@ -147,78 +201,6 @@ class OpenVinoSession:
         with self.lock:
             found = self.request.infer(feed, share_inputs=True, share_outputs=True)
             return {name: found[name].copy() for name in output_names(self.manifest)}
-
-
-def _keep_apart(model: Any) -> None:
-    """Keep openvino from folding a sum or product by channel into the FakeQuantize behind it, by naming it
-    an output.
-
-    Where int8 is computed in float, openvino 2026.4 folds the two, also through an activation between them,
-    and its kernel for ranges by channel takes another channel's for most numbers, from two channels on. A
-    layer's bias is folded into the layer, rightly.
-    """
-    varying: set[str] = set()  # names of nodes that depend on the pictures
-    apart = []
-    for op in model.get_ordered_ops():
-        sources = [value.get_node() for value in op.input_values()]
-        if op.get_type_name() == "Parameter" or any(source.get_name() in varying for source in sources):
-            varying.add(op.get_name())
-        if op.get_type_name() != "FakeQuantize":
-            continue
-        folded = sources[0]
-        while folded.get_type_name() in ACTIVATIONS:  # it folds what is before one, too
-            folded = folded.input_value(0).get_node()
-        sides = [value.get_node() for value in folded.input_values()]
-        product = any(side.get_type_name().removeprefix("Group") in LAYERS for side in sides)
-        if (
-            folded.get_type_name() in FOLDED
-            and not product
-            and not all(side.get_name() in varying for side in sides)
-        ):
-            apart.append(sources[0].output(0))
-    model.add_outputs(apart)
-
-
-def layers_of(runtime: Any) -> dict[str, int]:
-    """How many convolutions and matrix products of a compiled model's runtime graph multiply in which type.
-
-    The kernel's name tells it (jit_avx2_I8, brgemm_avx2_f32): a layer's precision may be that of weights
-    which the kernel widens before it multiplies.
-    """
-    layers: dict[str, int] = {}
-    for op in runtime.get_ops():
-        facts = op.get_rt_info()
-        if facts["layerType"].value in LAYERS:
-            kind = str(facts["primitiveType"].value).rpartition("_")[2].lower()
-            kind = {"i8": "int8", "f32": "fp32"}.get(kind, kind)
-            layers[kind] = layers.get(kind, 0) + 1
-    return layers
-
-
-def products_in_int8(model: Any) -> int:
-    """How many tensors of int8 weights an IR or ONNX model multiplies with."""
-    return sum(
-        op.get_type_name() == "Constant"
-        and op.get_element_type().to_string() == "i8"
-        and len(op.get_output_shape(0)) > 1
-        for op in model.get_ops()
-    )
-
-
-def _require_products(name: str, layers: dict[str, int], weights: int, kind: str) -> None:
-    """Raise unless the file has int8 weights and as many layers multiply in int8, or all do in fp32."""
-    count = layers.get(kind, 0)
-    if not 0 < weights <= count or (kind == "fp32" and len(layers) > 1):
-        products = ", ".join(f"{number} in {other}" for other, number in sorted(layers.items()))
-        wanted = f"{name} has int8 weights for {weights}, to be multiplied in {kind} here"
-        raise LfdeployError(f"openvino multiplies {products} on this processor where {wanted}. Export fp32.")
-
-
-@lru_cache(maxsize=1)
-def _say_widened(cpu: str) -> None:
-    """Say once in a process that int8 files are computed in fp32 here."""
-    why = f"openvino's int8 sums overflow on a CPU without VNNI ({cpu})"
-    say(f"Note: {why}: it computes in fp32, as exact, no faster.")
 
 
 def _missing() -> str:
@@ -239,8 +221,8 @@ BACKEND = Backend(
     cannot_run=_missing,
     build=_build,
     open=_open,
-    facts=facts.of_ir,
-    difference=alike.of_ir,
+    facts=read_facts,
+    difference=difference,
     extra=("model.bin",),
     precisions=("fp32", "fp16", "int8"),
 )

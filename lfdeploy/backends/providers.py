@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lfdeploy.backends import alike, facts
+from lfdeploy.backends import onnxruntime
 from lfdeploy.backends.base import Backend, Floats, Session, Source, checked, output_names
 from lfdeploy.backends.onnxruntime import CUDA, session_options
 from lfdeploy.devices import gpus, unusable
@@ -243,6 +243,6 @@ def backend(name: str) -> Backend:
         cannot_run=lambda: cannot_run(name),
         build=None,
         open=open_,
-        facts=facts.of_onnx,
-        difference=alike.of_onnx,
+        facts=onnxruntime.read_facts,
+        difference=onnxruntime.difference,
     )

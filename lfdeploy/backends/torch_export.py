@@ -10,8 +10,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lfdeploy.backends import alike, facts
+from lfdeploy.backends.alike import SAME, tensor_difference
 from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked, output_names
+from lfdeploy.backends.facts import Facts, Value
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
@@ -39,6 +40,57 @@ def read_program(file: Path) -> tuple[Any, dict[str, Any]]:
         ) from None
     told = json.loads(extra[METADATA] or "{}")
     return program, told if isinstance(told, dict) else {}
+
+
+def read_facts(path: Path) -> Facts:
+    """What a torch.export program says of itself. Raises `LfdeployError` for a damaged one."""
+    from torch import SymInt
+
+    program, told = read_program(path)
+    signature, nodes = program.graph_signature, {node.name: node for node in program.graph.nodes}
+
+    def value(name: str, node: str) -> Value:
+        tensor = nodes[node].meta["val"]
+        free = bool(tensor.shape) and isinstance(tensor.shape[0], SymInt)
+        rest = tuple(0 if isinstance(d, SymInt) else int(d) for d in tensor.shape[1:])
+        return Value(name, free, rest, str(tensor.dtype).removeprefix("torch."))
+
+    outputs = [str(name) for name in signature.user_outputs]
+    # a program's outputs are a tuple; what they are is told beside it
+    names = [o["name"] for o in told.get("outputs", [])]
+    if len(names) != len(outputs):
+        names = outputs
+    return Facts(
+        "program", tuple(value(str(n), str(n)) for n in signature.user_inputs),
+        tuple(value(name, node) for name, node in zip(names, outputs, strict=True)), told,
+    )  # fmt: skip
+
+
+def difference(file: Path, again: Path, precision: str) -> str:
+    """`program_difference` of two files."""
+    return program_difference(read_program(file)[0], read_program(again)[0], precision)
+
+
+def program_difference(found: Any, wanted: Any, precision: str) -> str:
+    """Between two `torch.export.ExportedProgram`."""
+    from torch.fx import GraphModule
+
+    sides = found, wanted
+    codes = [
+        {name: m.code for name, m in side.graph_module.named_modules() if isinstance(m, GraphModule)}
+        for side in sides
+    ]
+    if codes[0] != codes[1]:
+        return "the program's code"
+    if str(found.graph_signature) != str(wanted.graph_signature):
+        return "inputs, outputs or weights of the program"
+    if str(found.range_constraints) != str(wanted.range_constraints):
+        return "the sizes that the program takes"
+    tensors = [
+        {name: t.detach().cpu().numpy() for name, t in {**side.state_dict, **side.constants}.items()}
+        for side in sides
+    ]
+    return tensor_difference(tensors[0], tensors[1], precision) or SAME
 
 
 def _build(material: Material, out: Path) -> dict[str, Any]:
@@ -104,7 +156,7 @@ BACKEND = Backend(
     cannot_run=lambda: "",
     build=_build,
     open=_open,
-    facts=facts.of_program,
-    difference=alike.of_program,
+    facts=read_facts,
+    difference=difference,
     precisions=("fp32",),
 )

@@ -526,7 +526,7 @@ def test_the_layer_that_int8_hurts_most_is_named(
     assert worst["layer"] in (
         {"stages.1.0", "stages.1.0.conv1"} if what == "range" else {"stages.1.0.conv1"}
     ), document["sentence"]
-    assert worst["own_sqnr_db"] < 15
+    assert worst["own_sqnr_db"] < 20  # of the layers that nobody touched: 30 and more
     if what == "weights":
         assert worst["weights_sqnr_db"] < 20
     assert worst["layer"] in document["sentence"]

@@ -28,8 +28,8 @@ from export.parity.contract import lone_facts
 from lfdeploy import open_artifact
 from lfdeploy.artifact import input_of, outputs_of, read, sealed
 from lfdeploy.backends import BACKENDS, Material, Source, openvino
-from lfdeploy.backends.alike import ir_difference
-from lfdeploy.backends.openvino import layers_of, products_in_int8, read_ir
+from lfdeploy.backends.openvino import ir_difference, read_ir
+from lfdeploy.backends.openvino_int8 import layers_of, products_in_int8
 from lfdeploy.devices import int8_saturates
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels

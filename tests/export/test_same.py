@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from lfdeploy.backends.alike import SAME, close, onnx_difference
+from lfdeploy.backends.alike import SAME, close
+from lfdeploy.backends.onnxruntime import onnx_difference
 from lfdeploy.run import Run
 
 

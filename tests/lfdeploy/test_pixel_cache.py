@@ -173,10 +173,9 @@ def test_a_folder_that_cannot_be(photos: Path, tmp_path: Path, capsys: pytest.Ca
     assert "takes no pictures" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("where", ["named", "beside the runs"])
 def test_an_export_decodes_nothing(
-    photos: Path,
-    tmp_path: Path,
-    decoded: list[Path],
+    where: str, photos: Path, tmp_path: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run knows of its cache: what training decoded, later commands read; the network is the same."""
     from export import export
@@ -184,10 +183,23 @@ def test_an_export_decodes_nothing(
     from training.scores import evaluate
 
     settings = {"data": str(photos), "image_size": SIZE, "arch": "resnet8", "epochs": 1, "batch_size": 8}
-    run = train(TrainConfig(**settings, cache=str(tmp_path / "cache")), "with", tmp_path / "runs")
     plain = train(TrainConfig(**settings), "without", tmp_path / "runs")
+    assert not (tmp_path / "runs" / ".pixels").exists()  # for so few
+    monkeypatch.setattr("lfdeploy.pixel_cache.MANY", 36)
+    cache = {"cache": str(tmp_path / "cache")} if where == "named" else {}
+    run = train(TrainConfig(**settings, **cache), "with", tmp_path / "runs")
+    assert (tmp_path / "runs" / ".pixels").exists() == (where != "named")
     assert run.weights.read_bytes() == plain.weights.read_bytes()
     decoded.clear()
     export(ExportConfig(peer=0), run)
     evaluate(str(run.path))
     assert decoded == []
+
+
+@pytest.mark.parametrize("setting", [None, "none"])
+def test_nothing_is_kept_where_none_is_asked_for(
+    setting: str | None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lfdeploy.pixel_cache.MANY", 36)
+    load(DataConfig(data=str(photos), image_size=SIZE, cache=setting), runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
