@@ -128,6 +128,9 @@ class TrainConfig(DataConfig):
     freeze_parts: int | None = recipes(
         "with --weights: leading parts, the stem and stages, that never learn", metavar="N"
     )
+    accumulate: int = setting(
+        1, "pieces that each batch is computed in, one by one, for less memory", metavar="N", hidden=True
+    )
     balance: str = setting(
         "none", "rare classes count as much", choices=BALANCES, metavar="[HOW]", alone="weights"
     )  # fmt: skip
@@ -139,7 +142,7 @@ class TrainConfig(DataConfig):
     sync_bn: bool = setting(False, "under torchrun: statistics of BatchNorm over all processes", hidden=True)
     device: str = setting("auto", "where to train", choices=("auto", "cpu", "cuda"))
     precision: str = setting(
-        "auto", "of the forward pass; weights stay fp32", choices=("auto", "fp32", "bf16")
+        "auto", "of the forward pass; weights stay fp32", choices=("auto", "fp32", "bf16", "fp16")
     )
     threads: str = setting(
         "auto", "CPU: auto, peer, shared, or how many at most", metavar="HOW"
@@ -154,6 +157,8 @@ class TrainConfig(DataConfig):
             raise UsageError(
                 f"--threads is '{self.threads}'; write auto, peer, shared, or a number from 1 on."
             )
+        if self.accumulate < 1:
+            raise UsageError(f"--accumulate is {self.accumulate}; it must be 1 or greater.")
         if self.patience < 0:
             raise UsageError(f"--patience is {self.patience}; it must be 0 or greater.")
         if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):

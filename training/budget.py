@@ -17,6 +17,7 @@ from training.batches import Batches
 from training.checkpoint import gpus_of, random_states
 from training.engine import Engine, settle
 from training.evaluate import evaluate_cohort
+from training.pieces import gradients
 
 MEASURED = 3  # steps, after one that is not counted
 SPARE = 0.96  # of the time is planned with: a machine is not equally fast all along
@@ -38,6 +39,7 @@ def measured(
     data: Data,
     mean: Tensor,
     std: Tensor,
+    pieces: int = 1,
 ) -> Costs:
     """What a step and an evaluated picture cost here. Weights, statistics and random numbers stay as they
     were, and the optimiser as new.
@@ -53,7 +55,7 @@ def measured(
         begun = time.perf_counter()
         batch = next(epochs)
         optimizer.zero_grad(set_to_none=True)
-        engine.step(batch.given(mean, std), ramps)
+        gradients(engine, batch.given(mean, std), ramps, pieces, 0)
         optimizer.step()
         settle(engine.device)
         seconds.append(time.perf_counter() - begun)

@@ -24,8 +24,11 @@ def save(
     optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
     average: Average | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> None:
-    """Weights, their average, optimiser, random state and progress (plain numbers, strings, lists, dicts)."""
+    """Weights, their average, optimiser, random state, the loss's scale and progress (plain numbers, strings,
+    lists, dicts).
+    """
     state = {
         "model": on_cpu(cohort.kept()),
         "optimizer": on_cpu(optimizer.state_dict()),
@@ -33,6 +36,7 @@ def save(
         "cuda_rng": random_states(cohort),
         "progress": progress,
         "average": None if average is None else on_cpu(average.state()),
+        "scaler": {} if scaler is None else scaler.state_dict(),
     }
     blob = io.BytesIO()
     torch.save(state, blob)
@@ -41,7 +45,11 @@ def save(
 
 
 def load(
-    run: Run, cohort: Cohort, optimizer: torch.optim.Optimizer, average: Average | None = None
+    run: Run,
+    cohort: Cohort,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Any] | None:
     """Restore everything and return the progress; None when nothing was saved yet."""
     state = _state(run)
@@ -51,6 +59,8 @@ def load(
     optimizer.load_state_dict(state["optimizer"])
     if average is not None:
         average.take(state["average"])
+    if scaler is not None and state.get("scaler"):
+        scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(state["rng"])
     for device, rng in zip(gpus_of(cohort), state["cuda_rng"], strict=False):  # the CPU has none
         torch.cuda.set_rng_state(rng, device)

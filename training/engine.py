@@ -69,8 +69,9 @@ class Engine:
             self.device, dtype=self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False
         )
 
-    def step(self, given: Nodes, ramps: Ramps) -> dict[str, Tensor]:
-        """Forward and backward of one step: fills ``.grad`` and returns the detached parts of the loss.
+    def step(self, given: Nodes, ramps: Ramps, factor: Tensor | float = 1.0) -> dict[str, Tensor]:
+        """Forward and backward of one step: adds ``factor`` times the gradient to ``.grad``, and returns the
+        detached parts of the loss.
 
         ``given``: ``view0``.. normalised images (B, 3, H, W), ``labels`` (B,), ``index`` (B,) where a part
         remembers pictures. ``seen`` then holds by target ``NAME.top1``, the share of right answers, and
@@ -80,10 +81,10 @@ class Engine:
             with self.autocast():
                 nodes = self.cohort(given)
             parts = evaluate_graph(self.graph, nodes, ramps)
-            torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+            _backward(parts, factor)
             self._see(nodes)
             return {name: part.detach() for name, part in parts.items()}
-        return self._threaded_step(given, ramps)
+        return self._threaded_step(given, ramps, factor)
 
     def _see(self, nodes: Nodes) -> None:
         labels = nodes["labels"]
@@ -93,7 +94,7 @@ class Engine:
                 self.seen[f"{name}.top1"] = (values.argmax(1) == labels).double().mean()
                 self.seen[f"{name}.cross_entropy"] = F.cross_entropy(wide(values), labels)
 
-    def _threaded_step(self, given: Nodes, ramps: Ramps) -> dict[str, Tensor]:
+    def _threaded_step(self, given: Nodes, ramps: Ramps, factor: Tensor | float) -> dict[str, Tensor]:
         """Each part runs in a thread of its own, on leaves that cut the graph at its door; gradients are
         handed back in reverse.
         """
@@ -103,7 +104,7 @@ class Engine:
         with self.autocast():
             ends = run(self.cohort.tail, leaves)
         parts = evaluate_graph(self.graph, ends, ramps)
-        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        _backward(parts, factor)
         self._see(ends)
         gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
         for trip in reversed(trips):
@@ -212,6 +213,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+def _backward(parts: dict[str, Tensor], factor: Tensor | float) -> None:
+    loss = torch.stack(list(parts.values())).sum()
+    (loss if isinstance(factor, float) and factor == 1.0 else factor * loss).backward()  # type: ignore[no-untyped-call]
+
+
 def _leaf(x: Tensor) -> Tensor:
     return x.detach().requires_grad_()
 
@@ -239,19 +245,29 @@ def settle(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def shorter(asked: str, device: str) -> str:
+    """The precision that is asked for; auto is bf16 where the device has it, else fp16 on a GPU."""
+    if asked != "auto":
+        return asked
+    if has_bf16(device):
+        return "bf16"
+    return "fp16" if device == "cuda" else "fp32"
+
+
 def pick_precision(asked: str, cohort: Cohort, device: str, sample: Tensor) -> tuple[torch.dtype, str]:
-    """The forward pass's dtype, and why. bf16 is taken where the device has it and a
-    batch agrees with fp32.
+    """The forward pass's dtype, and why. By itself a shorter one is taken only where a batch agrees with
+    fp32.
     """
-    has = has_bf16(device)
-    if asked == "fp32" or (asked == "auto" and not has):
+    name = shorter(asked, device)
+    if name == "fp32":
         return torch.float32, "fp32" if device == "cpu" else "fp32 (TF32 is off)"
+    dtype = torch.bfloat16 if name == "bf16" else torch.float16
     was = cohort.training
     cohort.train()
     with torch.no_grad():
         state = {name: value.clone() for name, value in cohort.state_dict().items()}
         plain = cohort.see(sample)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=dtype):
             short = cohort.see(sample)
         cohort.load_state_dict(state)
     cohort.train(was)
@@ -262,10 +278,10 @@ def pick_precision(asked: str, cohort: Cohort, device: str, sample: Tensor) -> t
     )
     away = f"{100 * worst:.1f} % of the logits' spread away from fp32"
     if worst > 0.2 or worst != worst:
-        if asked == "bf16":
+        if asked == name:
             raise LfdeployError(
-                f"--precision bf16 does not suit this network: the first batch is {away}. Use "
+                f"--precision {name} does not suit this network: the first batch is {away}. Use "
                 "--precision fp32."
             )
-        return torch.float32, f"fp32 (bf16 put the first batch {away})"
-    return torch.bfloat16, f"bf16 (first batch: {away})"
+        return torch.float32, f"fp32 ({name} put the first batch {away})"
+    return dtype, f"{name} (first batch: {away})"

@@ -74,15 +74,15 @@ def what_is_kept(run: Run, error: OSError) -> str:
     return f"{sentence(error)} Run {run.name} keeps {state}; then go on with: {how}"
 
 
-def check_batch_of_one(cohort: Cohort, picture: Tensor) -> None:
+def check_batch_of_one(cohort: Cohort, picture: Tensor, what: str) -> None:
     """Raise `LfdeployError` where BatchNorm would see one value a channel, for a normalised
-    picture (1, 3, S, S).
+    picture (1, 3, S, S). ``what`` in the settings makes a step of one picture.
     """
     with torch.random.fork_rng(), torch.no_grad():
         try:
             copy.deepcopy(cohort).train().see(picture)
         except ValueError:
             raise LfdeployError(
-                "--batch-size 1 is too small for this network: its last maps are 1x1, and BatchNorm needs "
+                f"{what} is too small for this network: its last maps are 1x1, and BatchNorm needs "
                 "more than one value a channel. Use --batch-size 2 or more."
             ) from None

@@ -23,13 +23,13 @@ from lfdeploy.runs import point_latest
 from lfdeploy.stored_config import stored
 from training import checkpoint, metrics, plots
 from training.average import applied
-from training.dropout import at_step
 from training.engine import settle
 from training.evaluate import Scores, evaluate_cohort
 from training.guards import interruptible, lock_to_resume, what_is_kept
 from training.schedule import learning_rate
 from training.setup import Setup, prepare
 from training.testimony import testified
+from training.update import update
 from training.world import lost, started_first
 
 START = {"epoch": 0, "step": 0, "sums": {}, "best": -1.0, "seconds": 0.0}
@@ -101,7 +101,7 @@ def _config_of(run: Run) -> TrainConfig:
 
 def _epochs(s: Setup, interrupted: list[int]) -> None:
     cohort, engine, run = s.engine.cohort, s.engine, s.run
-    progress = checkpoint.load(run, cohort, s.optimizer, s.average) or dict(START)
+    progress = checkpoint.load(run, cohort, s.optimizer, s.average, s.scaler) or dict(START)
     if s.world.first:
         metrics.trim(run, progress["epoch"])
     if progress["epoch"] or progress["step"]:
@@ -126,13 +126,8 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
                 rate = learning_rate(s.schedule, s.lr, s.warmup, done / total)
                 for group in s.optimizer.param_groups:
                     group["lr"] = rate * group.get("pace", 1)
-                at_step(cohort, done * s.world.size + s.world.rank)
-                s.optimizer.zero_grad(set_to_none=True)
-                parts = engine.step(batch.given(s.mean, s.std), ramps)
-                stopped = s.world.average(cohort.parameters(), bool(interrupted))
-                if s.config.clip_norm:
-                    torch.nn.utils.clip_grad_norm_(cohort.parameters(), s.config.clip_norm)
-                s.optimizer.step()
+                place = done * s.world.size + s.world.rank
+                parts, stopped = update(s, batch.given(s.mean, s.std), ramps, place, interrupted)
                 cohort.after_step(done)
                 if s.average is not None:
                     s.average.update(cohort, done)
@@ -144,7 +139,7 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
             settle(engine.device)
             row = _close_epoch(s, epoch, s.world.mean(sums), progress, time.perf_counter() - began)
             if s.world.first:
-                checkpoint.save(run, cohort, s.optimizer, progress, s.average)
+                checkpoint.save(run, cohort, s.optimizer, progress, s.average, s.scaler)
             say(metrics.told(row, s.epochs, meter.left()))
 
 
@@ -156,7 +151,7 @@ def _stop(
     progress.update(seconds=progress["seconds"] + seconds, part=progress.get("part", 0.0) + seconds)
     s.world.share(s.engine.cohort.buffers())
     if s.world.first:
-        checkpoint.save(s.run, s.engine.cohort, s.optimizer, progress, s.average)
+        checkpoint.save(s.run, s.engine.cohort, s.optimizer, progress, s.average, s.scaler)
     s.world.wait()
     how = f"lfdeploy train --resume {typed(s.run.path)}"
     raise Interrupted(f"Interrupted; the state is saved. Go on with: {how}")

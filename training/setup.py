@@ -39,6 +39,7 @@ from training.losses import LossGraph
 from training.methods import METHODS
 from training.methods.method import Given, Method
 from training.parts import GivenTeacher, OpenedFile
+from training.pieces import check_pieces
 from training.recipes import chosen, resolved
 from training.sync_norm import synchronise
 from training.teachers import check_teachers, find, names_of, teachers_of
@@ -69,6 +70,7 @@ class Setup:
     held: int
     world: World
     average: Average | None
+    scaler: torch.amp.GradScaler
 
 
 def prepare(
@@ -77,12 +79,10 @@ def prepare(
     """Read, build, and begin the run's directory; the lock of a run that begins here is added to ``held``."""
     if resume is None and started_first():
         may_begin(runs, name)
-    choose("method", config.method, list(METHODS))
-    method = METHODS[config.method]
+    method = METHODS[choose("method", config.method, list(METHODS))]
     check_teachers(config.method, method.teachers, config.teacher)
     home = runs if resume is None else resume.path.parent
-    # found, or refused, before anything is decoded
-    teachers = [find(teacher, home) for teacher in names_of(config.teacher)]
+    teachers = [find(teacher, home) for teacher in names_of(config.teacher)]  # before anything is decoded
     begun = resume is not None and checkpoint.saved(resume) is not None
     starts = {} if begun else starts_of(config.weights, config.arch, home)
     options = parse_options(method.options, config.option, config.method)
@@ -95,6 +95,7 @@ def prepare(
     given = teachers_of(teachers, data, mean, std)
     config, cohort = _cohort(config, method, options, data, archs, given, starts)
     check_together(world, config, method)
+    check_pieces(config, method, world.size)
     cohort = _placed(cohort, device, config.sync_bn and world.size > 1)
     pixels = torch.tensor(mean, device=device), torch.tensor(std, device=device)
     batches = _batches(config, data, device, cohort.views, world)
@@ -113,13 +114,14 @@ def prepare(
         engine.close()
         raise
     assert config.epochs and config.lr and config.schedule and config.warmup is not None
-    how = f"{device}, {precision}" + (f", {engine.threads} threads" if engine.threads else "") + world.told
-    tell(run, config, data, archs, batches, config.epochs, how)
+    threads = f", {engine.threads} threads" if engine.threads else ""
+    tell(run, config, data, archs, batches, config.epochs, f"{device}, {precision}{threads}{world.told}")
     heads = config.epochs if config.freeze == "all" else int(config.freeze or 0)
+    average = Average(cohort, config.ema) if config.ema else None
+    scaler = torch.amp.GradScaler(device, enabled=engine.dtype == torch.float16)
     return Setup(
-        run, config, data, engine, optimizer, batches, pixels[0], pixels[1], config.epochs, config.lr,
-        config.schedule, config.warmup, precision, heads, world,
-        Average(cohort, config.ema) if config.ema else None,
+        run, config, data, engine, optimizer, batches, *pixels, config.epochs, config.lr,
+        config.schedule, config.warmup, precision, heads, world, average, scaler,
     )  # fmt: skip
 
 
@@ -168,8 +170,9 @@ def _engine(
     if config.augment == "photo" and config.train_size != data.image_size:
         first = interpolate(first, config.train_size)
     dtype, precision = pick_precision(config.precision, cohort, device, first)
-    if config.batch_size == world.size and not config.sync_bn:
-        check_batch_of_one(cohort, first[:1])
+    if config.batch_size == world.size * config.accumulate and not config.sync_bn:
+        pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
+        check_batch_of_one(cohort, first[:1], f"--batch-size {config.batch_size // world.size}{pieces}")
     dtype, precision = world.agree((dtype, precision))
     together = config.sync_bn and world.size > 1  # messages between processes keep one order
     threads = 0 if together else threads_for(config.threads, cohort, device)
@@ -208,7 +211,7 @@ def _within(
     pixels: tuple[Tensor, Tensor], began: float, world: World,
 ) -> tuple[TrainConfig, Batches]:  # fmt: skip
     """The config with as many epochs and steps as fit into its time, and batches of so many steps."""
-    costs = measured(engine, optimizer, batches, data, *pixels)
+    costs = measured(engine, optimizer, batches, data, *pixels, config.accumulate)
     seconds = seconds_of(config.time or "")
     left = seconds - (time.perf_counter() - began)
     epochs, steps = world.agree(fitting(costs, seconds, left, batches.steps, data))

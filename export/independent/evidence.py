@@ -72,13 +72,14 @@ class Evidence:
     """One file against the truth. Everything is computed when it is first asked for, and once.
 
     ``training``: pictures of the run for the ranges of an int8 file, that calibrated nothing where there are
-    enough; may be empty.
+    enough; may be empty. ``rule``: what its manifest says that it was calibrated by.
     """
 
     file: Path
     precision: str
     truth: Truth
     training: Pixels
+    rule: str = ""
 
     @cached_property
     def opened(self) -> OnnxFile | IrFile | ProgramFile:
@@ -203,4 +204,4 @@ def arithmetic_checks(evidence: Evidence) -> Iterator[Check | Unexamined]:
     if not len(evidence.training):
         yield Unexamined(STAGE, "activation ranges: the run's training pictures are not here", decides=True)
     else:
-        yield from range_checks(evidence.opened.ranges, evidence.reach)
+        yield from range_checks(evidence.opened.ranges, evidence.reach, evidence.rule)

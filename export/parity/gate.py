@@ -193,10 +193,13 @@ class Gate:
         """The readable file against the run's numbers."""
         if self.readable is None:
             return None
-        named = set(self.manifest["calibration"]["digests"]) if self.precision == "int8" else set()
+        claim = (
+            self.manifest["calibration"] if self.precision == "int8" else {"digests": [], "calibrator": ""}
+        )
         own = self.own_training and self.precision == "int8"
-        training = training_pictures(self.ref.data, named) if own else self.ref.probes[:0]
-        return Evidence(self.readable, self.precision, self.ref.truth(explains(self.manifest)), training)
+        training = training_pictures(self.ref.data, set(claim["digests"])) if own else self.ref.probes[:0]
+        truth = self.ref.truth(explains(self.manifest))
+        return Evidence(self.readable, self.precision, truth, training, str(claim["calibrator"]))
 
     def outputs(self) -> Outputs:
         """The outputs that the manifest must name, by the run."""

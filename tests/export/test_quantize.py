@@ -23,7 +23,16 @@ from onnx.reference import ReferenceEvaluator
 from export.bench.speed import faster, in_words, median_interval
 from export.build.graph import in_precision, to_onnx
 from export.build.quantize import activations, batches, logits_of, pick, quantize, with_ranges
-from export.build.ranges import Spread, least_squares, mean_minmax, minmax, percentile, ranges, spreads
+from export.build.ranges import (
+    CALIBRATORS,
+    Spread,
+    least_squares,
+    mean_minmax,
+    minmax,
+    percentile,
+    ranges,
+    spreads,
+)
 from lfdeploy.artifact import read
 from lfdeploy.devices import instruction_set, int8_saturates
 from lfdeploy.errors import LfdeployError
@@ -80,7 +89,9 @@ def test_same_input_same_bytes_and_near_fp32(tiny_run: Run, scheme: str) -> None
     second, _ = quantize(blob, scheme, data)
     assert first == second
     assert set(told["tries"]) == {"minmax", "mean-minmax", "percentile", "least-squares"}
-    assert told["tries"][told["calibrator"]]["kl_mean"] == min(t["kl_mean"] for t in told["tries"].values())
+    least = min(t["kl_mean"] for t in told["tries"].values())
+    near = [name for name, t in told["tries"].items() if t["kl_mean"] <= 1.05 * least]
+    assert told["calibrator"] == next(name for name in CALIBRATORS if name in near)  # it cuts off least
     model = onnx.load_from_string(first)
     onnx.checker.check_model(model, full_check=True)
     assert [p.key for p in model.metadata_props] == ["lfdeploy"]

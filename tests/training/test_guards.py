@@ -30,9 +30,9 @@ def test_a_batch_of_one_where_maps_are_1x1() -> None:
     before = {name: value.clone() for name, value in deep.state_dict().items()}
     state = torch.get_rng_state()
     with pytest.raises(LfdeployError, match="--batch-size 1 is too small"):
-        check_batch_of_one(deep, picture)
-    check_batch_of_one(flat, picture)
-    check_batch_of_one(deep, torch.zeros(2, 3, 32, 32))
+        check_batch_of_one(deep, picture, "--batch-size 1")
+    check_batch_of_one(flat, picture, "--batch-size 1")
+    check_batch_of_one(deep, torch.zeros(2, 3, 32, 32), "--batch-size 2")
     assert all(torch.equal(value, before[name]) for name, value in deep.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -14,7 +14,7 @@ from torch import nn
 import training.loop
 from training import checkpoint
 from training.cohort import Cohort
-from training.engine import exact_fp32, has_bf16, pick_precision, settle
+from training.engine import exact_fp32, has_bf16, settle, shorter
 from training.fusion import CBAM
 from training.losses import LossGraph, evaluate_graph
 from training.methods import METHODS
@@ -107,13 +107,16 @@ def test_cbam_pools_on_a_gpu_by_what_is_summed_in_order() -> None:
 
 
 def test_emulated_bf16_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU before Ampere: bf16 works, slower than fp32."""
+    """As on a GPU before Ampere: bf16 works, slower than fp32; fp16 is what it has."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not has_bf16("cuda")
-    with fake_cuda():
-        cohort, _ = cohort_on_cuda("independent")
-        dtype, said = pick_precision("auto", cohort, "cuda", torch.empty(1, 3, 32, 32, device="cuda"))
-    assert (dtype, said) == (torch.float32, "fp32 (TF32 is off)")
+    assert [shorter(asked, "cuda") for asked in ("auto", "fp32", "bf16")] == ["fp16", "fp32", "bf16"]
+
+
+def test_by_itself_a_cpu_never_takes_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
+        assert shorter("auto", "cpu") == ("bf16" if has else "fp32")
 
 
 def test_fp32_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
