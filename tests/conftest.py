@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from made import made_once
 
 from lfdeploy import recall
 from lfdeploy.cli import main
@@ -69,10 +70,12 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     from export import export
     from training import train
 
+    def make(runs: Path) -> None:
+        export(ExportConfig(all=True), train(TrainConfig(epochs=6), name="tiny", runs=runs))
+
     runs = tmp_path_factory.mktemp("tiny") / "runs"
-    run = train(TrainConfig(epochs=6), name="tiny", runs=runs)
-    export(ExportConfig(all=True), run)
-    return run
+    made_once("tiny", make, runs)
+    return Run(runs / "tiny")
 
 
 @pytest.fixture(scope="session")

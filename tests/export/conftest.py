@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from made import made_once
 
 from export import export, prove
 from export.parity.reference import Reference, Tick, reference
@@ -13,16 +16,38 @@ from lfdeploy.data import Data, Split
 from lfdeploy.run import Run, sha256
 
 
+def exported(run: Run, *configs: ExportConfig) -> list[Path]:
+    """What these configs export of the tiny run, in their order, among its artifacts."""
+    words = repr([asdict(config) for config in configs])
+    name = "artifacts-" + hashlib.sha256(words.encode()).hexdigest()[:8]
+
+    def make(place: Path) -> None:
+        made = [artifact for config in configs for artifact in export(config, run)]
+        for number, artifact in enumerate(made):
+            shutil.copytree(artifact.path, place / str(number) / artifact.path.name)
+
+    copies = run.path / f".{name}"
+    made_once(name, make, copies)
+    paths = []
+    for number in range(len(list(copies.iterdir()))):
+        (copy,) = (copies / str(number)).iterdir()
+        paths.append(run.artifacts / copy.name)
+        if not paths[-1].exists():
+            copy.rename(paths[-1])
+    shutil.rmtree(copies)
+    return paths
+
+
 @pytest.fixture(scope="session")
 def half_artifact(tiny_run: Run) -> Path:
     """The fused classifier of the tiny run as fp16 ONNX."""
-    return export(ExportConfig(fused=True, precision="fp16"), tiny_run)[0].path
+    return exported(tiny_run, ExportConfig(fused=True, precision="fp16"))[0]
 
 
 @pytest.fixture(scope="session")
 def int8_artifact(tiny_run: Run) -> Path:
     """The first peer of the tiny run as int8 ONNX."""
-    return export(ExportConfig(peer=0, precision="int8"), tiny_run)[0].path
+    return exported(tiny_run, ExportConfig(peer=0, precision="int8"))[0]
 
 
 @pytest.fixture
@@ -39,8 +64,7 @@ def copied(tiny_run: Run, tmp_path: Path) -> Callable[[str], Path]:
 def elsewhere(tiny_run: Run) -> list[Path]:
     """The first peer of the tiny run in the formats that are neither ONNX nor an engine."""
     wanted = ("openvino", "fp32,fp16,int8"), ("torch", "fp32")
-    made = [export(ExportConfig(peer=0, format=f, precision=p), tiny_run) for f, p in wanted]
-    return [artifact.path for artifacts in made for artifact in artifacts]
+    return exported(tiny_run, *(ExportConfig(peer=0, format=f, precision=p) for f, p in wanted))
 
 
 @pytest.fixture(scope="module")

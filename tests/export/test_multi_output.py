@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import member_mutants as members
@@ -20,6 +21,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from click.testing import Result
+from made import made_once
 from marks import some
 
 from export import export, prove
@@ -43,9 +45,9 @@ Note = Callable[[str, object], None]
 def together(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny run in one file, by precision, away from its other artifacts."""
     out = tmp_path_factory.mktemp("together")
-    config = ExportConfig(all=True, single_file=True, precision="fp32,fp16,int8", out=str(out))
-    made = export(config, tiny_run)
-    return {str(a.manifest["precision"]): a.path for a in made}
+    config = ExportConfig(all=True, single_file=True, precision="fp32,fp16,int8")
+    made_once("together", lambda place: export(replace(config, out=str(place)), tiny_run), out)
+    return {str(read(path).manifest["precision"]): path for path in out.iterdir()}
 
 
 @pytest.fixture
