@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from lfdeploy.cli import main
 from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.images import fit_all
 from lfdeploy.run import Run
+from training import plots
+
+DRAW = plots.draw
 
 # as a shell leaves it to a job in the background, and the job to its children
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -40,6 +44,31 @@ def _fitted_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recall, "fit_all", fitted)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_read_once() -> Iterator[None]:
+    """onnxscript reads the source of its 1,490 operators at every export, the same each time: a second."""
+    from torch.onnx._internal.exporter import _registration
+
+    apis = _registration.onnxscript_apis
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apis, "get_torchlib_ops", cache(apis.get_torchlib_ops))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_plots() -> Iterator[None]:
+    """A training's two pictures take longer than most trainings here; tests marked ``plots`` have them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "draw", lambda *given: None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("plots"):
+        monkeypatch.setattr(plots, "draw", DRAW)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,7 +100,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     from training import train
 
     def make(runs: Path) -> None:
-        export(ExportConfig(all=True), train(TrainConfig(epochs=6), name="tiny", runs=runs))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plots, "draw", DRAW)
+            run = train(TrainConfig(epochs=6), name="tiny", runs=runs)
+        export(ExportConfig(all=True), run)
 
     runs = tmp_path_factory.mktemp("tiny") / "runs"
     made_once("tiny", make, runs)

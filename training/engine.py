@@ -284,4 +284,6 @@ def pick_precision(asked: str, cohort: Cohort, device: str, sample: Tensor) -> t
                 "--precision fp32."
             )
         return torch.float32, f"fp32 ({name} put the first batch {away})"
+    if device == "cpu" and not (name == "bf16" and has_bf16(device)):
+        away += "; most CPUs compute it in software, many times slower than fp32"
     return dtype, f"{name} (first batch: {away})"

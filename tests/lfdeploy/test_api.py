@@ -76,7 +76,7 @@ def test_an_artifact_is_opened_by_path_or_as_it_is(tiny_run: Run) -> None:
         (lambda: lfdeploy.train(balance="weight"), "weights"),
         (lambda: lfdeploy.train(balance=True), "--balance is True"),
         (lambda: lfdeploy.train(optimizer="adam"), "adamw"),
-        (lambda: lfdeploy.train(precision="fp16"), "bf16"),
+        (lambda: lfdeploy.train(precision="fp8"), "bf16"),
         (lambda: lfdeploy.train(epochs="3"), "a whole number"),
         (lambda: lfdeploy.train(epochs=2.5), "a whole number"),
         (lambda: lfdeploy.train(threads=0), "--threads"),

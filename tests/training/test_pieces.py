@@ -80,7 +80,11 @@ def config(coloured_npz: Path) -> TrainConfig:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"accumulate": 4, "precision": "fp32"}, {"precision": "fp16"}], ids=["pieces", "fp16"]
+    "settings",
+    [
+        pytest.param({"accumulate": 4, "precision": "fp32"}, id="pieces"),
+        pytest.param({"precision": "fp16"}, id="fp16", marks=pytest.mark.slow),
+    ],
 )
 def test_it_is_resumed_to_the_same_bits(
     settings: dict[str, Any], config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

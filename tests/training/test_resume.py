@@ -343,6 +343,7 @@ def test_the_summary_comes_before_the_plots(
     assert_same(tmp_path / "cut", reference.path)
 
 
+@pytest.mark.plots
 def test_a_plot_that_fails_costs_nothing(
     config: TrainConfig,
     reference: Run,
