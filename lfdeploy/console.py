@@ -126,12 +126,13 @@ class Meter:
         return spent / made * (self.total - self.done) if made > 0 else float("nan")
 
     def info(self) -> str:
-        """Rate and time left."""
+        """Rate and time left; when all units are done, what follows them is of unknown length."""
         spent, made = time.perf_counter() - self.start, self.done - (self.first or 0)
         if made <= 0 or spent <= 0:
             return ""
         rate = made / spent
-        return f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s  {duration(self.left())} left"
+        rest = f"{duration(self.left())} left" if self.done < self.total else "finishing"
+        return f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s  {rest}"
 
     def line(self) -> str:
         """Where it stands, as one line."""

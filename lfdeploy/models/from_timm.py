@@ -1,4 +1,4 @@
-"""Networks of timm, by its names, untrained: its feature interface gives the layers, a linear layer is put on
+"""Networks of timm, by its names: its feature interface gives the layers, a linear layer is put on
 the last map.
 
 Only networks that are a sequence of layers giving maps (B, C, H, W) can be cut; others are refused by name.
@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lfdeploy.errors import UsageError
+from lfdeploy.console import say
+from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.models.backbone import Backbone, pool_linear
 
 STAGES = 4  # as many as torchvision's networks have
@@ -56,6 +57,45 @@ def network_of(name: str) -> Callable[[int], Backbone]:
         return Backbone(nn.Sequential(*stem), stages, pool_linear(channels, classes))
 
     return build
+
+
+def timms_names(name: str) -> list[str]:
+    """Of what timm's feature interface of a network holds, in its order, but for counters."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        net = timm.create_model(name, pretrained=False, features_only=True)
+    return [key for key in net.state_dict() if not key.endswith("num_batches_tracked")]
+
+
+def timms_pixels(name: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pictures that timm's weights of a network were trained on."""
+    import timm
+
+    told = timm.get_pretrained_cfg(name)
+    if told is None:
+        return list(timm.data.IMAGENET_DEFAULT_MEAN), list(timm.data.IMAGENET_DEFAULT_STD)
+    return list(told.mean), list(told.std)
+
+
+def timms_weights(name: str) -> dict[str, torch.Tensor]:
+    """The weights that timm knows for a network, downloaded by timm or from its cache.
+
+    Raises `LfdeployError` where there are none, or they cannot be had.
+    """
+    import timm
+
+    told = timm.get_pretrained_cfg(name)
+    place = told and (told.hf_hub_id or told.url)
+    if not place:
+        raise LfdeployError(f"timm has no weights of {name}. Give a file or a run to --weights.")
+    say(f"timm's weights of {name}: {place}")
+    try:
+        return dict(timm.create_model(name, pretrained=True).state_dict())
+    except Exception as error:  # of the hub's client and of the network there are many kinds
+        why = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+        fetch = f"Fetch model.safetensors of {place} elsewhere, and give it to --weights"
+        raise LfdeployError(f"timm could not load its weights of {name} ({why}). {fetch}.") from None
 
 
 def _refusal(name: str, why: str) -> UsageError:

@@ -85,13 +85,15 @@ def test_what_is_said_puts_the_meter_off(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_rate_counts_what_was_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A resumed training begins at a high number, after a while of loading."""
-    now = iter([0.0, 100.0, 110.0, 110.0, 110.0])
+    now = iter([0.0, 100.0, 110.0, 110.0, 110.0, 120.0])
     monkeypatch.setattr(console.time, "perf_counter", lambda: next(now))
     meter = Meter("epoch", 2000, "img")
     meter.at(1000)
     meter.at(1500)
     assert meter.left() == pytest.approx(10.0)
-    assert meter.info().startswith("50 img/s")
+    assert meter.info() == "50 img/s  0:10 left"
+    meter.at(2000)
+    assert meter.info() == "50 img/s  finishing"
 
 
 class Broken(io.StringIO):

@@ -63,6 +63,40 @@ def test_torchvisions_tensors_are_found_by_their_order(arch: str, tmp_path: Path
     assert start.pixels == IMAGENET
 
 
+TIMM = ["mobilenetv3_small_050", "resnet10t"]
+TIMM_TOO = ["convnext_atto", "regnetx_002", "efficientnet_lite0", "densenet121"]
+
+
+@pytest.mark.parametrize("name", [*TIMM, *(pytest.param(n, marks=pytest.mark.slow) for n in TIMM_TOO)])
+def test_timms_tensors_are_found_by_name(name: str, tmp_path: Path) -> None:
+    """The last map is that of timm's own features with the weights of the same file."""
+    timm = pytest.importorskip("timm")
+    source = shaken(timm.create_model(name, pretrained=False))
+    file = tmp_path / "w.safetensors"
+    save_file({n: t.contiguous() for n, t in source.state_dict().items()}, file)
+    arch = f"timm:{name}"
+    start = starts_of(str(file), arch, tmp_path)[arch]
+    network = create(arch, 7).eval()
+    begin_from(network, start, tuple("abcdefg"))
+    overlay = {"file": str(file)}
+    own = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(network.last_map(x), own(x)[-1])
+    told = timm.get_pretrained_cfg(name)
+    assert start.pixels == (list(told.mean), list(told.std))
+    assert set(fitting(start, arch)) == set(network.state_dict()) - set(head_of(arch)) - {
+        key for key in network.state_dict() if key.endswith("num_batches_tracked")
+    }
+
+
+def test_weights_of_another_network_of_timm_are_refused(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("resnet10t", pretrained=False).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(LfdeployError, match=r"is not for timm:mobilenetv3_small_050: it has no 'conv_stem"):
+        starts_of(str(tmp_path / "w.pth"), "timm:mobilenetv3_small_050", tmp_path)
+
+
 @pytest.mark.parametrize("side", [64, 97])
 def test_published_weights_of_lite0_answer_as_timms_network_does(side: int, tmp_path: Path) -> None:
     """timm has the same network in code of its own, with TensorFlow's padding and its norm's epsilon."""
