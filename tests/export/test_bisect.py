@@ -185,7 +185,7 @@ class Untrained:
         return self.made
 
 
-HEALTHY = [("resnet8", "fp32"), ("resnet8", "fp16")]
+HEALTHY = [("resnet8", "fp32"), pytest.param("resnet8", "fp16", marks=pytest.mark.slow)]
 HEALTHY += [
     wide("mobilenet_v3_small", "bf16"),
     wide("shufflenet_v2", "fp32"),

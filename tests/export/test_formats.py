@@ -194,7 +194,12 @@ print([m for m in sys.modules if "openvino_telemetry" in m])
     assert not (tmp_path / "intel").exists()
 
 
-@pytest.mark.parametrize("name", [*NAMES, "peer0-openvino-int8"])
+COMMANDED = [
+    n if "fp32" in n else pytest.param(n, marks=pytest.mark.slow) for n in [*NAMES, "peer0-openvino-int8"]
+]
+
+
+@pytest.mark.parametrize("name", COMMANDED)
 def test_every_command_takes_it(
     name: str, tiny_run: Run, elsewhere: list[Path], tmp_path: Path, lf: Callable[..., Result]
 ) -> None:
