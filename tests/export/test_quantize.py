@@ -286,5 +286,5 @@ def test_the_calibrator_is_chosen_among_sure_answers_too(tiny_run: Run) -> None:
         pair = [torch.log_softmax(values / sure, 1) for values in (logits, exact)]
         divergence[name] = torch.nn.functional.kl_div(*pair, reduction="batchmean", log_target=True).item()
         distance[name] = (logits - exact).abs().mean().item()
-    assert divergence[told["calibrator"]] <= 1.01 * min(divergence.values()), divergence
+    assert divergence[told["calibrator"]] <= 1.05 * min(divergence.values()), divergence
     assert distance[told["calibrator"]] <= 0.5 * max(distance.values()), distance
