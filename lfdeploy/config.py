@@ -131,6 +131,9 @@ class TrainConfig(DataConfig):
     accumulate: int = setting(
         1, "pieces that each batch is computed in, one by one, for less memory", metavar="N", hidden=True
     )
+    graph: bool = setting(
+        False, "CUDA: record a step once and repeat it; no GPU has run this yet", hidden=True
+    )
     balance: str = setting(
         "none", "rare classes count as much", choices=BALANCES, metavar="[HOW]", alone="weights"
     )  # fmt: skip

@@ -29,7 +29,7 @@ from training.guards import interruptible, lock_to_resume, what_is_kept
 from training.schedule import learning_rate
 from training.setup import Setup, prepare
 from training.testimony import testified
-from training.update import update
+from training.update import stepper
 from training.world import lost, started_first
 
 START = {"epoch": 0, "step": 0, "sums": {}, "best": -1.0, "seconds": 0.0}
@@ -107,7 +107,7 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
     if progress["epoch"] or progress["step"]:
         say(f"Resuming at epoch {progress['epoch'] + 1}, step {progress['step'] + 1}.")
     total = s.epochs * s.batches.steps
-    size = s.batches.batch_size
+    size, take_step = s.batches.batch_size, stepper(s)
     with Meter("epoch", total * size, "img") as meter:
         cohort.train()
         for epoch in range(progress["epoch"], s.epochs):
@@ -127,7 +127,7 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
                 for group in s.optimizer.param_groups:
                     group["lr"] = rate * group.get("pace", 1)
                 place = done * s.world.size + s.world.rank
-                parts, stopped = update(s, batch.given(s.mean, s.std), ramps, place, interrupted)
+                parts, stopped = take_step(batch.given(s.mean, s.std), ramps, place, interrupted)
                 cohort.after_step(done)
                 if s.average is not None:
                     s.average.update(cohort, done)

@@ -41,6 +41,7 @@ from training.methods.method import Given, Method
 from training.parts import GivenTeacher, OpenedFile
 from training.pieces import check_pieces
 from training.recipes import chosen, resolved
+from training.recorded import check_recorded
 from training.sync_norm import synchronise
 from training.teachers import check_teachers, find, names_of, teachers_of
 from training.weights import Start, begin_from, pixels_of, starts_of, told
@@ -174,6 +175,7 @@ def _engine(
         pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
         check_batch_of_one(cohort, first[:1], f"--batch-size {config.batch_size // world.size}{pieces}")
     dtype, precision = world.agree((dtype, precision))
+    check_recorded(config, cohort, dtype, device, world.size)
     together = config.sync_bn and world.size > 1  # messages between processes keep one order
     threads = 0 if together else threads_for(config.threads, cohort, device)
     most = int(config.threads) if config.threads.isdecimal() else 0
@@ -201,9 +203,10 @@ def _optimizer(config: TrainConfig, cohort: Cohort) -> torch.optim.Optimizer:
     )
     ready = fitted(cohort) if config.fit_heads else []
     groups = cohort.parameter_groups(config.weight_decay, config.decay_norms, config.fresh_lr, ready)
+    plain, fused = not config.graph, config.graph
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, foreach=True)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, foreach=True)
+        return torch.optim.AdamW(groups, lr=config.lr, foreach=plain, fused=fused)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, foreach=plain, fused=fused)
 
 
 def _within(

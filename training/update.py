@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +11,16 @@ from torch import Tensor
 from training.losses import Ramps
 from training.parts.part import Nodes
 from training.pieces import gradients
+from training.recorded import Recorded
 from training.setup import Setup
+
+
+def stepper(s: Setup) -> Callable[[Nodes, Ramps, int, Sequence[int]], tuple[dict[str, Tensor], bool]]:
+    """What takes a training's steps: `update`, or with ``--graph`` the record of one."""
+    if not s.config.graph:
+        return partial(update, s)
+    recorded = Recorded(s.engine, s.optimizer, s.config.clip_norm or 0.0)
+    return lambda given, ramps, place, interrupted: (recorded(given, ramps), bool(interrupted))
 
 
 def update(

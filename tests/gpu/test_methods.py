@@ -17,6 +17,7 @@ from training.engine import Engine, exact_fp32
 from training.losses import LossGraph
 from training.methods import METHODS
 from training.parts import Nodes
+from training.recorded import Recorded
 
 pytestmark = pytest.mark.gpu
 CLASSES, SIZE, BATCH = 10, 32, 32
@@ -94,3 +95,33 @@ def test_no_step_waits_for_the_device(method: str, precision: torch.dtype) -> No
         for number in (1, 2, 3):
             step(number)
     assert torch.stack(losses).isfinite().all()
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "crd"])
+def test_a_recorded_step_is_the_plain_one(method: str) -> None:
+    """Ten steps at falling rates: the same losses, but for the order in which a GPU sums."""
+    exact_fp32("cuda")
+    losses: list[list[float]] = []
+    for graph_asked in (False, True):
+        cohort, graph = made(method)
+        cohort.cuda().train()
+        ramps, names = graph.ramps(0, 2, "cuda"), begun(cohort, "cuda", torch.float32)
+        engine = Engine(cohort, graph, "cuda", torch.float32, 0)
+        optimizer = torch.optim.SGD(
+            cohort.parameter_groups(5e-4), lr=0.01, momentum=0.9, nesterov=True, fused=True
+        )
+        recorded = Recorded(engine, optimizer)
+        sums = []
+        for number in range(10):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 / (1 + number)
+            if graph_asked:
+                parts = recorded(names, ramps)
+            else:
+                optimizer.zero_grad(set_to_none=True)
+                parts = engine.step(names, ramps)
+                optimizer.step()
+            cohort.after_step(number)
+            sums.append(torch.stack(list(parts.values())).sum().clone())
+        losses.append(torch.stack(sums).tolist())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

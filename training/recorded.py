@@ -1,0 +1,132 @@
+"""A whole training step that CUDA records once and then repeats by itself (``--graph``).
+
+A small network's step is a thousand kernels that each take less time than Python needs to ask for them. Here
+all that a step reads and writes stays at the same addresses, nothing is read by the host, and the record asks
+for every kernel at once. On other devices the same step runs as it is written, which is how it is tested: no
+GPU has run the record yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from lfdeploy.config import TrainConfig
+from lfdeploy.errors import UsageError
+from training.cohort import Cohort
+from training.dropout import Drop
+from training.engine import Engine
+from training.losses import Ramps
+from training.parts import OpenedFile
+from training.parts.part import Nodes
+
+WARM = 3  # steps before the record, in which libraries choose their kernels
+
+
+class Recorded:
+    """Steps of an engine and its optimiser (fused: the others read a rate on the host).
+
+    The record is made at the first step, and again where other parameters learn than before.
+    """
+
+    def __init__(self, engine: Engine, optimizer: torch.optim.Optimizer, clip_norm: float = 0.0) -> None:
+        self.engine, self.optimizer, self.clip_norm = engine, optimizer, clip_norm
+        self.given: Nodes = {}
+        self.ramps: dict[object, Tensor] = {}
+        self.rates: list[Tensor] = []
+        self.parts: dict[str, Tensor] = {}
+        self.repeat: Callable[[], None] | None = None
+        self.learning: list[bool] = []
+
+    def __call__(self, given: Nodes, ramps: Ramps) -> dict[str, Tensor]:
+        """Take one step; the parts of the loss, which the next step overwrites."""
+        learning = [parameter.requires_grad for parameter in self.engine.cohort.parameters()]
+        begins = self.repeat is None or learning != self.learning
+        if begins:
+            self.given = {name: x.detach().clone() for name, x in given.items()}
+            self.ramps = {ramp: factor.detach().clone() for ramp, factor in ramps.items()}
+            self.rates = [torch.zeros((), device=self.engine.device) for _ in self.optimizer.param_groups]
+            self.learning = learning
+            begin_state(self.optimizer)
+        for places, values in ((self.given, given), (self.ramps, ramps)):
+            for name, place in places.items():
+                place.copy_(values[name])  # type: ignore[index]
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(group["lr"])
+        if begins:
+            self.repeat = self._record() if self.engine.device == "cuda" else self._step
+        assert self.repeat is not None
+        self.repeat()
+        return self.parts
+
+    def _step(self) -> None:
+        groups = self.optimizer.param_groups
+        self.optimizer.zero_grad(set_to_none=True)
+        self.parts = self.engine.step(self.given, self.ramps)  # type: ignore[arg-type]
+        if self.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.engine.cohort.parameters(), self.clip_norm)
+        numbers = [group["lr"] for group in groups]
+        for group, rate in zip(groups, self.rates, strict=True):
+            group["lr"] = rate
+        self.optimizer.step()
+        for group, number in zip(groups, numbers, strict=True):
+            group["lr"] = number
+
+    def _record(self) -> Callable[[], None]:
+        """A graph of the step. Neither it nor the steps before it leave a trace in what a step changes."""
+        cohort = self.engine.cohort
+        states = chain.from_iterable(state.values() for state in self.optimizer.state.values())
+        tensors = [*cohort.parameters(), *cohort.buffers(), *states]
+        changed = [x.detach() for x in tensors if isinstance(x, Tensor)]
+        kept = [x.clone() for x in changed]
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM):
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        for place, value in zip(changed, kept, strict=True):
+            place.copy_(value)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        return graph.replay
+
+
+def begin_state(optimizer: torch.optim.Optimizer) -> None:
+    """What the optimiser remembers from its first step on, as zeros, so that this step is like the others."""
+    names = ("momentum_buffer",) if isinstance(optimizer, torch.optim.SGD) else ("exp_avg", "exp_avg_sq")
+    for parameter in chain.from_iterable(group["params"] for group in optimizer.param_groups):
+        state = optimizer.state[parameter]
+        for name in names:
+            if state.get(name) is None:
+                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        if "exp_avg" in names and "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+
+
+def check_recorded(
+    config: TrainConfig, cohort: Cohort, dtype: torch.dtype, device: str, processes: int
+) -> None:
+    """Raise `UsageError`, with the reason, where ``--graph`` is asked for and the step cannot be recorded."""
+    if not config.graph:
+        return
+    reasons = {
+        "it is for CUDA, and this training runs on the CPU": device != "cuda",
+        "fp16 looks at every step whether it overflowed": dtype == torch.float16,
+        "--accumulate takes several steps for one": config.accumulate > 1,
+        "several processes meet in every step": processes > 1,
+        "dropout and stochastic depth draw anew in every step": any(
+            isinstance(module, Drop) for module in cohort.modules()
+        ),
+        f"{config.method} draws random numbers in every step": any(p.draws for p in cohort.parts.values()),
+        "a teacher that is a file alone answers outside of it": any(
+            isinstance(part, OpenedFile) for part in cohort.parts.values()
+        ),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UsageError(f"--graph cannot be: {reason}. Drop --graph.")
