@@ -200,3 +200,21 @@ def test_an_ignored_interrupt_stays_ignored(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_idle_threads_are_told_to_sleep_before_torch_is_there(
+    given: dict[str, str], spins: str | None
+) -> None:
+    """What the user says of OpenMP stands."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("GOMP_", "OMP_WAIT"))}
+    code = (
+        "import os, sys; from lfdeploy import cli; print(os.getenv('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=own | given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(spins), "False"]

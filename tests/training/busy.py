@@ -32,7 +32,8 @@ def spin() -> None:
 
 
 def steps_per_second(arch: str, peers: int, folder: str) -> float:
-    """Of a training by ffl on noise, after three steps that do not count."""
+    """Of a training by ffl on noise, after three steps that do not count, as the command line comes."""
+    from lfdeploy import early  # noqa: F401  (before torch)
     from lfdeploy.config import TrainConfig
     from training.setup import prepare
 
