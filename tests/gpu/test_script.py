@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / ".ci" / "gpu"
-STEPS = 10
+STEPS = 11
 
 
 def called(python: Path, out: Path) -> tuple[int, list[str]]:
