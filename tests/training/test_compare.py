@@ -272,23 +272,13 @@ def test_the_command(lf: Callable[..., Result], coloured_npz: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_stopped_and_gone_on_with(coloured_npz: Path, tmp_path: Path) -> None:
+def test_stopped_and_gone_on_with(coloured_npz: Path, tmp_path: Path, lf: Callable[..., Result]) -> None:
     """Ctrl-C in the middle of a run: the same command ends with the figures of one that was not stopped."""
-    command = [sys.executable, "-c", "from lfdeploy.cli import main; main()", "compare"]
-    command += [
-        "--methods",
-        "ffl,independent",
-        "--seeds",
-        "1",
-        "--data",
-        str(coloured_npz),
-        "--arch",
-        "resnet8",
-    ]
-    command += ["--epochs", "10", "--batch-size", "32", "--json"]
-    with subprocess.Popen(
-        [*command, "--runs", str(tmp_path / "stopped")], stderr=subprocess.PIPE, text=True
-    ) as made:
+    words = ["--methods", "ffl,independent", "--seeds", "1", "--data", str(coloured_npz), "--arch", "resnet8"]
+    words += ["--epochs", "10", "--batch-size", "32", "--json", "--runs"]
+    stopped, whole = str(tmp_path / "stopped"), str(tmp_path / "whole")
+    command = [sys.executable, "-m", "lfdeploy", "compare", *words, stopped]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as made:
         assert made.stderr is not None
         for text in made.stderr:
             if text.startswith("epoch  2/10"):
@@ -297,12 +287,10 @@ def test_stopped_and_gone_on_with(coloured_npz: Path, tmp_path: Path) -> None:
         rest = made.stderr.read()
     assert made.returncode == 130 and "the same command" in rest
     documents = []
-    for runs in ("stopped", "whole"):
-        done = subprocess.run(
-            [*command, "--runs", str(tmp_path / runs)], capture_output=True, text=True, check=True
-        )
-        assert ("Resuming at epoch" in done.stderr) == (runs == "stopped")
-        documents.append(json.loads(done.stdout))
+    for runs in (stopped, whole):
+        result = lf("compare", *words, runs)
+        assert ("Resuming at epoch" in result.stderr) == (runs == stopped)
+        documents.append(json.loads(result.stdout))
     for row in (row for document in documents for row in document["rows"]):
         del row["seconds"], row["time_ratio"]
     assert documents[0]["rows"] == documents[1]["rows"]
