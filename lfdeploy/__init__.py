@@ -9,11 +9,12 @@ if TYPE_CHECKING:
 
     from lfdeploy.api import compare, evaluate, export, serve, train
     from lfdeploy.artifact import Artifact
+    from lfdeploy.client import Client
     from lfdeploy.predict import Predictor
 
 __version__ = "0.2.0"
 
-__all__ = ["compare", "evaluate", "export", "open_artifact", "serve", "train"]
+__all__ = ["Client", "compare", "evaluate", "export", "open_artifact", "serve", "train"]
 
 
 def open_artifact(path: Artifact | str | Path, device: str = "auto") -> Predictor:
@@ -24,7 +25,11 @@ def open_artifact(path: Artifact | str | Path, device: str = "auto") -> Predicto
 
 
 def __getattr__(name: str) -> object:
-    """The functions of `lfdeploy.api`, imported when one is asked for."""
+    """`Client`, and the functions of `lfdeploy.api`, imported when one is asked for."""
+    if name == "Client":
+        from lfdeploy.client import Client
+
+        return Client
     if name in __all__:
         from lfdeploy import api
 

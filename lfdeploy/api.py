@@ -115,15 +115,16 @@ def serve(
     device: str = "auto",
     runs: str | Path = "runs",
     root_path: str = "",
+    token_file: str | Path = "",
 ) -> None:
-    """Open a web page that classifies with these artifacts (default: those of the newest run), until it is
-    interrupted.
+    """Open a web page and an API that classify with these artifacts (default: those of the newest run), until
+    it is interrupted.
     """
     from serve import serve as run_page
 
     places = [_path(artifact) for artifact in artifacts]
     run_page([place for place in places if place is not None], host=host, port=port, device=device,
-             runs=runs, root_path=root_path)  # fmt: skip
+             runs=runs, root_path=root_path, token_file=token_file)  # fmt: skip
 
 
 def _path(named: Any) -> str | Path | None:

@@ -11,12 +11,23 @@ from typing import Any
 import click
 
 import lfdeploy
+from lfdeploy.command_options import (
+    ANSWERED,
+    BACKEND,
+    DATA,
+    DEVICE,
+    FROM_RUN,
+    JSON,
+    MEASURED,
+    RUNS,
+    SERVED,
+    TABLES,
+)
 from lfdeploy.completion import ARTIFACT, EITHER, RUN
 from lfdeploy.config import ExportConfig
 from lfdeploy.errors import UsageError
-from lfdeploy.options import flags
+from lfdeploy.flags_from_fields import flags
 from lfdeploy.shell import Commands
-from lfdeploy.switches import ANSWERED, BACKEND, DATA, DEVICE, FROM_RUN, JSON, MEASURED, RUNS, SERVED, TABLES
 from lfdeploy.training_commands import compare, train
 
 
@@ -231,14 +242,15 @@ def bench(
 @SERVED
 @DEVICE
 @RUNS
-def serve(artifacts: tuple[str, ...], host: str, port: int, root_path: str, device: str, runs: str) -> None:
-    """Open a web page that classifies with ARTIFACTs (default: those of the newest run).
+def serve(artifacts: tuple[str, ...], **where: Any) -> None:
+    """Open a web page that classifies with ARTIFACTs (default: those of the newest run), and an API for
+    programs: its page is at /docs.
 
-    Nothing leaves the machine.
+    SIGHUP reads the artifacts anew. Nothing leaves the machine.
     """
     from serve import serve as run_page
 
-    run_page(artifacts, host=host, port=port, root_path=root_path, device=device, runs=runs)
+    run_page(artifacts, **where)
 
 
 @main.command("list", short_help="Methods, architectures, data sets, backends, runs, artifacts")

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lfdeploy.errors import UsageError, choose
-from lfdeploy.export_config import PRECISIONS as PRECISIONS
-from lfdeploy.export_config import ExportConfig as ExportConfig
+from lfdeploy.export_options import PRECISIONS as PRECISIONS
+from lfdeploy.export_options import ExportConfig as ExportConfig
 from lfdeploy.settings import check, recipes, setting
 
 LARGEST_SEED = 2**32 - 1  # 32 bits, which each epoch mixes with its number

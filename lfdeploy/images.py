@@ -89,7 +89,7 @@ def decode(source: Given, size: int | None = None) -> Picture:
     )
     try:
         if isinstance(source, Image.Image):
-            blob = _unread(source)
+            blob = unread(source)
             return _decoded(blob, size) if blob else _of_pillow(source, size)
         if not isinstance(source, (str, Path, bytes, bytearray, memoryview)):
             raise LfdeployError(
@@ -168,7 +168,7 @@ def _reason(error: Exception) -> str:
     return re.sub(r"<[^<>]* object at 0x[0-9a-f]+>", "it", line)[:150].rstrip(".")
 
 
-def _unread(image: Image.Image) -> bytes | None:
+def unread(image: Image.Image) -> bytes | None:
     """The bytes of a file that was opened with Pillow and not decoded yet; None for
     any other Pillow picture.
     """

@@ -20,7 +20,7 @@ def setting(
     hidden: bool = False,
     alone: str = "",
 ) -> Any:
-    """A dataclass field that `lfdeploy.options.flags` turns into a command-line flag.
+    """A dataclass field that `lfdeploy.flags_from_fields.flags` turns into a command-line flag.
 
     ``hidden``: one that --help leaves out, and --help-all shows. ``alone``: what it means without a value.
     """

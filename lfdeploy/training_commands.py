@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from lfdeploy import early
+from lfdeploy.command_options import JSON, RUNS
 from lfdeploy.completion import METHOD, RUN
 from lfdeploy.config import TrainConfig
 from lfdeploy.errors import LfdeployError, UsageError
-from lfdeploy.options import flags, help_all
+from lfdeploy.flags_from_fields import flags, help_all
 from lfdeploy.shell import Work
 from lfdeploy.stored_config import stored
-from lfdeploy.switches import JSON, RUNS
 
 
 @click.command(cls=Work, short_help="Train peers that teach each other")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from lfdeploy.confidence import abstains
 from lfdeploy.console import say
+from lfdeploy.errors import PictureError
+from serve.engine import Busy, Engine, Late, Outcome
 from serve.entries import Entry
 
 #: Larger files are refused, by the page before they are sent and by the server while they arrive.
@@ -29,6 +33,7 @@ class Answer:
     model_ms: float = 0.0
     error: str = ""
     abstain: bool | None = None
+    queue_ms: float = 0.0
 
     def document(self) -> dict[str, Any]:
         """The answer for a program: every class, in full precision."""
@@ -44,48 +49,54 @@ class Answer:
             "abstain": self.abstain,
             "notes": list(self.notes),
             "decode_ms": self.decode_ms,
+            "queue_ms": self.queue_ms,
             "model_ms": self.model_ms,
         }
 
 
-def classify(entry: Entry, blob: bytes) -> Answer:
-    """Answer for the bytes of an uploaded file, through the same path as `lfdeploy predict`."""
-    if entry.predictor is None:
-        return Answer(entry, error=cannot(entry))
-    start = time.perf_counter()
-    found = entry.predictor.predict([blob], top=len(entry.predictor.labels))[0]
-    spent = (time.perf_counter() - start) * 1e3
-    if found.error:
-        return Answer(entry, error=found.error[:1].upper() + found.error[1:])
+def answer_of(outcome: Outcome) -> Answer:
+    """Every class by falling probability, in the order of `lfdeploy predict`."""
+    entry, row = outcome.entry, outcome.probabilities
+    labels = entry.artifact.manifest["labels"]
+    top = tuple((str(labels[i]), float(row[i])) for i in np.argsort(-row, kind="stable"))
+    unsure = abstains(entry.artifact.manifest, float(row.max()))
     return Answer(
-        entry,
-        found.top,
-        found.notes,
-        found.decode_ms,
-        max(0.0, spent - found.decode_ms),
-        abstain=found.abstain,
-    )
+        entry, top, outcome.notes, outcome.decode_ms, outcome.model_ms, abstain=unsure,
+        queue_ms=outcome.queue_ms,
+    )  # fmt: skip
 
 
-def cannot(entry: Entry) -> str:
-    """The sentence for an artifact that does not run on this machine."""
-    return f"{entry.key} cannot run here: {entry.reason.rstrip('.')}. Pick another artifact."
+def sentence_of(error: PictureError) -> str:
+    """Why a picture is refused, as a sentence of its own."""
+    text = str(error)
+    return text[:1].upper() + text[1:]
 
 
-def answer(entries: Mapping[str, Entry], uploads: Path, picture: object, key: object) -> Answer | None:
+def classify(engine: Engine, blob: bytes) -> Answer:
+    """Answer for the bytes of an uploaded file, through the same path as `lfdeploy predict`."""
+    try:
+        return answer_of(engine.submit(blob).result())
+    except PictureError as error:
+        return Answer(engine.entry, error=sentence_of(error))
+    except (Busy, Late) as error:
+        return Answer(engine.entry, error=str(error))
+
+
+def answer(engines: Mapping[str, Engine], uploads: Path, picture: object, key: object) -> Answer | None:
     """What the page shows for the values its components sent; None while there is no picture.
 
     Only files below ``uploads`` are opened.
 
     Whatever a client sends, and whatever goes wrong, the result is an `Answer`: the process lives on.
     """
-    entry = entries.get(key) if isinstance(key, str) else None
-    if entry is None:
+    engine = engines.get(key) if isinstance(key, str) else None
+    if engine is None:
         return Answer(
-            error=f"There is no artifact '{str(key)[:80]}' on this page. It has: {', '.join(entries)}."
+            error=f"There is no artifact '{str(key)[:80]}' on this page. It has: {', '.join(engines)}."
         )
+    entry = engine.entry
     if entry.predictor is None:
-        return Answer(entry, error=cannot(entry))
+        return Answer(entry, error=entry.cannot)
     if picture is None:
         return None
     path = picture.get("path") if isinstance(picture, dict) else None
@@ -94,7 +105,7 @@ def answer(entries: Mapping[str, Entry], uploads: Path, picture: object, key: ob
             return Answer(entry, error="Only uploaded files are accepted, not paths or addresses.")
         if Path(path).stat().st_size > MAX_MEGABYTES * 1_000_000:
             return Answer(entry, error=f"The upload is larger than {MAX_MEGABYTES} MB. Scale it down.")
-        return classify(entry, Path(path).read_bytes())
+        return classify(engine, Path(path).read_bytes())
     except OSError:
         return Answer(entry, error="The upload is no longer on the server. Choose the picture again.")
     # nothing a visitor sends may end in a traceback; the person at the terminal is told

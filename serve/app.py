@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve.answer import MAX_MEGABYTES, Answer, answer
-from serve.entries import Entry, find, open_all, preferred
+from serve.engine import Engine
+from serve.entries import find, open_all, preferred
 from serve.guard import seal
 from serve.offline import go_offline
 from serve.render import answered, foot, heading, title
+from serve.state import state_of
 
 if TYPE_CHECKING:
     import gradio as gr
 
 HERE = Path(__file__).parent
+BLOCKS: dict[str, Any] = {"analytics_enabled": False, "delete_cache": (600, 600), "fill_width": True}
 PROMPT = "Drop, paste or choose a picture"
 
 
@@ -26,7 +29,7 @@ def build_app(
 
     `serve.server.mount` gives it its style and limits; `serve.serve` does all of it.
     """
-    return build_page(open_all(find(artifacts, runs), device))
+    return build_page(state_of(open_all(find(artifacts, runs), device)).engines)
 
 
 def _photo() -> gr.Image:
@@ -46,28 +49,28 @@ def _photo() -> gr.Image:
     )
 
 
-def build_page(entries: Sequence[Entry], examples: Sequence[Path] = ()) -> gr.Blocks:
-    """The page for opened artifacts, and example pictures to try."""
+def build_page(engines: Mapping[str, Engine], examples: Sequence[Path] = ()) -> gr.Blocks:
+    """The page for the engines of artifacts by key, and example pictures to try."""
     go_offline()
     import gradio as gr
 
-    table, first = {entry.key: entry for entry in entries}, preferred(entries)
+    entries = [engine.entry for engine in engines.values()]
+    first = preferred(entries)
 
     def uploads() -> Path:
         return Path(photo.GRADIO_CACHE)
 
     def show(picture: object, key: object) -> tuple[str, str]:
-        entry = table.get(key, first) if isinstance(key, str) else first
-        return answered(answer(table, uploads(), picture, key)), foot(entry)
+        engine = engines.get(key) if isinstance(key, str) else None
+        return answered(answer(engines, uploads(), picture, key)), foot(engine.entry if engine else first)
 
     def predict(picture: object, artifact: object) -> dict[str, Any]:
-        found = answer(table, uploads(), picture, artifact) or Answer(error="No picture was sent.")
+        found = answer(engines, uploads(), picture, artifact) or Answer(error="No picture was sent.")
         if found.error:
             raise gr.Error(found.error, print_exception=False)
         return found.document()
 
-    settings: dict[str, Any] = {"analytics_enabled": False, "delete_cache": (600, 600), "fill_width": True}
-    with gr.Blocks(title=f"{title(first)} · lfdeploy", **settings) as page:
+    with gr.Blocks(title=f"{title(first)} · lfdeploy", **BLOCKS) as page:
         gr.HTML(heading(first), elem_id="heading")
         with gr.Row(equal_height=False, elem_id="middle"):
             with gr.Column(min_width=300):
@@ -77,7 +80,7 @@ def build_page(entries: Sequence[Entry], examples: Sequence[Path] = ()) -> gr.Bl
                     gr.Examples(rows, photo, label=caption, elem_id="examples", api_visibility="private")
             with gr.Column(min_width=300):
                 shown = gr.HTML(
-                    answered(answer(table, HERE, None, first.key)), elem_id="answer", limit=MAX_MEGABYTES,
+                    answered(answer(engines, HERE, None, first.key)), elem_id="answer", limit=MAX_MEGABYTES,
                     js_on_load=(HERE / "page.js").read_text(encoding="utf-8"),
                 )  # fmt: skip
                 choices = [(entry.choice, entry.key) for entry in entries]
@@ -87,7 +90,7 @@ def build_page(entries: Sequence[Entry], examples: Sequence[Path] = ()) -> gr.Bl
         seal(photo, picker)
         about = gr.HTML(foot(first), elem_id="foot")
         asked: dict[str, Any] = {"inputs": [photo, picker], "preprocess": False}
-        asked |= {"concurrency_id": "model", "concurrency_limit": 1}
+        asked |= {"concurrency_id": "model", "concurrency_limit": 16}
         gr.on(
             [photo.change, picker.change], show, outputs=[shown, about],
             trigger_mode="always_last", show_progress="hidden", api_visibility="private", **asked,

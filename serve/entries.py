@@ -23,18 +23,29 @@ VERDICTS = {"pass": "export verified", "unverified": "unverified", "fail": "pari
 @dataclass(frozen=True)
 class Entry:
     """One artifact under the key it has in the picker; ``predictor`` is None where it cannot run, ``reason``
-    says why.
+    says why. ``device`` is what was asked for.
     """
 
     key: str
     artifact: Artifact
     predictor: Predictor | None = None
     reason: str = ""
+    device: str = "auto"
 
     @property
     def verdict(self) -> str:
         """``export verified``, ``unverified`` or ``parity failed``."""
         return VERDICTS.get(self.artifact.verdict, self.artifact.verdict)
+
+    @property
+    def explains(self) -> bool:
+        """Whether it has a heat map."""
+        return any(output["name"] == "heatmap" for output in self.artifact.manifest["outputs"])
+
+    @property
+    def cannot(self) -> str:
+        """The sentence for an artifact that does not run on this machine."""
+        return f"{self.key} cannot run here: {self.reason.rstrip('.')}. Pick another artifact."
 
     @property
     def choice(self) -> str:
@@ -64,11 +75,12 @@ def open_all(artifacts: Sequence[Artifact], device: str = "auto") -> tuple[Entry
     wait for it to warm up.
     """
     return tuple(
-        _open(key, artifact, device) for key, artifact in zip(_keys(artifacts), artifacts, strict=True)
+        open_entry(key, artifact, device) for key, artifact in zip(_keys(artifacts), artifacts, strict=True)
     )
 
 
-def _open(key: str, artifact: Artifact, device: str) -> Entry:
+def open_entry(key: str, artifact: Artifact, device: str) -> Entry:
+    """Open one artifact; where it cannot run, the entry says why."""
     try:
         predictor = Predictor.open(artifact.path, device=device)
         predictor.run(np.zeros((1, predictor.size, predictor.size, 3), np.uint8))
@@ -77,8 +89,9 @@ def _open(key: str, artifact: Artifact, device: str) -> Entry:
             key,
             artifact,
             reason=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            device=device,
         )
-    return Entry(key, artifact, predictor)
+    return Entry(key, artifact, predictor, device=device)
 
 
 def _keys(artifacts: Sequence[Artifact]) -> list[str]:

@@ -12,24 +12,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError
+from serve.access import rules_of
 from serve.answer import MAX_MEGABYTES
 from serve.app import HERE, build_page
+from serve.application import application
 from serve.entries import Entry, find, open_all, preferred
 from serve.examples import write_examples
 from serve.guard import Guard
 from serve.offline import go_offline
-from serve.proxy import Below, parts_of
+from serve.page import Page
+from serve.proxy import parts_of
+from serve.state import State, state_of
+from serve.swap import swap_all
 
 if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
-#: Seconds that answers under way may take after Ctrl-C, and that visitors have to fetch the finished ones.
 UPLOADS = "GRADIO_TEMP_DIR"
+#: Seconds that answers under way may take after Ctrl-C, and that visitors have to fetch the finished ones.
 GRACE = 8
 FETCH = 2
 
@@ -42,24 +48,36 @@ def serve(
     device: str = "auto",
     runs: str | Path = "runs",
     root_path: str = "",
+    token_file: str | Path = "",
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM; answers under way are finished first.
+    """Serve the page and the API until Ctrl-C or SIGTERM; answers under way are finished first.
 
-    ``root_path`` is where a reverse proxy shows it: a path like ``/demo``, or a whole address. Raises
-    `LfdeployError` when there is nothing to serve, nothing of it runs here, or the port is taken.
+    ``root_path`` is where a reverse proxy shows it: a path like ``/demo``, or a whole address. Where
+    ``token_file`` names a file, its word is asked for. Raises `LfdeployError` when there is nothing to serve,
+    nothing of it runs here, or the port is taken.
     """
     parts_of(root_path)
+    rules = rules_of(host, root_path, token_file)
     found = find(artifacts, runs)
     with (
-        _sigterm(),
+        _signal(signal.SIGTERM, _stop),
         listening(host, port) as sock,
         _uploads() as uploads,
     ):
         entries = open_all(found, device)
         if preferred(entries).predictor is None:
             raise LfdeployError(f"None of the artifacts can run here. {entries[0].key}: {entries[0].reason}")
-        page = build_page(entries, write_examples(preferred(entries).artifact, Path(uploads), runs))
-        _run(page, root_path, sock, hello(entries, host, sock.getsockname()[1]))
+        state = state_of(entries)
+
+        def built() -> tuple[FastAPI, gr.Blocks]:
+            blocks = build_page(
+                state.engines, write_examples(preferred(entries).artifact, Path(uploads), runs)
+            )
+            return mount(blocks, state.closing), blocks
+
+        greeting = hello(entries, host, sock.getsockname()[1])
+        page = Page(built)
+        _run(application(state, page, rules, root_path), state, page, sock, greeting)
 
 
 @contextmanager
@@ -113,7 +131,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         yield sock
 
 
-def mount(page: gr.Blocks, root_path: str = "", closing: threading.Event | None = None) -> FastAPI:
+def mount(page: gr.Blocks, closing: threading.Event | None = None) -> FastAPI:
     """The page in a FastAPI application: its style, no footer, no monitoring, no history, uploads limited.
 
     While ``closing`` is set, new work is refused.
@@ -146,19 +164,16 @@ def mount(page: gr.Blocks, root_path: str = "", closing: threading.Event | None 
     )
     page.custom_mount_path = None  # Gradio would put it in the place of the path that `Below` tells
     app.add_middleware(Guard, page=page, closing=closing or threading.Event())
-    app.add_middleware(Below, root_path=root_path)
     return app
 
 
-def _run(page: gr.Blocks, root_path: str, sock: socket.socket, greeting: str) -> None:
+def _run(app: ASGIApp, state: State, page: Page, sock: socket.socket, greeting: str) -> None:
     import logging
 
     import uvicorn
 
     # a visitor's bad upload is told to the visitor
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    closing = threading.Event()
-    app = mount(page, root_path, closing)
 
     class Server(uvicorn.Server):
         """Says where it listens once it does; when it stops, answers under way come first, then open
@@ -169,58 +184,72 @@ def _run(page: gr.Blocks, root_path: str, sock: socket.socket, greeting: str) ->
             await super().startup(sockets)
             if self.started:
                 say(greeting)
+                page.prepare()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            closing.set()
-            await _drained(page, lambda: self.force_exit)
-            # an open page holds a connection for as long as Gradio's stop event is not set
-            for route in app.routes:
-                stop: Any = getattr(getattr(route, "app", None), "stop_event", None)
-                if stop is not None:
-                    stop.set()
+            state.closing.set()
+            await _drained(state, page, lambda: self.force_exit)
+            await page.stop()
             await super().shutdown(sockets)
+            await page.stopped()
 
-    config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=FETCH)
+    config = uvicorn.Config(
+        app, log_level="critical", access_log=False, timeout_graceful_shutdown=FETCH, lifespan="off",
+        server_header=False,
+    )  # fmt: skip
+
+    def reload(number: int, frame: object) -> None:
+        threading.Thread(target=swap_all, args=(state,), name="lfdeploy-swap").start()
+
     try:
-        Server(config).run(sockets=[sock])
+        with _signal(signal.SIGHUP, reload):
+            Server(config).run(sockets=[sock])
     except KeyboardInterrupt:  # uvicorn hands it on after an orderly end
         pass
     finally:
         say("lfdeploy serve: stopped.")
 
 
-async def _drained(page: gr.Blocks, hurried: Callable[[], bool]) -> None:
-    """Wait until every accepted request is answered and fetched: a client opens its stream after it
-    was accepted.
+async def _drained(state: State, page: Page, hurried: Callable[[], bool]) -> None:
+    """Wait until every accepted request is answered and fetched: a client of the page's API opens its stream
+    after it was accepted.
     """
     import asyncio
 
-    queue, start = page._queue, time.monotonic()
+    start = time.monotonic()
     finished = start
     while not hurried():
         now = time.monotonic()
-        waiting = len(queue) > 0 or any(job is not None for job in queue.active_jobs)
-        unfetched = any(queue.pending_event_ids_session.values())
+        waiting, unfetched = _under_way(state, page)
         finished = now if waiting else finished
         if (not waiting and not unfetched) or now - start > GRACE or now - finished > FETCH:
             return
         await asyncio.sleep(0.02)
 
 
+def _under_way(state: State, page: Page) -> tuple[bool, bool]:
+    """Whether answers are being made, and whether finished ones of the page's API wait to be fetched."""
+    waiting = any(engine.depth for engine in state.engines.values())
+    if page.blocks is None:
+        return waiting, False
+    queue = page.blocks._queue
+    called = len(queue) > 0 or any(job is not None for job in queue.active_jobs)
+    return waiting or called, any(queue.pending_event_ids_session.values())
+
+
+def _stop(number: int, frame: object) -> None:
+    """Everything is cleaned up on the way out."""
+    raise SystemExit(0)
+
+
 @contextmanager
-def _sigterm() -> Iterator[None]:
-    """SIGTERM ends the process with 0, after everything is cleaned up; in a thread
-    signals are the caller's.
-    """
+def _signal(number: int, handler: Callable[[int, object], None]) -> Iterator[None]:
+    """A signal's handler for a while; in a thread signals are the caller's."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(0)
-
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)

@@ -73,10 +73,17 @@ def test_flags_in_the_readme_exist() -> None:
             assert flag in known, line
 
 
-def test_flags_in_the_page_on_training_exist() -> None:
-    known = {option for name in ("train", "compare") for p in main.commands[name].params for option in p.opts}
-    for flag in re.findall(r"`[^`\n]*?(--[a-z][a-z-]+)", (ROOT / "docs" / "training.md").read_text()):
-        assert flag in known or flag in ("--logdir", "--help-all"), flag
+@pytest.mark.parametrize(
+    ("page", "commands", "others"),
+    [
+        ("training", ("train", "compare"), ("--logdir", "--help-all")),
+        ("serving", ("serve", "export"), ("--data-binary", "--workers")),
+    ],
+)
+def test_flags_in_the_pages_exist(page: str, commands: tuple[str, ...], others: tuple[str, ...]) -> None:
+    known = {option for name in commands for p in main.commands[name].params for option in p.opts}
+    for flag in re.findall(r"`[^`\n]*?(--[a-z][a-z-]+)", (ROOT / "docs" / f"{page}.md").read_text()):
+        assert flag in known or flag in others, flag
 
 
 @pytest.mark.slow

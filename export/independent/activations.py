@@ -20,6 +20,8 @@ from export.numbers.check import Check, at_most
 
 KEPT = 1 << 14  # values of a tensor, of each batch
 WIDE, WIDE_MEDIAN = 2.5, 1.35  # a step against the one that the pictures need: of one tensor, and of most
+# where one picture of these reaches far beyond most, one that calibrated may have reached beyond it as well
+SPREAD = 1.5
 RULE_MEDIAN = 1.35  # a step against the one that the rule gives which the file says it was calibrated by
 # the error of cutting off, against that of rounding; few values may reach far beyond most
 CUT, CUT_MEDIAN = (400.0, 3.0)
@@ -56,6 +58,12 @@ class Reach:
     def needed(self, limits: Range) -> Range:
         """The range that holds all values."""
         return fitted(self.low, self.high, limits)
+
+    @property
+    def spread(self) -> float:
+        """How far the picture that reaches farthest does, against most pictures."""
+        reached = np.maximum(np.concatenate(self.highs), -np.concatenate(self.lows))
+        return float(reached.max() / max(float(np.median(reached)), 1e-12))
 
     def by_rule(self, rule: str, limits: Range) -> Range:
         """The range that a rule of calibration gives; an unknown one is taken for the extremes."""
@@ -139,12 +147,13 @@ def range_checks(ranges: Mapping[str, Range], known: Mapping[str, Reach], rule: 
         tensor: ranges[tensor].step / reach.needed(ranges[tensor]).step for tensor, reach in known.items()
     }
     cut = {tensor: _cutting(ranges[tensor], reach) for tensor, reach in known.items()}
-    for ratios, what, one, most in (
-        (wide, "step of an activation / what pictures need", WIDE, WIDE_MEDIAN),
-        (cut, "error of cutting off / of rounding", CUT, CUT_MEDIAN),
+    allowed = {tensor: max(WIDE, SPREAD * reach.spread) for tensor, reach in known.items()}
+    for ratios, what, bounds, most in (
+        (wide, "step of an activation / what pictures need", allowed, WIDE_MEDIAN),
+        (cut, "error of cutting off / of rounding", dict.fromkeys(cut, CUT), CUT_MEDIAN),
     ):
-        worst = max(ratios, key=lambda tensor: ratios[tensor])
-        yield at_most(STAGE, f"{what}, worst at {worst}", ratios[worst], one)
+        worst = max(ratios, key=lambda tensor: ratios[tensor] / bounds[tensor])
+        yield at_most(STAGE, f"{what}, worst at {worst}", ratios[worst], bounds[worst])
         yield at_most(STAGE, f"{what}, median", float(np.median(list(ratios.values()))), most)
     by_rule = [
         ranges[tensor].step / reach.by_rule(rule, ranges[tensor]).step for tensor, reach in known.items()

@@ -88,7 +88,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "ShuffleNetV2 x1.0", "from_torchvision", "shufflenet", "shufflenet_v2_x1_0", True
     ),
     "efficientnet_lite0": _row(
-        "EfficientNet-Lite0: no squeeze and excitation, ReLU6", "from_torchvision", "efficientnet_lite0"
+        "EfficientNet-Lite0: no squeeze and excitation, ReLU6", "efficientnet_lite", "efficientnet_lite0"
     ),
     **_tv("ResNet", "resnet_like", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     **_tv("ResNeXt", "resnet_like", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),

@@ -60,6 +60,23 @@ def test_a_rule_gives_what_the_exporter_s_gives_for_the_same_values(rule: str) -
     assert reach.by_rule(rule, limits).step == pytest.approx(fitted(low, high, limits).step, rel=0.05)
 
 
+@pytest.mark.parametrize(("odd", "passes"), [(1.0, False), (4.0, True)])
+def test_one_wide_range_is_taken_where_single_pictures_reach_far(odd: float, passes: bool) -> None:
+    """A range of four times what these pictures need: right where one of them reaches four times as far as
+    most, wrong where all are alike.
+    """
+    tensors = [f"t{seed}" for seed in range(TENSORS)]
+    known = {tensor: Reach() for tensor in tensors}
+    ranges: dict[str, Range] = {}
+    for seed, (tensor, reach) in enumerate(known.items()):
+        values = activations(seed, 64)
+        values[0] *= odd
+        high = float(values.max()) * (4 if seed == 0 else 1)
+        ranges[tensor] = Range(0.0, high, high / 255)
+        reach.add(values, ranges[tensor])
+    assert next(range_checks(ranges, known, "minmax")).passed is passes
+
+
 def test_an_unknown_rule_is_held_to_the_extremes() -> None:
     reach = Reach()
     reach.add(activations(5, 8), Range(0.0, 1.0, 1 / 255))

@@ -134,12 +134,12 @@ def test_a_signal_while_the_commands_are_declared(tmp_path: Path) -> None:
     """After its imports the command line is itself still being imported."""
     code = f"""
 import signal
-from lfdeploy import options
-declare = options.flags
+from lfdeploy import flags_from_fields
+declare = flags_from_fields.flags
 def flags(config):
     signal.raise_signal(signal.SIGINT)
     return declare(config)
-options.flags = flags
+flags_from_fields.flags = flags
 {START}
 """
     done = subprocess.run(

@@ -9,16 +9,20 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
+from asked import Api, answering
 
 from lfdeploy.artifact import Artifact, read, sealed
 from lfdeploy.run import Run
+from serve.engine import Engine
 from serve.entries import Entry, open_all
+from serve.state import state_of
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 ARGS = [
@@ -43,6 +47,19 @@ def artifacts(tiny_run: Run) -> tuple[Artifact, Artifact]:
 def entries(artifacts: tuple[Artifact, Artifact]) -> dict[str, Entry]:
     """The two, opened on the CPU, by key."""
     return {entry.key: entry for entry in open_all(artifacts, "cpu")}
+
+
+@pytest.fixture(scope="session")
+def engines(entries: dict[str, Entry]) -> Mapping[str, Engine]:
+    """Their engines, by key."""
+    return state_of(list(entries.values())).engines
+
+
+@pytest.fixture
+def api(entries: dict[str, Entry]) -> Iterator[Api]:
+    """The two artifacts, answering programs."""
+    with answering(state_of(list(entries.values()))) as found:
+        yield found
 
 
 @pytest.fixture
@@ -112,6 +129,7 @@ def served(tiny_run: Run, changed: Callable[..., Artifact]) -> Iterator[Served]:
     address = re.search(r"http://127\.0\.0\.1:\d+", "".join(said))
     try:
         assert address, "".join(said)
+        urlopen(address[0], timeout=120).close()  # the page comes after the API
         yield Served(address[0], process, said)
     finally:
         if process.poll() is None:

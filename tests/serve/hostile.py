@@ -24,6 +24,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from PIL import Image
 
@@ -52,6 +53,7 @@ def running(*words: object) -> Iterator[tuple[str, subprocess.Popen[str], list[s
     address = re.search(r"http://127\.0\.0\.1:\d+", "".join(lines))
     try:
         assert address, "".join(lines)
+        urlopen(address[0], timeout=120).close()  # the page comes after the API
         yield address[0], process, lines
     finally:
         if process.poll() is None:

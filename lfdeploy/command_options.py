@@ -136,4 +136,10 @@ SERVED = together(
         metavar="PATH",
         help="where a reverse proxy shows the page: /demo, or a whole address",
     ),
+    click.option(
+        "--token-file",
+        default="",
+        metavar="FILE",
+        help="its one word is asked of everybody, but for /health/live",
+    ),
 )

@@ -1,0 +1,134 @@
+"""A client of `lfdeploy serve` for programs: one kept connection, answers as `Prediction`s, errors as they
+are told.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import ssl
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from PIL import Image
+
+from lfdeploy.errors import LfdeployError
+from lfdeploy.images import Given, decode, unread
+from lfdeploy.predict import Prediction
+
+
+class ServerError(LfdeployError):
+    """What the server said instead of an answer: its sentence, ``status`` and stable ``code``.
+
+    ``retry_after``: in how many seconds to ask again, where it said so.
+    """
+
+    def __init__(self, message: str, status: int, code: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.retry_after = status, code, retry_after
+
+
+class Client:
+    """A connection to a server at ``url``, kept between calls; not for several threads at once.
+
+    ``token`` is what its ``--token-file`` holds. Use it in a ``with`` block, or `close` it.
+    """
+
+    def __init__(self, url: str = "http://127.0.0.1:7860", *, token: str = "", timeout: float = 60) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise LfdeployError(f"'{url}' is no address of a server; write http://HOST:PORT.")
+        self._base = parts.path.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._connection = (
+            HTTPSConnection(parts.hostname, parts.port, timeout=timeout, context=ssl.create_default_context())
+            if parts.scheme == "https"
+            else HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+        )
+        self.url = url
+
+    def predict(self, picture: Given, *, top: int = 5, artifact: str | None = None) -> Prediction:
+        """The answer for a path, a file's bytes, a Pillow picture or an array uint8 (H, W), (H, W, 3 or 4).
+
+        Raises `ServerError`, and `LfdeployError` where nobody answers.
+        """
+        query = urlencode({"top": top} | ({"artifact": artifact} if artifact else {}))
+        told = self._request("POST", f"/v1/classify?{query}", _bytes_of(picture))
+        best = tuple((row["label"], row["probability"]) for row in told["top"])
+        name = str(picture) if isinstance(picture, (str, Path)) else "picture 0"
+        spent = told["milliseconds"]["decode"]
+        return Prediction(name, best, tuple(told["notes"]), decode_ms=spent, abstain=told["abstain"])
+
+    def artifacts(self) -> list[dict[str, Any]]:
+        """What is served: ``name``, ``sha256``, ``parity``, ``labels`` and more of each."""
+        found: list[dict[str, Any]] = self._request("GET", "/v1/artifacts")["artifacts"]
+        return found
+
+    def ready(self) -> bool:
+        """Whether it takes pictures."""
+        try:
+            return bool(self._request("GET", "/health/ready")["ready"])
+        except ServerError:
+            return False
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._connection.close()
+
+    def __enter__(self) -> Client:
+        """The client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _request(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+        for again in (True, False):
+            fresh = self._connection.sock is None
+            try:
+                self._connection.request(method, self._base + path, body, self._headers)
+                with self._connection.getresponse() as reply:
+                    status, headers, text = reply.status, reply.headers, reply.read()
+                break
+            except (HTTPException, OSError) as error:
+                self._connection.close()
+                if fresh or not again:  # a kept connection may have been closed meanwhile: once more
+                    raise LfdeployError(
+                        f"Nobody answers at {self.url}: {error}. Start it with: lfdeploy serve"
+                    ) from None
+        return _told(status, headers.get("retry-after"), text)
+
+
+def _told(status: int, wait: str | None, text: bytes) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(text)
+    except ValueError:
+        raise ServerError(f"No answer of lfdeploy serve (status {status}).", status, "foreign") from None
+    error = document.get("error")
+    if status >= 400 and isinstance(error, dict):
+        raise ServerError(
+            f"{error.get('message')}", status, str(error.get("code")), float(wait) if wait else None
+        )
+    return document
+
+
+def _bytes_of(picture: Given) -> bytes:
+    """A file's bytes as they are; pixels as a PNG, which loses nothing."""
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        return bytes(picture)
+    if isinstance(picture, (str, Path)):
+        try:
+            return Path(picture).read_bytes()
+        except OSError as error:
+            raise LfdeployError(f"{picture} cannot be read: {error.strerror}.") from None
+    if isinstance(picture, Image.Image) and (file := unread(picture)):
+        return file
+    blob = io.BytesIO()
+    decode(picture).image.save(blob, "PNG", compress_level=1)
+    return blob.getvalue()

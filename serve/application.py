@@ -1,0 +1,101 @@
+"""All routes of the server in one ASGI application: `/v1`, `/v2`, health, metrics; below them the page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from serve import api_v1, api_v2, openapi
+from serve.access import Access, Rules
+from serve.problems import Problem, problem_of, response
+from serve.proxy import Below
+from serve.state import State
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+OURS = ("/v1", "/v2", "/health", "/metrics", "/openapi.json", "/docs")
+HTTP = {404: "not_found", 405: "method_not_allowed"}
+
+
+def application(state: State, page: ASGIApp, rules: Rules, root_path: str = "") -> ASGIApp:
+    """The server: our own routes first, the page for all other paths."""
+    api = Counted(_api(state), state)
+
+    async def chosen(scope: Scope, receive: Receive, send: Send) -> None:
+        ours = scope["type"] == "http" and _below(scope["path"], OURS)
+        await (api if ours else page)(scope, receive, send)
+
+    return Below(Access(chosen, rules), root_path)
+
+
+def _below(path: str, places: tuple[str, ...]) -> bool:
+    return any(path == place or path.startswith(f"{place}/") for place in places)
+
+
+def _api(state: State) -> Starlette:
+    async def live(request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(request: Request) -> Response:
+        return JSONResponse({"ready": state.ready}, 200 if state.ready else 503)
+
+    async def metrics(request: Request) -> Response:
+        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    health = [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", metrics)]
+    handlers: dict[Any, Any] = {Problem: _told, HTTPException: _told, Exception: _told}
+    app = Starlette(
+        routes=[*api_v1.routes(state), *api_v2.routes(state), *health, *openapi.routes()],
+        exception_handlers=handlers,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _told(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        known = HTTP.get(error.status_code, "bad_request")
+        text = (
+            f"{request.method} {request.url.path[:80]} is no route of this server. They are listed at /docs."
+        )
+        error = Problem(known, text, error.status_code, error.headers)
+    return response(problem_of(error), request.state.number, request.url.path.startswith("/v2"))
+
+
+class Counted:
+    """ASGI middleware: counts answers by route and status; refuses new work while the server stops; what no
+    handler expected is a 500 in one sentence.
+    """
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self.app, self.state = app, state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", number.encode())]
+            await send(message)
+
+        number, plain = scope["state"]["number"], scope["path"].startswith("/v2")
+        try:
+            if scope["method"] == "POST" and self.state.closing.is_set():
+                raise Problem("stopping", "The server stops. Ask another one.", headers={"Retry-After": "10"})
+            await self.app(scope, receive, watched)
+        except Exception as error:
+            if status:
+                raise  # an answer that had begun just ends
+            await response(problem_of(error), number, plain)(scope, receive, watched)
+        finally:
+            endpoint = getattr(scope.get("endpoint"), "__name__", "none")
+            self.state.metrics.requests.labels(endpoint, status).inc()

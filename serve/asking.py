@@ -1,0 +1,97 @@
+"""From a picture to its outcome, by whichever route it came: counted once, given up with its sender."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lfdeploy.errors import PictureError
+from lfdeploy.images import Pixels
+from serve.engine import PATIENCE, Busy, Engine, Late, Outcome
+from serve.problems import Problem, problem_of
+from serve.state import State
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+T = TypeVar("T")
+#: Pictures of one request that are under way at once: others' find room beside them.
+AT_ONCE = 16
+PAUSE = 0.005
+
+
+async def ask(
+    state: State,
+    engine: Engine,
+    source: bytes | Pixels,
+    *,
+    explain: bool = False,
+    patience: float = PATIENCE,
+    waits: bool = False,
+) -> Outcome:
+    """The outcome of one picture. ``waits`` for room where the queue is full. Raises `Problem`."""
+    pictures, key = state.metrics.pictures, engine.entry.key
+    try:
+        future = await _taken(engine, source, explain, patience, waits)
+        outcome = await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        pictures.labels(key, "cancelled").inc()
+        raise
+    except PictureError as error:
+        pictures.labels(key, "refused").inc()
+        raise problem_of(error) from None
+    except Exception as error:
+        pictures.labels(key, "rejected" if isinstance(error, (Busy, Late)) else "failure").inc()
+        raise problem_of(error) from error
+    state.metrics.answered(outcome)
+    return outcome
+
+
+async def _taken(
+    engine: Engine, source: bytes | Pixels, explain: bool, patience: float, waits: bool
+) -> Future[Outcome]:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience
+    while True:
+        try:
+            return engine.submit(source, explain=explain, patience=patience)
+        except Busy:
+            if not waits or loop.time() > end:
+                raise
+        await asyncio.sleep(PAUSE)
+
+
+async def ask_all(state: State, engine: Engine, rows: Sequence[bytes | Pixels]) -> list[Outcome]:
+    """The outcomes of all pictures of one request, in order. Raises the first `Problem`."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(row: bytes | Pixels) -> Outcome:
+        async with gate:
+            return await ask(state, engine, row, waits=True)
+
+    tasks = [asyncio.ensure_future(one(row)) for row in rows]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; where its client leaves, the work is given up. The body must have been read."""
+    task, left = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Problem("bad_request", "The client has left.")
+    finally:
+        left.cancel()
+        task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

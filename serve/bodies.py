@@ -1,0 +1,139 @@
+"""Bodies of requests, kept in memory and within limits while they arrive; nothing is written to disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from serve.answer import MAX_MEGABYTES
+from serve.problems import Problem
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+#: Bytes of one picture, and of all pictures of one request.
+MOST_PICTURE = MAX_MEGABYTES * 1_000_000
+MOST_BATCH = 100_000_000
+MOST_PICTURES = 1000
+#: Seconds in which the next piece of a body must arrive.
+SILENCE = 20.0
+LINGER = 2.0
+CLOSE = {"Connection": "close"}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A picture's bytes and the name that its sender gave it."""
+
+    name: str
+    blob: bytes
+
+
+async def whole(request: Request, most: int = MOST_PICTURE) -> bytes:
+    """The body. Raises `Problem` 413 as soon as it is longer than ``most``, 408 where it stops arriving."""
+    told = request.headers.get("content-length", "")
+    fits = not (told.isdigit() and int(told[:15]) > most)
+    parts: list[bytes] = []
+    length = 0
+    stream = request.stream()
+    try:
+        while fits and (part := await asyncio.wait_for(anext(stream, b""), SILENCE)):
+            parts.append(part)
+            length += len(part)
+            fits = length <= most
+    except TimeoutError:
+        raise Problem("timeout", "The body stopped arriving.", headers=CLOSE) from None
+    if fits:
+        return b"".join(parts)
+    parts.clear()
+    await _passed_over(stream)
+    raise too_large(most)
+
+
+async def _passed_over(stream: AsyncGenerator[bytes, None]) -> None:
+    """Take what still comes for a moment and keep nothing: who is cut off while he sends sees no answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            async for _ in stream:
+                pass
+
+
+def too_large(most: int) -> Problem:
+    """413, and the connection is not read any further."""
+    text = f"The body is larger than {most // 1_000_000} MB. Scale the picture down, or send fewer."
+    return Problem("too_large", text, headers=CLOSE)
+
+
+async def pictures(request: Request, most: int = MOST_PICTURE) -> list[Sent]:
+    """The pictures of a request: its body, or every file of a form. Raises `Problem`."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if request.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+        raise Problem("unsupported_type", "Compressed bodies are not accepted. Send the picture as it is.")
+    body = await whole(request, most)
+    if kind == "multipart/form-data":
+        return files(request.headers["content-type"], body)
+    if not body:
+        raise Problem("empty", "The body is empty. Send a picture's bytes.", 400)
+    return [Sent("", body)]
+
+
+def files(kind: str, body: bytes) -> list[Sent]:
+    """The files of a form; fields that are no files are passed over. Raises `Problem` for a broken form."""
+    from python_multipart import MultipartParser
+    from python_multipart.exceptions import FormParserError
+    from python_multipart.multipart import parse_options_header
+
+    boundary, form = parse_options_header(kind)[1].get(b"boundary", b""), _Form(parse_options_header)
+    broken = Problem("malformed", "The form is not well formed. Send it as a client library does.")
+    if not 1 <= len(boundary) <= 70:
+        raise broken
+    parser = MultipartParser(boundary, {f"on_{name}": getattr(form, name) for name in _Form.EVENTS})  # type: ignore[arg-type]
+    try:
+        parser.write(body)
+        parser.finalize()
+    except FormParserError:
+        raise broken from None
+    if not form.found:
+        raise Problem("empty", "The form has no file. Send one: curl -F file=@photo.jpg.", 400)
+    return form.found
+
+
+class _Form:
+    """What the parser's events tell."""
+
+    EVENTS = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end")
+
+    def __init__(self, options: Callable[[bytes], tuple[bytes, dict[bytes, bytes]]]) -> None:
+        self.found: list[Sent] = []
+        self._options = options
+        self._headers: dict[bytes, bytes] = {}
+        self._field, self._value, self._blob = bytearray(), bytearray(), bytearray()
+
+    def part_begin(self) -> None:
+        self._headers.clear()
+        self._blob.clear()
+
+    def part_data(self, data: bytes, start: int, stop: int) -> None:
+        self._blob += memoryview(data)[start:stop]
+
+    def header_field(self, data: bytes, start: int, stop: int) -> None:
+        self._field += data[start:stop]
+
+    def header_value(self, data: bytes, start: int, stop: int) -> None:
+        self._value += data[start:stop]
+
+    def header_end(self) -> None:
+        self._headers[bytes(self._field).lower()] = bytes(self._value)
+        self._field.clear()
+        self._value.clear()
+
+    def part_end(self) -> None:
+        told = self._options(self._headers.get(b"content-disposition", b""))[1]
+        if b"filename" not in told:
+            return
+        self.found.append(Sent(told[b"filename"].decode("utf-8", "replace"), bytes(self._blob)))
+        if len(self.found) > MOST_PICTURES:
+            raise Problem("too_large", f"The form has more than {MOST_PICTURES} pictures. Send fewer.")

@@ -1,0 +1,93 @@
+"""`lfdeploy.Client` against the application: the same answers as here, problems as they are told."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from asked import Api, answering
+from PIL import Image
+from serve_pictures import GOOD, JPEG
+
+from lfdeploy import Client
+from lfdeploy.client import ServerError
+from lfdeploy.errors import LfdeployError
+from lfdeploy.predict import Predictor
+from serve.access import Rules
+from serve.entries import Entry
+from serve.state import state_of
+
+PEER = "peer0-onnx-fp32"
+
+
+@pytest.fixture
+def client(api: Api) -> Iterator[Client]:
+    with Client(f"http://127.0.0.1:{api.port}") as found:
+        yield found
+
+
+def test_every_kind_of_picture_is_answered_as_here(
+    client: Client, entries: dict[str, Entry], tmp_path: Path
+) -> None:
+    predictor = Predictor.open(entries[PEER].artifact.path, device="cpu")
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    pixels = np.asarray(Image.open(io.BytesIO(JPEG)))
+    kinds = [
+        tmp_path / "a.jpg", str(tmp_path / "a.jpg"), JPEG, Image.open(io.BytesIO(JPEG)), pixels,
+        pixels[..., 0], *(make() for make in GOOD.values()),
+    ]  # fmt: skip
+    for picture in kinds:
+        there, here = client.predict(picture, artifact=PEER), predictor.predict(picture)
+        assert there.top == here.top and there.notes == here.notes, picture
+    assert client.predict(JPEG, top=3, artifact=PEER).top == predictor.predict(JPEG, top=3).top
+    assert [row["name"] for row in client.artifacts()] == list(entries) and client.ready()
+
+
+def test_problems_are_errors_with_a_code(client: Client, tmp_path: Path) -> None:
+    for picture, status, code in (
+        (b"hello", 415, "not_an_image"),
+        (b"", 400, "empty"),
+        (JPEG[:300], 422, "truncated"),
+    ):
+        with pytest.raises(ServerError) as told:
+            client.predict(picture)
+        assert (told.value.status, told.value.code) == (status, code) and str(told.value).endswith(".")
+    with pytest.raises(ServerError, match="There is no artifact 'x' here"):
+        client.predict(JPEG, artifact="x")
+    with pytest.raises(LfdeployError, match="cannot be read: No such file"):
+        client.predict(tmp_path / "nowhere.jpg")
+    assert client.predict(JPEG).label  # on the same connection
+
+
+def test_a_connection_that_was_closed_is_made_anew(client: Client) -> None:
+    client.predict(JPEG)
+    assert client._connection.sock is not None
+    client._connection.sock.shutdown(2)
+    assert client.predict(JPEG).label
+
+
+def test_a_token_and_a_full_queue(entries: dict[str, Entry]) -> None:
+    state = state_of([entries[PEER]])
+    with answering(state, Rules(token="0123456789abcdef")) as api:
+        url = f"http://127.0.0.1:{api.port}/"
+        with Client(url) as stranger, pytest.raises(ServerError, match="Send the token"):
+            stranger.predict(JPEG)
+        with Client(url, token="0123456789abcdef") as friend:
+            assert friend.predict(JPEG).label
+            state.engines[PEER].most = 0
+            with pytest.raises(ServerError) as told:
+                friend.predict(JPEG)
+            assert (told.value.status, told.value.code, told.value.retry_after) == (429, "busy", 1)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with (
+        Client("http://127.0.0.1:9") as client,
+        pytest.raises(LfdeployError, match="Start it with: lfdeploy serve"),
+    ):
+        client.predict(JPEG)
+    with pytest.raises(LfdeployError, match="is no address of a server"):
+        Client("localhost:7860")
