@@ -11,7 +11,12 @@ from typing import Any
 import click
 
 import lfdeploy
-from lfdeploy.command_options import (
+from lfdeploy.completion import ARTIFACT, EITHER, RUN
+from lfdeploy.config import ExportConfig
+from lfdeploy.errors import UsageError
+from lfdeploy.flags_from_fields import flags
+from lfdeploy.serving_commands import serve, ship
+from lfdeploy.shared_flags import (
     ANSWERED,
     BACKEND,
     DATA,
@@ -20,13 +25,8 @@ from lfdeploy.command_options import (
     JSON,
     MEASURED,
     RUNS,
-    SERVED,
     TABLES,
 )
-from lfdeploy.completion import ARTIFACT, EITHER, RUN
-from lfdeploy.config import ExportConfig
-from lfdeploy.errors import UsageError
-from lfdeploy.flags_from_fields import flags
 from lfdeploy.shell import Commands
 from lfdeploy.training_commands import compare, train
 
@@ -237,20 +237,8 @@ def bench(
     report(artifacts, sizes, rounds or 30, markdown, plot, as_json, **how)
 
 
-@main.command(cls=click.Command, short_help="Open a web page that classifies")
-@click.argument("artifacts", shell_complete=ARTIFACT, nargs=-1, metavar="[ARTIFACT...]")
-@SERVED
-@DEVICE
-@RUNS
-def serve(artifacts: tuple[str, ...], **where: Any) -> None:
-    """Open a web page that classifies with ARTIFACTs (default: those of the newest run), and an API for
-    programs: its page is at /docs.
-
-    SIGHUP reads the artifacts anew. Nothing leaves the machine.
-    """
-    from serve import serve as run_page
-
-    run_page(artifacts, **where)
+main.add_command(serve)
+main.add_command(ship)
 
 
 @main.command("list", short_help="Methods, architectures, data sets, backends, runs, artifacts")

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from lfdeploy.config import DataConfig
 from lfdeploy.data_summary import outline, remarks_on, unread
 from lfdeploy.errors import LfdeployError, PictureError
-from lfdeploy.held_out import held_out
+from lfdeploy.held_out_splits import held_out
 from lfdeploy.images import Pixels, fit_all
 from lfdeploy.pixel_cache import PixelCache, chosen_folder, space
 from lfdeploy.sources import Labels, Source, read
-from lfdeploy.splits import Files as Files
-from lfdeploy.splits import Split as Split
-from lfdeploy.splits import bytes_digest, file_digest, pixel_digest, prepared, workers
+from lfdeploy.split_arrays import Files as Files
+from lfdeploy.split_arrays import Split as Split
+from lfdeploy.split_arrays import bytes_digest, file_digest, pixel_digest, prepared, workers
 
 RESIDENT_BYTES = 1 << 30  # pictures that take more are read from their files
 CACHED_BYTES = 1 << 29  # or from a cache, where there is one
@@ -107,7 +107,7 @@ def load(
 
     ``report(done, total)`` is called while pictures are decoded, ``announce`` before that with what was read
     and how it is understood; ``largest`` caps the default image size; ``together``: see
-    `lfdeploy.held_out.drawn_out`; ``runs``: beside which many decoded pictures are kept. Raises
+    `lfdeploy.held_out_splits.drawn_out`; ``runs``: beside which many decoded pictures are kept. Raises
     `LfdeployError` for no pictures, one class, an empty class, a corrupt picture under ``strict``.
     """
     source = read(config.data, config.data_root)
@@ -118,7 +118,7 @@ def load(
     why = "".join(f". {remark}" for remark in source.remarks[:2])
     if not any(len(labels) for _, labels in source.splits.values()):
         raise LfdeployError(f"{config.data} holds no pictures{why}.")
-    size = config.image_size or min(largest, source.image_size or _natural_size(source))
+    size = config.image_size or min(largest, source.image_size or natural_size(source))
     faults: list[Fault] = []
     folder = chosen_folder(config.cache, source, size, runs)
     cache = None if folder is None else PixelCache(folder, size)
@@ -179,7 +179,7 @@ def paths_of(source: Source, split: str) -> list[str]:
     return [str(path) for path in inside]
 
 
-def _natural_size(source: Source) -> int:
+def natural_size(source: Source) -> int:
     """The median short side of some 200 training pictures, to the next multiple of 16 below, at least 32; an
     array's own.
     """

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lfdeploy.held_out import with_two_labels
+from lfdeploy.held_out_splits import with_two_labels
 from lfdeploy.labels import counted, some
 from lfdeploy.sources import Source
 
 if TYPE_CHECKING:
     from lfdeploy.data import Fault
-    from lfdeploy.splits import Split
+    from lfdeploy.split_arrays import Split
 
 LISTED = 20  # classes that are told by name with their number of pictures
 

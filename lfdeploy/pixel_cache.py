@@ -19,7 +19,7 @@ from lfdeploy.console import say
 from lfdeploy.errors import UsageError
 from lfdeploy.images import RESIZE, Pixels
 from lfdeploy.sources import Source
-from lfdeploy.splits import pixel_digest
+from lfdeploy.split_arrays import pixel_digest
 
 RECORD = np.dtype([("file", "S32"), ("pixels", "S16")])
 BATCH = 64  # rows that are written together

@@ -17,9 +17,18 @@ from lfdeploy.errors import PictureError
 from lfdeploy.images import Pixels, fit_all, prepare
 from lfdeploy.labels import counted, some
 from lfdeploy.pixel_cache import PixelCache
-from lfdeploy.record import SPLITS, Record
+from lfdeploy.recorded_splits import SPLITS, Record
 from lfdeploy.sources import Source
-from lfdeploy.splits import Digests, Files, Split, bytes_digest, digest_of, file_digest, pixel_digest, workers
+from lfdeploy.split_arrays import (
+    Digests,
+    Files,
+    Split,
+    bytes_digest,
+    digest_of,
+    file_digest,
+    pixel_digest,
+    workers,
+)
 
 Index = NDArray[np.int64]
 

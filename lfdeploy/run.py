@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from lfdeploy.data import Data, Report
     from lfdeploy.models.deploy import Classifier
-    from lfdeploy.record import Record
+    from lfdeploy.recorded_splits import Record
 
 SCHEMA = 1
 DIVERGED = "diverged.json"  # in a run whose loss became no number
@@ -176,7 +176,7 @@ class Run:
 
     def record(self) -> Record | None:
         """The pictures that the run was begun with; None for a run that has no record of them."""
-        from lfdeploy.record import FILE, read_record
+        from lfdeploy.recorded_splits import FILE, read_record
 
         spec = self.spec
         record = read_record(self.path, spec["classes"], int(spec["image_size"]), spec["data_fingerprint"])

@@ -16,9 +16,9 @@ from lfdeploy.errors import LfdeployError
 from lfdeploy.labels import counted, some
 from lfdeploy.pixel_cache import PixelCache, known_folder
 from lfdeploy.recall import Changes, Index, Listing, listed, match, recalled
-from lfdeploy.record import NO_PIXELS, SPLITS, Record
+from lfdeploy.recorded_splits import NO_PIXELS, SPLITS, Record
 from lfdeploy.sources import Source, read
-from lfdeploy.splits import Split, digest_of
+from lfdeploy.split_arrays import Split, digest_of
 
 if TYPE_CHECKING:
     from lfdeploy.run import Run

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from lfdeploy import early
-from lfdeploy.command_options import JSON, RUNS
 from lfdeploy.completion import METHOD, RUN
 from lfdeploy.config import TrainConfig
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.flags_from_fields import flags, help_all
+from lfdeploy.shared_flags import JSON, RUNS
 from lfdeploy.shell import Work
 from lfdeploy.stored_config import stored
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lfdeploy import record
+from lfdeploy import recorded_splits
 from lfdeploy.config import TrainConfig
 from lfdeploy.console import say
 from lfdeploy.data import Data
@@ -38,7 +38,11 @@ def begin(
         "data_fingerprint": data.fingerprint,
     } | cohort.layout.document()
     stem = stem_of("-".join((data.name, config.method, *dict.fromkeys(archs))))
-    documents = {"config.json": config_json(config), "spec.json": spec, record.FILE: record.to_bytes(data)}
+    documents = {
+        "config.json": config_json(config),
+        "spec.json": spec,
+        recorded_splits.FILE: recorded_splits.to_bytes(data),
+    }
     run, lock = new_run(runs, name, stem, documents)
     held.append(lock)
     return run
@@ -69,8 +73,8 @@ def _seen(config: TrainConfig, runs: Path, data: Data) -> list[str]:
     """Which runs that teach, or whose weights are the start, learnt pictures that are to test here."""
     remarks = []
     for name in [*names_of(config.teacher), *([config.weights] if config.weights else [])]:
-        place = Path(name) if (Path(name) / record.FILE).is_file() else runs / name
-        if not (place / record.FILE).is_file():
+        place = Path(name) if (Path(name) / recorded_splits.FILE).is_file() else runs / name
+        if not (place / recorded_splits.FILE).is_file():
             continue
         then = Run(place).record()
         seen = 0 if then is None else int(np.isin(data.test.files, then.splits["train"].files).sum())

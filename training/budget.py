@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lfdeploy.data import Data
 from lfdeploy.errors import LfdeployError
-from lfdeploy.recorded import PICTURES
+from lfdeploy.recorded_logits import PICTURES
 from training.batches import Batches
 from training.checkpoint import gpus_of, random_states
 from training.engine import Engine, settle

@@ -9,9 +9,9 @@ from torch import Tensor
 from lfdeploy.console import say
 from lfdeploy.data import Data
 from lfdeploy.images import Pixels
-from lfdeploy.recorded import FILE, Floats, Recorded, chosen, facts_here, probe_pixels, write
+from lfdeploy.recorded_logits import FILE, Floats, Recorded, chosen, facts_here, probe_pixels, write
 from lfdeploy.run import Run, sha256
-from lfdeploy.splits import pixel_digest
+from lfdeploy.split_arrays import pixel_digest
 from training.augment import normalise
 from training.engine import Engine
 

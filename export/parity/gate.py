@@ -38,7 +38,7 @@ from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
 from lfdeploy.models.explain import explains
 from lfdeploy.models.multi_output import member_outputs
-from lfdeploy.record import Record
+from lfdeploy.recorded_splits import Record
 from lfdeploy.run import Run
 
 NO_BF16 = "onnxruntime's CPU provider has no bf16; its numbers are those of the same file widened to fp32"

@@ -15,9 +15,9 @@ import numpy as np
 from export.independent.halves import answers
 from export.numbers.check import Check, Unexamined, at_most, equal
 from export.parity.reference import Reference
-from lfdeploy.recorded import FILE, Recorded, facts_here, read
+from lfdeploy.recorded_logits import FILE, Recorded, facts_here, read
 from lfdeploy.run import sha256
-from lfdeploy.splits import pixel_digest
+from lfdeploy.split_arrays import pixel_digest
 
 STAGE = "reference"
 ALIKE, ELSEWHERE = 1e-4, 1e-2  # of the logits' scale: by the same torch and processor, and by others

@@ -25,7 +25,7 @@ import export.pipeline
 import lfdeploy.images
 import lfdeploy.models.deploy
 import lfdeploy.recall
-import lfdeploy.splits
+import lfdeploy.split_arrays
 from lfdeploy.backends import openvino
 from lfdeploy.models.deploy import Classifier
 from lfdeploy.run import Run
@@ -377,7 +377,7 @@ def squashed(patch: Patch) -> None:
         with Image.open(source) as image:
             return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)).copy()
 
-    for module in (lfdeploy.splits, lfdeploy.recall):
+    for module in (lfdeploy.split_arrays, lfdeploy.recall):
         patch.setattr(module, "prepare", prepare)
 
 

@@ -22,8 +22,8 @@ from export.prove import prove, verify
 from lfdeploy.artifact import read, sealed
 from lfdeploy.backends import BACKENDS
 from lfdeploy.config import ExportConfig
-from lfdeploy.recorded import FILE, chosen, probe_pixels
-from lfdeploy.recorded import read as read_recorded
+from lfdeploy.recorded_logits import FILE, chosen, probe_pixels
+from lfdeploy.recorded_logits import read as read_recorded
 from lfdeploy.run import Run, sha256, write_json
 
 

@@ -22,7 +22,7 @@ from lfdeploy.cli import main
 from lfdeploy.predict import Prediction
 from lfdeploy.run import Run
 
-COMMANDS = ["train", "evaluate", "export", "verify", "predict", "bench", "serve", "list", "doctor"]
+COMMANDS = ["train", "evaluate", "export", "verify", "predict", "bench", "serve", "ship", "list", "doctor"]
 LF = str(Path(sys.executable).with_name("lfdeploy"))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lfdeploy.config import LARGEST_SEED, DataConfig
 from lfdeploy.data import Data, load
 from lfdeploy.errors import UsageError
-from lfdeploy.held_out import drawn_out
+from lfdeploy.held_out_splits import drawn_out
 
 
 def read(root: Path, **settings: object) -> Data:

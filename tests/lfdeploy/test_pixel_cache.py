@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lfdeploy import images, splits
+from lfdeploy import images, split_arrays
 from lfdeploy.config import DataConfig, ExportConfig, TrainConfig
 from lfdeploy.data import load
 from lfdeploy.errors import UsageError
 from lfdeploy.images import prepare
 from lfdeploy.pixel_cache import PixelCache
-from lfdeploy.splits import Files, file_digest
+from lfdeploy.split_arrays import Files, file_digest
 
 SIZE = 32
 
@@ -50,7 +50,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         found.append(path)
         return prepare(path, size)
 
-    monkeypatch.setattr(splits, "prepare", noted)
+    monkeypatch.setattr(split_arrays, "prepare", noted)
     return found
 
 

@@ -13,7 +13,7 @@ from made_pictures import classes, fill, picture
 from PIL import Image
 
 from lfdeploy import data as data_module
-from lfdeploy import record
+from lfdeploy import recorded_splits
 from lfdeploy.config import DataConfig
 from lfdeploy.data import Data, load
 from lfdeploy.errors import LfdeployError
@@ -21,7 +21,7 @@ from lfdeploy.images import prepare
 from lfdeploy.run import Run, write_json
 from lfdeploy.run_data import resumed
 from lfdeploy.runs import new_run
-from lfdeploy.splits import Files
+from lfdeploy.split_arrays import Files
 
 
 def begin(root: Path, data: Path, keep: bool = True, **settings: Any) -> tuple[Run, Data]:
@@ -35,7 +35,7 @@ def begin(root: Path, data: Path, keep: bool = True, **settings: Any) -> tuple[R
     }
     documents: dict[str, object] = {"config.json": asdict(config), "spec.json": spec}
     if keep:
-        documents[record.FILE] = record.to_bytes(pictures)
+        documents[recorded_splits.FILE] = recorded_splits.to_bytes(pictures)
     run, lock = new_run(root / "runs", "r", "r", documents)
     lock.release()
     return run, pictures
@@ -78,7 +78,7 @@ def test_only_the_split_that_is_needed_is_decoded(
 ) -> None:
     run, then = begin(tmp_path, folder)
     decoded: list[str] = []
-    monkeypatch.setattr("lfdeploy.splits.prepare", lambda *args: decoded.append("") or prepare(*args))
+    monkeypatch.setattr("lfdeploy.split_arrays.prepare", lambda *args: decoded.append("") or prepare(*args))
     now = run.data()
     assert len(decoded) == len(then.test) == 12
     assert isinstance(now.train.images, Files) and isinstance(now.val.images, Files)
@@ -244,11 +244,11 @@ def test_other_pixels_from_the_same_bytes_are_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As with another version of the decoder: the fingerprint is another, and every split is read again."""
-    from lfdeploy import splits
+    from lfdeploy import split_arrays
 
     run, then = begin(tmp_path, folder)
-    whole = splits.prepare
-    monkeypatch.setattr(splits, "prepare", lambda path, size: whole(path, size) ^ 1)
+    whole = split_arrays.prepare
+    monkeypatch.setattr(split_arrays, "prepare", lambda path, size: whole(path, size) ^ 1)
     now = run.data()
     assert "60 pictures decode to other pixels" in remarks(now)
     assert now.fingerprint != then.fingerprint
@@ -266,10 +266,12 @@ def test_a_run_without_a_record_says_so(tmp_path: Path, folder: Path) -> None:
 
 def test_a_record_of_another_run_is_refused(tmp_path: Path, folder: Path) -> None:
     run, _ = begin(tmp_path, folder)
-    (run.path / record.FILE).write_bytes(record.to_bytes(load(DataConfig(data=str(folder), seed=1))))
+    (run.path / recorded_splits.FILE).write_bytes(
+        recorded_splits.to_bytes(load(DataConfig(data=str(folder), seed=1)))
+    )
     with pytest.raises(LfdeployError, match="not the record of this run"):
         run.data()
-    (run.path / record.FILE).write_bytes(b"PK")
+    (run.path / recorded_splits.FILE).write_bytes(b"PK")
     with pytest.raises(LfdeployError, match="is damaged"):
         run.data()
 

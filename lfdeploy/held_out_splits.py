@@ -12,7 +12,7 @@ from lfdeploy.sources import Labels
 
 if TYPE_CHECKING:
     from lfdeploy.config import DataConfig
-    from lfdeploy.splits import Digests, Split
+    from lfdeploy.split_arrays import Digests, Split
 
 
 def held_out(

@@ -13,7 +13,7 @@ import numpy as np
 from lfdeploy.data import Data
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
-from lfdeploy.splits import Split, digest_of
+from lfdeploy.split_arrays import Split, digest_of
 
 FILE = "splits.npz"
 SPLITS = ("train", "val", "test")

@@ -1,0 +1,64 @@
+"""The commands that end with a page: `serve` and `ship`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lfdeploy import early
+from lfdeploy.completion import ARTIFACT
+from lfdeploy.shared_flags import DEVICE, RUNS, SERVED
+
+
+@click.command(short_help="Open a web page that classifies")
+@click.argument("artifacts", shell_complete=ARTIFACT, nargs=-1, metavar="[ARTIFACT...]")
+@SERVED
+@DEVICE
+@RUNS
+def serve(artifacts: tuple[str, ...], **where: Any) -> None:
+    """Open a web page that classifies with ARTIFACTs (default: those of the newest run), and an API for
+    programs: its page is at /docs.
+
+    SIGHUP reads the artifacts anew. Nothing leaves the machine.
+    """
+    from serve import serve as run_page
+
+    run_page(artifacts, **where)
+
+
+@click.command(short_help="From a folder of pictures to a page: train, export, prove, serve")
+@click.argument("folder", metavar="FOLDER")
+@click.option(
+    "--time", "limit", default="20m", show_default=True, metavar="T", help="of all but the page, as 8m"
+)
+@click.option(
+    "--for",
+    "aim",
+    default="cpu",
+    type=click.Choice(["cpu", "gpu", "size"]),
+    show_default=True,
+    help="what the artifact must be good at: speed there, or smallness",
+)
+@click.option("--no-serve", is_flag=True, help="stop before the page")
+@SERVED
+@RUNS
+def ship(folder: str, limit: str, aim: str, no_serve: bool, runs: str, **where: Any) -> None:
+    """Train on FOLDER, export what may serve the aim, prove it, and open a page on the best.
+
+    Each step prints the plain command that it stands for. The same command again goes on where it was.
+    """
+    from lfdeploy.console import Meter, say
+    from lfdeploy.run import shown
+    from lfdeploy.shipping import ship as run_all
+
+    with Meter("lfdeploy ship"):
+        artifact = run_all(folder, limit, aim, runs, early.BEGAN)
+    command = f"serve {shown(artifact.path)}"
+    if no_serve:
+        say(f"Next: lfdeploy {command}")
+        return
+    from serve import serve as run_page
+
+    say(f"\n$ lfdeploy {command}")
+    run_page([artifact.path], runs=runs, **where)

