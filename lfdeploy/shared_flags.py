@@ -137,6 +137,12 @@ SERVED = together(
         help="where a reverse proxy shows the page: /demo, or a whole address",
     ),
     click.option(
+        "--title",
+        default="",
+        metavar="TEXT",
+        help="what stands on the page (default: the name of the data)",
+    ),
+    click.option(
         "--token-file",
         default="",
         metavar="FILE",

@@ -11,7 +11,7 @@ import numpy as np
 
 from lfdeploy.confidence import abstains
 from lfdeploy.console import say
-from lfdeploy.errors import PictureError
+from lfdeploy.errors import LfdeployError, PictureError
 from serve.engine import Busy, Engine, Late, Outcome
 from serve.entries import Entry
 
@@ -66,8 +66,8 @@ def answer_of(outcome: Outcome) -> Answer:
     )  # fmt: skip
 
 
-def sentence_of(error: PictureError) -> str:
-    """Why a picture is refused, as a sentence of its own."""
+def sentence_of(error: LfdeployError) -> str:
+    """Why there is no answer, as a sentence of its own."""
     text = str(error)
     return text[:1].upper() + text[1:]
 
@@ -80,6 +80,21 @@ def classify(engine: Engine, blob: bytes) -> Answer:
         return Answer(engine.entry, error=sentence_of(error))
     except (Busy, Late) as error:
         return Answer(engine.entry, error=str(error))
+
+
+def uploaded(uploads: Path, picture: object) -> bytes:
+    """The bytes of what a component says was uploaded. Raises `LfdeployError`: for anything else that a
+    client may name, for what is too large, and for what is gone.
+    """
+    path = picture.get("path") if isinstance(picture, dict) else None
+    try:
+        if not isinstance(path, str) or not Path(path).resolve().is_relative_to(uploads.resolve()):
+            raise LfdeployError("Only uploaded files are accepted, not paths or addresses.")
+        if Path(path).stat().st_size > MAX_MEGABYTES * 1_000_000:
+            raise LfdeployError(f"The upload is larger than {MAX_MEGABYTES} MB. Scale it down.")
+        return Path(path).read_bytes()
+    except OSError:
+        raise LfdeployError("The upload is no longer on the server. Choose the picture again.") from None
 
 
 def answer(engines: Mapping[str, Engine], uploads: Path, picture: object, key: object) -> Answer | None:
@@ -99,15 +114,10 @@ def answer(engines: Mapping[str, Engine], uploads: Path, picture: object, key: o
         return Answer(entry, error=entry.cannot)
     if picture is None:
         return None
-    path = picture.get("path") if isinstance(picture, dict) else None
     try:
-        if not isinstance(path, str) or not Path(path).resolve().is_relative_to(uploads.resolve()):
-            return Answer(entry, error="Only uploaded files are accepted, not paths or addresses.")
-        if Path(path).stat().st_size > MAX_MEGABYTES * 1_000_000:
-            return Answer(entry, error=f"The upload is larger than {MAX_MEGABYTES} MB. Scale it down.")
-        return classify(engine, Path(path).read_bytes())
-    except OSError:
-        return Answer(entry, error="The upload is no longer on the server. Choose the picture again.")
+        return classify(engine, uploaded(uploads, picture))
+    except LfdeployError as error:
+        return Answer(entry, error=str(error))
     # nothing a visitor sends may end in a traceback; the person at the terminal is told
     except Exception as error:
         say(f"lfdeploy serve: {entry.key} failed: {type(error).__name__}: {error}")

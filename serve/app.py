@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serve.answer import MAX_MEGABYTES, Answer, answer
+from lfdeploy.errors import LfdeployError
+from serve.answer import MAX_MEGABYTES, Answer, answer, uploaded
+from serve.comparison import compared
 from serve.engine import Engine
-from serve.entries import find, open_all, preferred
+from serve.entries import Entry, find, open_all, preferred
+from serve.folded import MANY, code
 from serve.guard import seal
 from serve.offline import go_offline
 from serve.render import answered, foot, heading, title
 from serve.state import state_of
+from serve.why import why
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -49,29 +54,16 @@ def _photo() -> gr.Image:
     )
 
 
-def build_page(engines: Mapping[str, Engine], examples: Sequence[Path] = ()) -> gr.Blocks:
-    """The page for the engines of artifacts by key, and example pictures to try."""
+def build_page(engines: Mapping[str, Engine], examples: Sequence[Path] = (), named: str = "") -> gr.Blocks:
+    """The page for the engines of artifacts by key, with pictures to try and the title it was given."""
     go_offline()
     import gradio as gr
 
     entries = [engine.entry for engine in engines.values()]
     first = preferred(entries)
-
-    def uploads() -> Path:
-        return Path(photo.GRADIO_CACHE)
-
-    def show(picture: object, key: object) -> tuple[str, str]:
-        engine = engines.get(key) if isinstance(key, str) else None
-        return answered(answer(engines, uploads(), picture, key)), foot(engine.entry if engine else first)
-
-    def predict(picture: object, artifact: object) -> dict[str, Any]:
-        found = answer(engines, uploads(), picture, artifact) or Answer(error="No picture was sent.")
-        if found.error:
-            raise gr.Error(found.error, print_exception=False)
-        return found.document()
-
-    with gr.Blocks(title=f"{title(first)} · lfdeploy", **BLOCKS) as page:
-        gr.HTML(heading(first), elem_id="heading")
+    head = named or title(first)
+    with gr.Blocks(title=f"{head} · lfdeploy", **BLOCKS) as page:
+        gr.HTML(heading(first, named), elem_id="heading")
         with gr.Row(equal_height=False, elem_id="middle"):
             with gr.Column(min_width=300):
                 photo = _photo()
@@ -83,19 +75,71 @@ def build_page(engines: Mapping[str, Engine], examples: Sequence[Path] = ()) -> 
                     answered(answer(engines, HERE, None, first.key)), elem_id="answer", limit=MAX_MEGABYTES,
                     js_on_load=(HERE / "page.js").read_text(encoding="utf-8"),
                 )  # fmt: skip
-                choices = [(entry.choice, entry.key) for entry in entries]
-                picker = gr.Dropdown(
-                    choices, value=first.key, label="Artifact", filterable=False, elem_id="picker"
-                )
-        seal(photo, picker)
+                picker, other = _pickers(entries, first)
+                explained = any(entry.explains for entry in entries)
+                asked_why = gr.Button("Why?", size="sm", visible=explained, elem_id="ask-why")
+                reason = gr.HTML("", elem_id="why", visible=explained)
         about = gr.HTML(foot(first), elem_id="foot")
-        asked: dict[str, Any] = {"inputs": [photo, picker], "preprocess": False}
-        asked |= {"concurrency_id": "model", "concurrency_limit": 16}
-        gr.on(
-            [photo.change, picker.change], show, outputs=[shown, about],
-            trigger_mode="always_last", show_progress="hidden", api_visibility="private", **asked,
-        )  # fmt: skip
-        program = gr.Button(visible=False)
-        program.click(predict, outputs=gr.JSON(visible=False), api_name="predict", **asked)
+        gr.HTML(MANY, elem_id="many-place")
+        usage = gr.HTML(code(first), elem_id="code")
+        seal(photo, picker, other)
+        _wire(engines, photo, (picker, other), (shown, about, usage, reason), asked_why)
     page.queue(api_open=False, max_size=64)
     return page
+
+
+def _pickers(entries: Sequence[Entry], first: Entry) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """Which artifact answers, and which is compared with it."""
+    import gradio as gr
+
+    choices = [(entry.choice, entry.key) for entry in entries]
+    picker = gr.Dropdown(choices, value=first.key, label="Artifact", filterable=False, elem_id="picker")
+    others = [("no other", ""), *choices]
+    other = gr.Dropdown(
+        others, value="", label="Compare with", filterable=False, elem_id="other", visible=len(entries) > 1
+    )
+    return picker, other
+
+
+def _wire(
+    engines: Mapping[str, Engine], photo: Any, pickers: Sequence[Any], places: Sequence[Any], asked_why: Any
+) -> None:
+    """What happens when a picture is there, an artifact is chosen, why is asked, or a program calls."""
+    import gradio as gr
+
+    def uploads() -> Path:
+        return Path(photo.GRADIO_CACHE)
+
+    def entry_of(key: object) -> Entry:
+        known = engines.get(key) if isinstance(key, str) else None
+        return known.entry if known else preferred([engine.entry for engine in engines.values()])
+
+    def show(picture: object, key: object, other: object) -> tuple[str, str, str, str]:
+        found, entry = answer(engines, uploads(), picture, key), entry_of(key)
+        second = answer(engines, uploads(), picture, other) if other and other != key else None
+        return answered(found) + compared(found, second), foot(entry), code(entry), ""
+
+    def explain(picture: object, key: object) -> str:
+        try:
+            blob = None if picture is None else uploaded(uploads(), picture)
+        except LfdeployError as error:
+            return f'<p class="lf-quiet">{escape(str(error))}</p>'
+        return why(engines[entry_of(key).key], blob)
+
+    def predict(picture: object, artifact: object) -> dict[str, Any]:
+        found = answer(engines, uploads(), picture, artifact) or Answer(error="No picture was sent.")
+        if found.error:
+            raise gr.Error(found.error, print_exception=False)
+        return found.document()
+
+    how: dict[str, Any] = {"preprocess": False, "concurrency_id": "model", "concurrency_limit": 16}
+    quiet = how | {"show_progress": "hidden", "api_visibility": "private"}
+    gr.on(
+        [photo.change, *(picker.change for picker in pickers)], show, inputs=[photo, *pickers],
+        outputs=list(places), trigger_mode="always_last", **quiet,
+    )  # fmt: skip
+    asked_why.click(explain, inputs=[photo, pickers[0]], outputs=places[-1], **quiet)
+    program = gr.Button(visible=False)
+    program.click(
+        predict, inputs=[photo, pickers[0]], outputs=gr.JSON(visible=False), api_name="predict", **how
+    )

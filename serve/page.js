@@ -60,3 +60,95 @@ const name = () => document.querySelectorAll('#examples .gallery-item').forEach(
 });
 setTimeout(name, 0);
 new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
+
+// How programs ask, with this server's own address.
+const addresses = () => {
+  const base = new URL('.', location.href).href.replace(/\/$/, '');
+  document.querySelectorAll('.lf-origin').forEach((place) => { if (place.textContent !== base) place.textContent = base; });
+  const host = base.replace(/^https?:\/\//, '');
+  document.querySelectorAll('.lf-host').forEach((place) => { if (place.textContent !== host) place.textContent = host; });
+};
+setTimeout(addresses, 0);
+new MutationObserver(addresses).observe(document.body, { childList: true, subtree: true });
+
+// Many pictures: a few in each request, a row as soon as each is answered, a line of the CSV for each, failed ones too.
+const AT_ONCE = 32, MOST_BYTES = 80e6;
+const cell = (text) => { const td = document.createElement('td'); td.textContent = text; return td; };
+const quoted = (text) => {
+  const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+};
+const parts = (files) => {
+  const found = [[]];
+  let size = 0;
+  files.forEach((file) => {
+    if (found.at(-1).length >= AT_ONCE || size + file.size > MOST_BYTES) { found.push([]); size = 0; }
+    found.at(-1).push(file);
+    size += file.size;
+  });
+  return found.filter((part) => part.length);
+};
+const row = (file, told) => {
+  const line = document.createElement('tr');
+  const first = document.createElement('td');
+  const image = document.createElement('img');
+  image.alt = '';
+  image.src = URL.createObjectURL(file);
+  image.onload = () => URL.revokeObjectURL(image.src);
+  image.onerror = () => { URL.revokeObjectURL(image.src); image.remove(); };
+  first.append(image);
+  const error = told.error && told.error.message;
+  line.append(first, cell(file.name), cell(error || (told.abstain ? `not sure: ${told.label}` : told.label)));
+  if (error) { line.lastChild.colSpan = 2; line.className = 'lf-failed'; }
+  else line.append(cell(`${(100 * told.probability).toFixed(1)} %`));
+  return line;
+};
+const lines = async function* (response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '';
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const texts = (rest + value).split('\n');
+    rest = texts.pop();
+    yield* texts.map((text) => JSON.parse(text));
+  }
+};
+const many = async (files) => {
+  const state = document.querySelector('#many-state'), table = document.querySelector('#many-table');
+  const link = document.querySelector('#many-csv'), body = table.querySelector('tbody');
+  const artifact = document.querySelector('#code [data-artifact]').dataset.artifact;
+  const csv = new Array(files.length);
+  let answered = 0, failed = 0;
+  body.replaceChildren();
+  table.hidden = false;
+  link.hidden = true;
+  const told = (file, place, row_) => {
+    answered += 1;
+    failed += row_.error ? 1 : 0;
+    body.append(row(file, row_));
+    csv[place] = [file.name, row_.label || '', row_.probability ?? '', row_.error ? row_.error.message : ''].map((v) => quoted(String(v))).join(',');
+    state.textContent = `${answered} of ${files.length} answered` + (failed ? `, ${failed} without a class` : '');
+  };
+  let begin = 0;
+  for (const part of parts(files)) {
+    const form = new FormData();
+    part.forEach((file) => form.append('file', file, file.name));
+    const seen = new Set();
+    let problem = 'The server sent no answer.';
+    try {
+      const response = await fetch(`v1/batch?top=1&artifact=${encodeURIComponent(artifact)}`, { method: 'POST', body: form });
+      if (response.ok) { for await (const line of lines(response)) { seen.add(line.index); told(part[line.index], begin + line.index, line); } }
+      else problem = (await response.json()).error.message;
+    } catch (error) { problem = 'The server does not answer.'; }
+    part.forEach((file, index) => { if (!seen.has(index)) told(file, begin + index, { error: { message: problem } }); });
+    begin += part.length;
+  }
+  link.href = URL.createObjectURL(new Blob(['file,label,probability,error\n' + csv.join('\n') + '\n'], { type: 'text/csv' }));
+  link.hidden = false;
+};
+document.addEventListener('change', (event) => {
+  if (event.target && event.target.id === 'many-files' && event.target.files.length) {
+    many(Array.from(event.target.files)).then(() => { event.target.value = ''; });
+  }
+});

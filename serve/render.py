@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import PurePath
 
@@ -30,7 +31,6 @@ def answered(found: Answer | None) -> str:
     if found.error or found.entry is None:
         return _status("error", f"<h2>No answer</h2><p>{escape(found.error)}</p>")
     label, probability = found.top[0]
-    rows = "".join(_bar(name, value) for name, value in found.top[:SHOWN])
     rest = len(found.top) - SHOWN
     more = (
         f'<p class="lf-quiet">and {rest} less probable {"class" if rest == 1 else "classes"}</p>'
@@ -41,8 +41,8 @@ def answered(found: Answer | None) -> str:
     total = found.decode_ms + found.model_ms
     times = f"Answered in {total:.1f} ms: decode {found.decode_ms:.1f} ms, model {found.model_ms:.1f} ms"
     head = _head(label, probability, found) + warning(found.entry)
-    bars = f"<ol class='lf-bars'>{rows}</ol>{more}"
-    return _status("answer", f"{head}{notes}{bars}<p class='lf-time'>{times}</p>{by(found.entry)}")
+    rows = bars(found.top[:SHOWN])
+    return _status("answer", f"{head}{notes}{rows}{more}<p class='lf-time'>{times}</p>{by(found.entry)}")
 
 
 def _head(label: str, probability: float, found: Answer) -> str:
@@ -85,6 +85,11 @@ def _status(kind: str, inner: str) -> str:
     return f'<div class="lf-{kind}" role="status">{inner}</div>'
 
 
+def bars(rows: Sequence[tuple[str, float]]) -> str:
+    """Classes with their probabilities, as bars."""
+    return f"<ol class='lf-bars'>{''.join(_bar(name, value) for name, value in rows)}</ol>"
+
+
 def _bar(name: str, value: float) -> str:
     width = f"{100 * min(1.0, max(0.0, value)):.2f}"
     return (
@@ -124,18 +129,26 @@ def verdict(entry: Entry) -> str:
     return f"{badge} It does not answer as the training code did{why}."
 
 
-def heading(entry: Entry) -> str:
-    """Title and the line below it."""
+def heading(entry: Entry, named: str = "") -> str:
+    """Title, or the one that was ``named``, and what the page is for, for a stranger."""
     run = entry.artifact.manifest["run"]
     archs = [str(arch) for arch in run.get("archs") or ()]
     networks = f"{len(archs)} × {archs[0]}" if archs and len(set(archs)) == 1 else " + ".join(archs)
     parts = [escape(str(part)) for part in (run["name"], run.get("method"), networks) if part]
     classes = len(entry.artifact.manifest["labels"])
     return (
-        f'<header class="lf-head"><h1>{escape(title(entry))}</h1>'
-        f"<p>Tells {classes} classes apart. Nothing leaves this machine.</p><p "
+        f'<header class="lf-head"><h1>{escape(named or title(entry))}</h1>'
+        f"<p>Show it a picture, and it says which of {classes} classes it is: "
+        f"{escape(some(entry.artifact.manifest['labels']))}. The picture stays on this machine.</p><p "
         f"class='lf-quiet'>{' · '.join(parts)}</p></header>"
     )
+
+
+def some(labels: Sequence[str]) -> str:
+    """The names of a few classes, all where they are few."""
+    if len(labels) <= 6:
+        return f"{', '.join(labels[:-1])} or {labels[-1]}"
+    return f"{', '.join(labels[:5])} and {len(labels) - 5} more"
 
 
 def title(entry: Entry) -> str:

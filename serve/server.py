@@ -49,12 +49,13 @@ def serve(
     runs: str | Path = "runs",
     root_path: str = "",
     token_file: str | Path = "",
+    title: str = "",
 ) -> None:
     """Serve the page and the API until Ctrl-C or SIGTERM; answers under way are finished first.
 
     ``root_path`` is where a reverse proxy shows it: a path like ``/demo``, or a whole address. Where
-    ``token_file`` names a file, its word is asked for. Raises `LfdeployError` when there is nothing to serve,
-    nothing of it runs here, or the port is taken.
+    ``token_file`` names a file, its word is asked for. ``title`` stands on the page. Raises `LfdeployError`
+    when there is nothing to serve, nothing of it runs here, or the port is taken.
     """
     parts_of(root_path)
     rules = rules_of(host, root_path, token_file)
@@ -71,7 +72,7 @@ def serve(
 
         def built() -> tuple[FastAPI, gr.Blocks]:
             blocks = build_page(
-                state.engines, write_examples(preferred(entries).artifact, Path(uploads), runs)
+                state.engines, write_examples(preferred(entries).artifact, Path(uploads), runs), title
             )
             return mount(blocks, state.closing), blocks
 

@@ -21,7 +21,17 @@ from training import plots
 
 DRAW = plots.draw
 # Files that take a process a minute and more: begun late, one of them would hold up the end alone.
-LONG = ("test_methods_whole", "test_cli", "test_readme", "test_exporter_faults", "test_world", "test_bisect")
+# Two that need nothing of each other come first: the tiny run is made by one process, and others wait for it.
+LONG = (
+    "test_methods_whole",
+    "test_cli",
+    "test_cohort",
+    "test_readme",
+    "test_exporter_faults",
+    "test_world",
+    "test_golden",
+    "test_bisect",
+)
 
 # as a shell leaves it to a job in the background, and the job to its children
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -321,7 +321,7 @@ def test_same_bytes_from_another_folder_in_another_process(
 @pytest.mark.parametrize(
     ("format", "precision"),
     [
-        ("torch", "fp32"),
+        pytest.param("torch", "fp32", marks=pytest.mark.wide),
         ("openvino", "fp32"),
         pytest.param("openvino", "fp16", marks=pytest.mark.wide),
         pytest.param("onnx", "bf16", marks=pytest.mark.wide),
@@ -339,7 +339,9 @@ def test_other_formats(format: str, precision: str, tiny_run: Run, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    "precision", [*(pytest.param(p, marks=pytest.mark.wide) for p in ("fp32", "fp16")), "int8"]
+)
 def test_engine_holds_every_output(precision: str, tiny_run: Run, tmp_path: Path) -> None:
     config = ExportConfig(
         all=True,

@@ -33,11 +33,13 @@ FAULTS |= quiet.QUIET_MUTANTS
 FAULTS_OF_INT8: dict[str, Fault] = {
     name: (INT8, *row) for name, row in (int8_mutants.INT8_MUTANTS | quiet.QUIET_MUTANTS_IN_INT8).items()
 }
-#: one in five is in the fast tests, two in the slow ones
+#: one in five is in the fast tests, one in five in the slow ones
 NAMES = [
     pytest.param(
         name,
-        marks=() if name in FAULTS and number % 5 == 0 else [pytest.mark.slow, pytest.mark.wide][number % 2],
+        marks=()
+        if name in FAULTS and number % 5 == 0
+        else [pytest.mark.slow if number % 5 == 3 else pytest.mark.wide],
     )
     for number, name in enumerate([*FAULTS, *FAULTS_OF_INT8])
 ]

@@ -173,7 +173,7 @@ def test_int8_and_bf16_through_the_command(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("bf16", marks=pytest.mark.wide), "int8"])
 def test_engines_of_both(tiny_run: Run, precision: str, lf: Callable[..., Result]) -> None:
     result = lf(
         "export",

@@ -532,7 +532,7 @@ def test_without_the_run_s_own_validation_pictures_its_origin_is_not_examined(
         pytest.param("onnx", "int8", marks=pytest.mark.wide),
         ("openvino", "fp32"),
         pytest.param("openvino", "fp16", marks=pytest.mark.wide),
-        ("torch", "fp32"),
+        pytest.param("torch", "fp32", marks=pytest.mark.wide),
         pytest.param("trt", "fp32", marks=pytest.mark.wide),
         ("trt", "int8"),
     ],

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -380,14 +378,16 @@ def test_changed_bytes_are_refused_everywhere(
 
 
 @pytest.mark.slow
-def test_the_users_own_words(tmp_path: Path) -> None:
-    """Alone, in this order, in an empty folder; `lfdeploy serve` has its own test in a real browser."""
-    env = os.environ | {"COLUMNS": "120"}
+def test_the_users_own_words(
+    tmp_path: Path, lf: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, in this order, in an empty folder; `lfdeploy serve` has its own test in a real browser, and the
+    README's walk is made of real processes.
+    """
+    monkeypatch.chdir(tmp_path)
     for words in (["train"], ["export", "--peer", "0", "--format", "trt"]):
-        done = subprocess.run(
-            [LF, *words], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        done = lf(*words)
+        assert done.exit_code == 0, done.stderr
     assert [p.name for p in (tmp_path / "runs" / "latest" / "artifacts").iterdir()] == ["peer0-trt-fp32"]
     test = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())["test"]
     assert min(*test["peers"], test["fused"]) > 95

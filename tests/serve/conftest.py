@@ -55,9 +55,16 @@ def engines(entries: dict[str, Entry]) -> Mapping[str, Engine]:
     return state_of(list(entries.values())).engines
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def api(entries: dict[str, Entry]) -> Iterator[Api]:
-    """The two artifacts, answering programs."""
+    """The two artifacts, answering programs; for those who change nothing of it."""
+    with answering(state_of(list(entries.values()))) as found:
+        yield found
+
+
+@pytest.fixture
+def own_api(entries: dict[str, Entry]) -> Iterator[Api]:
+    """The same for one test alone."""
     with answering(state_of(list(entries.values()))) as found:
         yield found
 

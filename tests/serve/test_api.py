@@ -185,7 +185,8 @@ def test_a_heat_map_is_sent_where_the_artifact_has_one(tiny_run: Run, tmp_path: 
     assert heatmap.ndim == 2 and np.isfinite(heatmap).all() and heatmap.std() > 0
 
 
-def test_health_and_a_server_that_stops(api: Api) -> None:
+def test_health_and_a_server_that_stops(own_api: Api) -> None:
+    api = own_api
     assert [api("GET", path)[0] for path in ("/health/live", "/health/ready")] == [200, 200]
     api.state.closing.set()
     assert [api("GET", path)[0] for path in ("/health/live", "/health/ready")] == [200, 503]

@@ -154,7 +154,7 @@ def test_verdicts(entries: dict[str, Entry]) -> None:
 def test_heading_and_foot(entries: dict[str, Entry]) -> None:
     held = entries["fused-onnx-fp32"]
     assert "<h1>digits</h1>" in heading(held)
-    assert "lfmkd · 2 × resnet8" in heading(held) and "Nothing leaves this machine." in heading(held)
+    assert "lfmkd · 2 × resnet8" in heading(held) and "stays on this machine." in heading(held)
     line = foot(held)
     assert (
         held.artifact.manifest["sha256"][:12] in line

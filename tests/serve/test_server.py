@@ -29,7 +29,7 @@ RESIZER = "/static/js/iframeResizer.contentWindow.min.js"
 MALFORMED: list[tuple[str, object]] = [
     *[
         (JOIN, {"data": [None, ARTIFACT], "fn_index": index, "session_hash": "a"})
-        for index in (3, 4, 5, -1, 10**30, "x", None, True)
+        for index in (30, 40, 50, -1, 10**30, "x", None, True)
     ],
     *[
         (JOIN, {"data": data, "fn_index": 1, "session_hash": "a"})

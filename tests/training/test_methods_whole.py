@@ -138,7 +138,8 @@ def test_the_whole_way(
     if run.read("summary.json")["device"] == "cpu":  # what CUDA gives is tests/gpu's to find
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
         assert run.read("summary.json")["test"] == resumed.read("summary.json")["test"]
-    for target in layout_of(run.spec).ships:
+    # the others of what it ships: under another architecture
+    for target in layout_of(run.spec).ships[: 1 if arch == "resnet8" else None]:
         artifact = export(ExportConfig(target=target), run)[0]
         assert artifact.verdict == "pass", artifact.manifest["parity"]["reason"]
         assert verify(read(artifact.path), run=str(run.path)).verdict == "pass"

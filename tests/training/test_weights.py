@@ -63,11 +63,11 @@ def test_torchvisions_tensors_are_found_by_their_order(arch: str, tmp_path: Path
     assert start.pixels == IMAGENET
 
 
-TIMM = ["mobilenetv3_small_050", "resnet10t"]
-TIMM_TOO = ["convnext_atto", "regnetx_002", "efficientnet_lite0", "densenet121"]
+TIMM = ["resnet10t"]
+TIMM_TOO = ["mobilenetv3_small_050", "convnext_atto", "regnetx_002", "efficientnet_lite0", "densenet121"]
 
 
-@pytest.mark.parametrize("name", [*TIMM, *(pytest.param(n, marks=pytest.mark.slow) for n in TIMM_TOO)])
+@pytest.mark.parametrize("name", [*TIMM, *(pytest.param(n, marks=pytest.mark.wide) for n in TIMM_TOO)])
 def test_timms_tensors_are_found_by_name(name: str, tmp_path: Path) -> None:
     """The last map is that of timm's own features with the weights of the same file."""
     timm = pytest.importorskip("timm")
@@ -291,7 +291,9 @@ def test_a_frozen_start_goes_on_to_the_same_bits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lfmkd", "kdcl", "independent"])
+@pytest.mark.parametrize(
+    "method", ["lfmkd", *(pytest.param(name, marks=pytest.mark.wide) for name in ("kdcl", "independent"))]
+)
 def test_a_warm_start_on_photos_goes_on_to_the_same_bits(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

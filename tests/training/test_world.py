@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 
 from lfdeploy.config import TrainConfig
 from lfdeploy.data import Split
@@ -86,11 +87,13 @@ def test_what_several_cannot_do(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ffl", pytest.param("lfmkd", marks=pytest.mark.wide)])
-def test_two_processes_do_what_one_does(method: str, coloured_npz: Path, tmp_path: Path) -> None:
+def test_two_processes_do_what_one_does(
+    method: str, coloured_npz: Path, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
     """Losses of single steps to 1e-5, with BatchNorm over both; one table, one run, whole."""
     words = [*SETTINGS, "--data", coloured_npz, "--runs", tmp_path, "--method", method]
     words += ["--epochs", 3, "--steps", 1, "--lr", 0.002]
-    trained(1, *words, "--name", "one")
+    assert lf("train", *words, "--name", "one").exit_code == 0
     said = trained(2, *words, "--sync-bn", "--name", "two")
     assert "2 processes" in said and said.count("epoch 1/3") == 1
     for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
@@ -101,7 +104,9 @@ def test_two_processes_do_what_one_does(method: str, coloured_npz: Path, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.wide)])
-def test_one_that_dies_ends_all(rank: int, coloured_npz: Path, tmp_path: Path) -> None:
+def test_one_that_dies_ends_all(
+    rank: int, coloured_npz: Path, tmp_path: Path, lf: Callable[..., Result]
+) -> None:
     """By one sentence, whichever it is; then the run goes on with one process or two, to the same losses."""
     words = [*SETTINGS, "--data", coloured_npz, "--runs", tmp_path, "--sync-bn", "--method", "ffl"]
     words += ["--epochs", 12, "--lr", 0.01, "--name", "run"]
@@ -114,7 +119,7 @@ def test_one_that_dies_ends_all(rank: int, coloured_npz: Path, tmp_path: Path) -
     assert said.count("Another process of this training has ended") == 1
     assert "training/loop.py" not in said  # torchrun shows a trace, its own
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
-    assert "Resuming at epoch" in trained(1, "--runs", tmp_path, "--resume", "run")
+    assert "Resuming at epoch" in lf("train", "--runs", tmp_path, "--resume", "run").stderr
     assert "2 processes" in trained(2, "--runs", tmp_path, "--resume", "copy")
     one, two = losses(tmp_path / "run"), losses(tmp_path / "copy")
     assert len(one) == len(two) == 12 and np.allclose(one, two, rtol=1e-2)

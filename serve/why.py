@@ -1,0 +1,40 @@
+"""Why this class? The artifact's own heat map over what the model saw."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+
+from lfdeploy.errors import LfdeployError
+from lfdeploy.images import prepare
+from lfdeploy.overlay import picture
+from serve.answer import answer_of, sentence_of
+from serve.engine import Engine
+from serve.render import percent
+
+
+def why(engine: Engine, blob: bytes | None) -> str:
+    """The picture and its map side by side, as HTML; or a sentence."""
+    entry = engine.entry
+    if blob is None:
+        return _said("There is no picture yet.")
+    if not entry.explains:
+        return _said(f"{entry.key} has no heat map. Export one that has: lfdeploy export --explain.")
+    try:
+        outcome = engine.submit(blob, explain=True).result()
+        assert entry.predictor is not None and outcome.heatmap is not None
+        seen = prepare(blob, entry.predictor.size)
+    except LfdeployError as error:
+        return _said(sentence_of(error))
+    label, probability = answer_of(outcome).top[0]
+    file = io.BytesIO()
+    picture(seen, outcome.heatmap, f"{label}  {percent(probability)}").save(file, "PNG", optimize=True)
+    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    text = f"What the model saw, and where in it the evidence for {label} lies: the brighter, the more"
+    caption = f"<figcaption>{escape(text)}.</figcaption>"
+    return f'<figure class="lf-why"><img src="{source}" alt="{escape(text)}">{caption}</figure>'
+
+
+def _said(text: str) -> str:
+    return f'<p class="lf-quiet" role="status">{escape(text)}</p>'

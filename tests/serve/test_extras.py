@@ -1,0 +1,161 @@
+"""What the page has beside its answer: a comparison, the reason, many pictures, lines for programs."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asked import answering
+from hostile import running
+from PIL import Image
+from serve_pictures import GOOD, JPEG
+
+from export import export
+from lfdeploy.artifact import Artifact
+from lfdeploy.config import ExportConfig
+from lfdeploy.run import Run
+from serve.answer import Answer, classify
+from serve.comparison import compared, differences_of
+from serve.engine import Engine
+from serve.entries import Entry, open_all
+from serve.folded import code
+from serve.render import heading, some
+from serve.state import state_of
+from serve.why import why
+
+FUSED, PEER = "fused-onnx-fp32", "peer0-onnx-fp32"
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def answered(entry: Entry, *top: tuple[str, float], ms: float = 2.0) -> Answer:
+    return Answer(entry, top, model_ms=ms)
+
+
+def test_two_artifacts_agree_or_do_not(entries: dict[str, Entry]) -> None:
+    one = answered(entries[FUSED], ("cat", 0.7), ("dog", 0.3), ("hen", 0.0), ms=4.0)
+    same = compared(one, answered(entries[PEER], ("cat", 0.65), ("dog", 0.32), ("hen", 0.03)))
+    assert "They agree." in same and "Largest difference: 5.0 points, at cat." in same
+    assert "2.0 times as fast on this picture (2.0 ms against 4.0 ms)" in same and PEER in same
+    other = compared(one, answered(entries[PEER], ("dog", 0.6), ("cat", 0.4), ("hen", 0.0), ms=8.0))
+    assert "They disagree: cat or dog." in other and "2.0 times as slow" in other
+    assert differences_of(one, one) == "No class differs by 0.1 points."
+    assert differences_of(one, answered(entries[PEER], ("x", 1.0))) == "They have other classes."
+
+
+def test_nothing_is_compared_without_two_answers(entries: dict[str, Entry]) -> None:
+    one = answered(entries[FUSED], ("cat", 1.0))
+    assert compared(None, one) == compared(one, None) == compared(Answer(error="x"), one) == ""
+    assert "cannot run" in compared(one, Answer(entries[PEER], error="peer0 cannot run here."))
+
+
+def test_names_are_escaped(entries: dict[str, Entry]) -> None:
+    entry = replace(entries[FUSED], key=EVIL)
+    other = answered(entry, (EVIL, 0.9), ("b", 0.1))
+    for text in (
+        compared(answered(entry, ("b", 0.9), (EVIL, 0.1)), other),
+        code(entry),
+        heading(entry, EVIL),
+    ):
+        assert EVIL not in text and "&lt;img" in text
+
+
+def test_a_few_class_names_are_told() -> None:
+    assert some(["a", "b"]) == "a or b" and some(list("abcdef")) == "a, b, c, d, e or f"
+    assert some(list("abcdefg")) == "a, b, c, d, e and 2 more"
+
+
+@pytest.fixture(scope="module")
+def explained(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The peer with a heat map."""
+    place = tmp_path_factory.mktemp("explained") / "peer0-explained"
+    return export(ExportConfig(peer=0, explain=True, out=str(place)), tiny_run)[0]
+
+
+def test_the_reason_is_a_picture_of_the_artifact_s_own_map(
+    explained: Artifact, engines: Mapping[str, Engine]
+) -> None:
+    (engine,) = state_of(open_all([explained], "cpu")).engines.values()
+    page = why(engine, JPEG)
+    found = re.search(r'src="data:image/png;base64,([^"]+)"', page)
+    assert found and classify(engine, JPEG).top[0][0] in page
+    assert Image.open(io.BytesIO(base64.b64decode(found[1]))).width > 600
+    assert "not a picture" in why(engine, b"hello") and "no picture yet" in why(engine, None)
+    assert "has no heat map. Export one" in why(engines[PEER], JPEG)
+
+
+def test_the_lines_for_programs_are_what_programs_may_run(
+    entries: dict[str, Entry],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With the server's address put in as the browser does; executed against it."""
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(JPEG)
+    with answering(state_of([entries[PEER]])) as api:
+        blocks = re.findall(r"<code>(.*?)</code>", code(entries[PEER]), re.DOTALL)
+        plain = [unescape(re.sub(r"<[^>]*>", "", block)).replace("7860", str(api.port)) for block in blocks]
+        curl, python, triton = plain
+        exec(python, {})
+        assert capsys.readouterr().out.strip() == classify(api.state.engines[PEER], JPEG).top[0][0]
+        exec(triton, {})
+        assert capsys.readouterr().out.startswith("[[")
+        path = re.search(r"http://[^/]*(/v1/classify[^']*)'", curl)
+        assert path and api("POST", path[1], JPEG)[0] == 200
+
+
+@pytest.fixture
+def page_of_two(tiny_run: Run, explained: Artifact, page: Any) -> Iterator[tuple[str, Any]]:
+    """The page of an artifact with a heat map and one without, and the browser's."""
+    words = [explained.path, tiny_run.artifacts / FUSED, "--device", "cpu", "--title", "What is it?"]
+    with running(*words) as (url, _, said):
+        page.goto(url)
+        page.locator("#photo input[type=file]").wait_for(state="attached")
+        yield url, page
+        assert "Traceback" not in "".join(said)
+
+
+@pytest.mark.slow
+def test_compare_why_many_and_code_in_a_browser(page_of_two: tuple[str, Any], tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=30_000)
+    url, page = page_of_two
+    expect(page.locator("h1")).to_have_text("What is it?")
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    page.locator("#photo input[type=file]").set_input_files(tmp_path / "a.jpg")
+    expect(page.locator("#answer .lf-bars")).to_be_visible()
+    page.locator("#other input").click()
+    page.get_by_role("option").filter(has_text="peer0-explained").last.click()
+    expect(page.locator("#answer .lf-compare")).to_contain_text("agree")
+    page.locator("#picker input").click()
+    page.get_by_role("option").filter(has_text="peer0-explained").last.click()
+    expect(page.locator("#answer")).to_contain_text("By peer0-explained")
+    page.get_by_role("button", name="Why?").click()
+    expect(page.locator("#why img")).to_be_visible()
+
+    page.locator("#code summary").click()
+    expect(page.locator("#code")).to_contain_text(f"{url}/v1/classify?artifact=peer0-explained")
+    page.locator("#many summary").click()
+    files = {"=good.png": GOOD["alpha.png"](), "bad,.png": b"hello", "photo.jpg": JPEG}
+    for name, blob in files.items():
+        (tmp_path / name).write_bytes(blob)
+    page.locator("#many-files").set_input_files([tmp_path / name for name in files])
+    expect(page.locator("#many-state")).to_have_text("3 of 3 answered, 1 without a class")
+    expect(page.locator("#many-table tbody tr")).to_have_count(3)
+    with page.expect_download() as download:
+        page.locator("#many-csv").click()
+    rows = list(csv.reader(io.StringIO(Path(download.value.path()).read_text())))
+    assert [row[0] for row in rows] == ["file", "'=good.png", "bad,.png", "photo.jpg"]
+    assert rows[2][1:3] == ["", ""] and "not a picture" in rows[2][3] and rows[3][1] and not rows[3][3]
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 860})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
