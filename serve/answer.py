@@ -75,7 +75,7 @@ def sentence_of(error: LfdeployError) -> str:
 def classify(engine: Engine, blob: bytes) -> Answer:
     """Answer for the bytes of an uploaded file, through the same path as `lfdeploy predict`."""
     try:
-        return answer_of(engine.submit(blob).result())
+        return answer_of(engine.submit(blob, here=True).result())
     except PictureError as error:
         return Answer(engine.entry, error=sentence_of(error))
     except (Busy, Late) as error:

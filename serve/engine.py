@@ -100,10 +100,15 @@ class Engine:
         return self._inside
 
     def submit(
-        self, source: bytes | Pixels, *, explain: bool = False, patience: float = PATIENCE
+        self,
+        source: bytes | Pixels,
+        *,
+        explain: bool = False,
+        patience: float = PATIENCE,
+        here: bool = False,
     ) -> Future[Outcome]:
         """What the model will say of a file's bytes, or of pixels uint8 (size, size, 3) as the model takes
-        them.
+        them. ``here``: the calling thread has time, and does the work itself.
 
         The future raises `PictureError`, `Late`, or what the model raised. Cancelled before the model has
         it, the picture is forgotten. Raises `Busy`, and `LfdeployError` for an artifact that does not run
@@ -118,7 +123,10 @@ class Engine:
             self._inside += 1
         job = _Job(entry, source, explain, time.monotonic() + patience)
         job.future.add_done_callback(self._left)
-        self._threads.submit(self._prepare, job)
+        if here:
+            self._prepare(job)
+        else:
+            self._threads.submit(self._prepare, job)
         return job.future
 
     def swap(self, entry: Entry) -> None:

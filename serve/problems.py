@@ -6,6 +6,7 @@ import json
 import math
 import secrets
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 from starlette.responses import Response
@@ -37,6 +38,9 @@ STATUS = {
     "late": 503,
     "stopping": 503,
 }
+
+
+START, COUNT = secrets.token_hex(4), count()
 
 
 class Problem(Exception):
@@ -88,4 +92,4 @@ def response(problem: Problem, number: str, plain: bool = False) -> Response:
 
 def request_number() -> str:
     """A number that the answer, the log and the visitor can name a request by."""
-    return secrets.token_hex(8)
+    return f"{START}{next(COUNT):08x}"

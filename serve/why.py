@@ -22,7 +22,7 @@ def why(engine: Engine, blob: bytes | None) -> str:
     if not entry.explains:
         return _said(f"{entry.key} has no heat map. Export one that has: lfdeploy export --explain.")
     try:
-        outcome = engine.submit(blob, explain=True).result()
+        outcome = engine.submit(blob, explain=True, here=True).result()
         assert entry.predictor is not None and outcome.heatmap is not None
         seen = prepare(blob, entry.predictor.size)
     except LfdeployError as error:

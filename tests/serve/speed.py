@@ -1,9 +1,10 @@
 """How fast `lfdeploy serve` is beside others around the same predictor: one request, and sixteen clients.
 
-    python tests/serve/speed.py ARTIFACT [--rounds N] [--seconds S]
+    python tests/serve/speed.py ARTIFACT [--rounds N] [--requests N] [--seconds S]
 
-LitServe is measured where it can be imported, sixteen clients where `wrk` is installed. All servers run at
-once and are asked in turn, so that a busy machine slows all alike: trust the ratios.
+LitServe is measured where it can be imported, sixteen clients where `wrk` is installed. In each round every
+server is started alone, since some are busy while nobody asks, and measured for a few seconds, so that a busy
+machine slows all alike: trust the ratios.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -34,24 +37,32 @@ from lfdeploy import open_artifact
 LITSERVE = """
 import sys
 import litserve as ls
-from starlette.requests import Request
 from lfdeploy import open_artifact
-batch, seconds = int(sys.argv[3]), float(sys.argv[4])
 class Api(ls.LitAPI):
     def setup(self, device):
         self.model = open_artifact(sys.argv[1], device="cpu")
-    async def decode_request(self, request: Request):
-        return await request.body()
+    def decode_request(self, request):
+        return request["file"].file.read()
     def predict(self, x):
         return self.model.predict(x, top=5)
     def encode_response(self, found):
         return {"label": found.label, "top": found.top}
-api = Api(max_batch_size=batch, batch_timeout=seconds, enable_async=False)
-ls.LitServer(api, accelerator="cpu", fast_queue=True).run(
-    port=int(sys.argv[2]), host="127.0.0.1", generate_client_file=False, log_level="critical")
+if __name__ == "__main__":
+    api = Api(max_batch_size=int(sys.argv[3]), batch_timeout=float(sys.argv[4]))
+    ls.LitServer(api, accelerator="cpu", fast_queue=True).run(
+        port=int(sys.argv[2]), host="127.0.0.1", generate_client_file=False, log_level="critical")
 """
 SCRIPT = 'wrk.method = "POST"\nlocal f = io.open("{file}", "rb")\nwrk.body = f:read("*a")\n'
-SCRIPT += 'wrk.headers["Content-Type"] = "image/png"\n'
+SCRIPT += 'wrk.headers["Content-Type"] = "{kind}"\n'
+OURS = "lfdeploy /v1/classify"
+MARK = "a-mark-that-no-picture-has"
+FORM = f"multipart/form-data; boundary={MARK}"
+
+
+def form(blob: bytes) -> bytes:
+    """The picture as a form, which is what LitServe takes files by."""
+    head = f'--{MARK}\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n'
+    return f"{head}Content-Type: image/png\r\n\r\n".encode() + blob + f"\r\n--{MARK}--\r\n".encode()
 
 
 def free_port() -> int:
@@ -83,7 +94,7 @@ def wait_for(port: int) -> None:
     end = time.monotonic() + 60
     while time.monotonic() < end:
         try:
-            ask = asker(f"http://127.0.0.1:{port}", "/predict", good_picture())
+            ask = asker(f"http://127.0.0.1:{port}", "/predict", form(good_picture()), FORM)
             ask()
             return
         except (OSError, AssertionError):
@@ -91,13 +102,13 @@ def wait_for(port: int) -> None:
     raise SystemExit(f"nobody answers on port {port}")
 
 
-def asker(url: str, path: str, blob: bytes) -> Callable[[], float]:
+def asker(url: str, path: str, blob: bytes, kind: str = "image/png") -> Callable[[], float]:
     """Seconds of one request on a kept connection."""
     connection = HTTPConnection(urlsplit(url).netloc, timeout=60)
 
     def ask() -> float:
         start = time.perf_counter()
-        connection.request("POST", path, blob, {"Content-Type": "image/png"})
+        connection.request("POST", path, blob, {"Content-Type": kind})
         with connection.getresponse() as reply:
             body = reply.read()
             assert reply.status == 200, body
@@ -106,51 +117,45 @@ def asker(url: str, path: str, blob: bytes) -> Callable[[], float]:
     return ask
 
 
-def one_by_one(askers: dict[str, Callable[[], float]], rounds: int) -> None:
-    """Median times of single requests, interleaved, and their ratios to the first."""
-    spent: dict[str, list[float]] = {name: [] for name in askers}
-    for number in range(rounds + 20):
-        for name, ask in askers.items():
-            seconds = ask()
-            if number >= 20:
-                spent[name].append(seconds)
-    middle = {name: statistics.median(seconds) for name, seconds in spent.items()}
-    ours = middle["lfdeploy /v1/classify"]
-    print(f"one request, {rounds} rounds")
-    for name, seconds in middle.items():
-        print(f"  {name:<26} p50 {1e3 * seconds:8.2f} ms   lfdeploy / this {ours / seconds:5.2f}")
-
-
-def sixteen(urls: dict[str, str], blob: bytes, seconds: float, rounds: int = 3) -> None:
-    """Requests a second of sixteen clients, in turn, by wrk; `wrk` says when an answer was none."""
-    if not shutil.which("wrk"):
-        print("sixteen clients: not measured, wrk is not installed")
-        return
-    rates: dict[str, list[float]] = {name: [] for name in urls}
+def rate(url: str, path: str, blob: bytes, kind: str, seconds: float) -> float:
+    """Requests a second of sixteen clients, by wrk, all of them answered."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "a.png").write_bytes(blob)
-        script = Path(folder) / "post.lua"
-        script.write_text(SCRIPT.replace("{file}", str(Path(folder) / "a.png")), encoding="utf-8")
-        for _ in range(rounds):
-            for name, url in urls.items():
-                command = ["wrk", "-t1", "-c16", f"-d{seconds:g}s", "-s", str(script), url]
-                text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                assert "Non-2xx" not in text, (name, text)
-                rates[name].append(float(re.findall(r"Requests/sec:\s+([\d.]+)", text)[0]))
-    middle = {name: statistics.median(values) for name, values in rates.items()}
-    ours = middle["lfdeploy /v1/classify"]
-    print(f"sixteen clients, {rounds} rounds of {seconds:g} s")
-    for name, rate in middle.items():
-        low, high = min(rates[name]), max(rates[name])
-        print(f"  {name:<26} {rate:8.0f} /s ({low:.0f} to {high:.0f})   lfdeploy / this {ours / rate:5.2f}")
+        body, script = Path(folder) / "body", Path(folder) / "post.lua"
+        body.write_bytes(blob)
+        script.write_text(SCRIPT.replace("{file}", str(body)).replace("{kind}", kind), encoding="utf-8")
+        command = ["wrk", "-t1", "-c16", f"-d{seconds:g}s", "-s", str(script), f"{url}{path}"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Non-2xx" not in text, text
+    return float(re.findall(r"Requests/sec:\s+([\d.]+)", text)[0])
+
+
+@contextmanager
+def ours(artifact: str) -> Iterator[str]:
+    """`lfdeploy serve`."""
+    with running(artifact, "--device", "cpu") as (url, _, _):
+        yield url
+
+
+@contextmanager
+def gradio(artifact: str) -> Iterator[str]:
+    """Gradio's own server."""
+    process = subprocess.Popen([sys.executable, "-c", STOCK, artifact], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(30)
+        process.stdout.close()
 
 
 def main() -> None:
-    """Start all, ask all."""
+    """Rounds of all, then the medians and their ratios to ours."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("artifact")
-    parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=200, help="single ones of each round")
+    parser.add_argument("--seconds", type=float, default=4, help="of sixteen clients in each round")
     given = parser.parse_args()
     blob, name = good_picture(), Path(given.artifact).name
     model = open_artifact(given.artifact, device="cpu")
@@ -160,27 +165,46 @@ def main() -> None:
         assert model.predict(blob).label
         return time.perf_counter() - start
 
-    with ExitStack() as stack:
-        url, _, _ = stack.enter_context(running(given.artifact, "--device", "cpu"))
-        urls = {"lfdeploy /v1/classify": f"{url}/v1/classify"}
-        askers = {"in this process": here, "lfdeploy /v1/classify": asker(url, "/v1/classify", blob)}
-        page = Visitor(url)
-        askers["lfdeploy, Gradio's API"] = lambda: once(page, blob, [name])
-        if importlib.util.find_spec("litserve"):
-            for label, batch, seconds in (("LitServe", 1, 0.0), ("LitServe, batch 16, 5 ms", 16, 0.005)):
-                other = stack.enter_context(litserve(given.artifact, batch, seconds))
-                urls[label] = f"{other}/predict"
-                askers[label] = asker(other, "/predict", blob)
-        stock = subprocess.Popen(
-            [sys.executable, "-c", STOCK, given.artifact], stdout=subprocess.PIPE, text=True
-        )
-        stack.callback(stock.wait, 30)
-        stack.callback(stock.terminate)
-        assert stock.stdout is not None
-        gradio = Visitor(stock.stdout.readline().strip())
-        askers["stock Gradio"] = lambda: once(gradio, blob, [])
-        one_by_one(askers, given.rounds)
-        sixteen(urls, blob, given.seconds)
+    servers: dict[str, tuple[Callable[[str], Any], str, bytes, str]] = {
+        OURS: (ours, "/v1/classify", blob, "image/png")
+    }
+    if importlib.util.find_spec("litserve"):
+        for label, batch, seconds in (("LitServe", 1, 0.0), ("LitServe, batch 16, 5 ms", 16, 0.005)):
+            servers[label] = (partial(litserve, batch=batch, seconds=seconds), "/predict", form(blob), FORM)
+    single: dict[str, list[float]] = {}
+    many: dict[str, list[float]] = {}
+
+    def measure(label: str, ask: Callable[[], float]) -> None:
+        times = [ask() for _ in range(given.requests + 20)][20:]
+        single.setdefault(label, []).append(statistics.median(times))
+
+    for _ in range(given.rounds):
+        measure("in this process", here)
+        for label, (start, path, body, kind) in servers.items():
+            with start(given.artifact) as url:
+                measure(label, asker(url, path, body, kind))
+                if shutil.which("wrk"):
+                    many.setdefault(label, []).append(rate(url, path, body, kind, given.seconds))
+                if label == OURS:
+                    visitor = Visitor(url)
+                    measure("lfdeploy, Gradio's API", partial(once, visitor, blob, [name]))
+        with gradio(given.artifact) as url:
+            measure("stock Gradio", partial(once, Visitor(url), blob, []))
+    told("one request, ms", {label: [1e3 * t for t in times] for label, times in single.items()})
+    told("sixteen clients, requests/s", many)
+
+
+def told(what: str, values: dict[str, list[float]]) -> None:
+    """The median of the rounds, their range, and ours relative to it."""
+    if not values:
+        print(f"{what}: not measured, wrk is not installed")
+        return
+    print(f"{what}: median of {len(values[OURS])} rounds, least to most")
+    base = statistics.median(values[OURS])
+    for label, found in values.items():
+        middle = statistics.median(found)
+        spread = f"{min(found):.2f} to {max(found):.2f}"
+        print(f"  {label:<26} {middle:8.2f}  ({spread})   lfdeploy / this {base / middle:5.2f}")
 
 
 if __name__ == "__main__":
