@@ -50,12 +50,15 @@ class Client:
         )
         self.url = url
 
-    def predict(self, picture: Given, *, top: int = 5, artifact: str | None = None) -> Prediction:
+    def predict(self, picture: Given, *, top: int | None = None, artifact: str | None = None) -> Prediction:
         """The answer for a path, a file's bytes, a Pillow picture or an array uint8 (H, W), (H, W, 3 or 4).
+
+        ``top``: how many classes, at most five by default.
 
         Raises `ServerError`, and `LfdeployError` where nobody answers.
         """
-        query = urlencode({"top": top} | ({"artifact": artifact} if artifact else {}))
+        asked = {"top": top, "artifact": artifact}
+        query = urlencode({key: value for key, value in asked.items() if value is not None})
         told = self._request("POST", f"/v1/classify?{query}", _bytes_of(picture))
         best = tuple((row["label"], row["probability"]) for row in told["top"])
         name = str(picture) if isinstance(picture, (str, Path)) else "picture 0"
@@ -98,7 +101,8 @@ class Client:
                 break
             except (HTTPException, OSError) as error:
                 self._connection.close()
-                if fresh or not again:  # a kept connection may have been closed meanwhile: once more
+                # a kept connection may have been closed meanwhile: once more
+                if fresh or not again or isinstance(error, TimeoutError):
                     raise LfdeployError(
                         f"Nobody answers at {self.url}: {error}. Start it with: lfdeploy serve"
                     ) from None
@@ -110,8 +114,10 @@ def _told(status: int, wait: str | None, text: bytes) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(text)
     except ValueError:
         raise ServerError(f"No answer of lfdeploy serve (status {status}).", status, "foreign") from None
-    error = document.get("error")
-    if status >= 400 and isinstance(error, dict):
+    error = document.get("error") if isinstance(document, dict) else None
+    if status >= 400 and not isinstance(error, dict):
+        raise ServerError(f"No answer of lfdeploy serve (status {status}).", status, "foreign")
+    if isinstance(error, dict):
         raise ServerError(
             f"{error.get('message')}", status, str(error.get("code")), float(wait) if wait else None
         )

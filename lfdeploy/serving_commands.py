@@ -49,12 +49,12 @@ def ship(folder: str, limit: str, aim: str, no_serve: bool, runs: str, **where: 
     Each step prints the plain command that it stands for. The same command again goes on where it was.
     """
     from lfdeploy.console import Meter, say
-    from lfdeploy.run import shown
+    from lfdeploy.run import typed
     from lfdeploy.shipping import ship as run_all
 
     with Meter("lfdeploy ship"):
         artifact = run_all(folder, limit, aim, runs, early.BEGAN)
-    command = f"serve {shown(artifact.path)}"
+    command = f"serve {typed(artifact.path)}"
     if no_serve:
         say(f"Next: lfdeploy {command}")
         return

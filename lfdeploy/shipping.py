@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lfdeploy.artifact import Artifact, of_run
@@ -21,7 +22,7 @@ from lfdeploy.console import say, table
 from lfdeploy.data import name_of, natural_size
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.models.targets import FUSED, layout_of, top1_of
-from lfdeploy.run import Run, sha256, shown
+from lfdeploy.run import Run, sha256, shown, typed
 
 AIMS = ("cpu", "gpu", "size")
 PHOTO = 96  # pixels a side from which pictures are photos
@@ -63,7 +64,7 @@ def ship(
     end = start + seconds_of(limit)
     run = trained(folder, limit, runs, start)
     made = exported(run, candidates(run, aim), end)
-    rows = measured(made, runs)
+    rows = measured(made, aim, runs)
     best = chosen(rows, aim)
     show(rows, best, aim)
     return next(artifact for artifact in made if artifact.name == best)
@@ -104,15 +105,16 @@ def trained(folder: str, limit: str, runs: str, began: float) -> Run:
         if (before.path / "summary.json").exists():
             say(f"Trained already: {shown(before.path)}. To begin anew, move it away.")
             return before
-        told("train", f"--resume {name}", runs)
+        say(f"Going on with {shown(before.path)}, whose number of epochs was fixed when it began.")
+        told("train", f"--resume {quote(name)}", runs)
         keep_heap()
         run = train(TrainConfig(), None, runs, before, began)
     else:
         config, why = plan(folder, limit)
         say(f"Understood: {why}.")
         set_ones = {key: getattr(config, key) for key in ("data", "arch", "weights", "time")}
-        flags = [f"--{key} {value}" for key, value in set_ones.items() if value]
-        told("train", " ".join([*flags, f"--name {name}"]), runs)
+        flags = [f"--{key} {quote(value)}" for key, value in set_ones.items() if value]
+        told("train", " ".join([*flags, f"--name {quote(name)}"]), runs)
         keep_heap()
         run = train(config, name, runs, None, began)
     show_run(run)
@@ -121,7 +123,7 @@ def trained(folder: str, limit: str, runs: str, began: float) -> Run:
 
 def told(command: str, flags: str, runs: str) -> None:
     """The plain command that the next step stands for."""
-    say(f"\n$ lfdeploy {command} {flags}" + (f" --runs {runs}" if runs != "runs" else ""))
+    say(f"\n$ lfdeploy {command} {flags}" + (f" --runs {quote(runs)}" if runs != "runs" else ""))
 
 
 def candidates(run: Run, aim: str) -> list[Candidate]:
@@ -154,38 +156,52 @@ def exported(run: Run, wanted: Sequence[Candidate], end: float) -> list[Artifact
     there = {a.name: a for a in of_run(run) if a.manifest["run"]["weights_sha256"] == weights}
     made: list[Artifact] = []
     longest = 0.0
-    for number, candidate in enumerate(wanted):
+    late: list[str] = []
+    for candidate in wanted:
         if candidate.name in there:
             made.append(there[candidate.name])
             continue
         start = time.perf_counter()
-        if made and start + longest > end:
-            names = ", ".join(each.name for each in wanted[number:] if each.name not in there)
-            say(f"Left out, the time is over: {names}.")
-            break
-        told("export", f"{shown(run.path)} {candidate.command}", "runs")
+        if start + longest > end and any(artifact.verdict == "pass" for artifact in made):
+            late.append(candidate.name)
+            continue
+        told("export", f"{typed(run.path)} {candidate.command}", "runs")
         config = ExportConfig(target=candidate.target, format=candidate.format, precision=candidate.precision)
         try:
             made += export(config, run)
         except LfdeployError as error:
             say(f"Left out: {candidate.name}: {error}")
         longest = max(longest, time.perf_counter() - start)
+    if late:
+        say(f"Left out, the time is over: {', '.join(late)}. The same command again makes them.")
     proven = [artifact for artifact in made if artifact.verdict == "pass"]
     if not proven:
         raise LfdeployError("Nothing could be proven, so nothing is served; the lines above say why.")
     return proven
 
 
-def measured(artifacts: Sequence[Artifact], runs: str) -> list[dict[str, Any]]:
-    """Accuracy on the test pictures, milliseconds of one picture (median) and bytes of each, interleaved."""
+def measured(artifacts: Sequence[Artifact], aim: str, runs: str) -> list[dict[str, Any]]:
+    """Accuracy on the test pictures, milliseconds of one picture (median) and bytes of each, interleaved.
+
+    Raises `LfdeployError` where none of them runs.
+    """
     from export.bench.rounds import bench_artifacts
+    from lfdeploy.devices import gpus
+
+    device = "cuda" if aim == "gpu" and gpus() else "cpu"
+    if aim == "gpu" and device == "cpu":
+        say("There is no GPU here: the speed is this CPU's.")
 
     paths = [str(artifact.path) for artifact in artifacts]
-    names = " ".join(shown(artifact.path) for artifact in artifacts)
-    told("bench", f"{names} --batch 1 --rounds 10 --seconds 3", "runs")
-    document = bench_artifacts(paths, [1], 10, runs=runs, seconds=3.0)
+    names = " ".join(typed(artifact.path) for artifact in artifacts)
+    told("bench", f"{names} --batch 1 --rounds 10 --seconds 3 --device {device}", "runs")
+    document = bench_artifacts(paths, [1], 10, device, runs, seconds=3.0)
     ours = [artifact.name for artifact in artifacts]
-    return [row for row in document["rows"] if row["artifact"] in ours and row["backend"] != "pytorch"]
+    rows = [row for row in document["rows"] if row["artifact"] in ours and row["backend"] != "pytorch"]
+    rows = [row for row in rows if row["top1"] is not None]
+    if not rows:
+        raise LfdeployError(f"None of the artifacts could be measured: {' '.join(document['notes'])}")
+    return rows
 
 
 def chosen(rows: Sequence[dict[str, Any]], aim: str) -> str:

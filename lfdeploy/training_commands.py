@@ -87,7 +87,11 @@ RARE = (
     help="what is compared, options of each after a colon",
 )
 @click.option(
-    "--seeds", default="3", show_default=True, metavar="N|S,S...", help="how many, or which, as in 5,6,7"
+    "--seeds",
+    default="3",
+    show_default=True,
+    metavar="N|S,S...",
+    help="how many, or which: 5,6,7; one alone: 5,",
 )
 @click.option(
     "--against",

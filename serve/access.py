@@ -84,8 +84,8 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
+        if scope["type"] != "http":  # a socket to the page's events, or none of ours
+            await send({"type": "websocket.close", "code": 1008})
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         number = request_number()
@@ -136,7 +136,11 @@ def _same_site(headers: Mapping[str, str]) -> None:
     site, origin = headers.get("sec-fetch-site", ""), headers.get("origin", "")
     outside = headers.get("x-forwarded-host", "").split(",")[0].strip().split("/")[0]
     ours = {headers.get("host", ""), outside} - {""}
-    if site == "cross-site" or (origin and not site and urlsplit(origin).netloc not in ours):
+    try:
+        foreign = bool(origin) and not site and urlsplit(origin).netloc not in ours
+    except ValueError:  # no address at all
+        foreign = True
+    if site == "cross-site" or foreign:
         raise Problem("cross_site", "Another site's page may not send pictures here.")
 
 

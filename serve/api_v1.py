@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from serve.answer import answer_of
-from serve.asking import AT_ONCE, ask, while_connected
+from serve.asking import AT_ONCE, ask, in_turn, while_connected
 from serve.bodies import MOST_BATCH, MOST_PICTURE, Sent, pictures, too_large
 from serve.engine import Engine, Outcome
 from serve.problems import Problem, document, problem_of
@@ -107,7 +107,7 @@ def _asked(state: State, request: Request) -> tuple[Engine, int, bool]:
     engine = state.engine(query.get("artifact"))
     classes = len(engine.entry.artifact.manifest["labels"])
     top, explain = query.get("top", str(min(TOP, classes))), query.get("explain", "").lower()
-    if not (top.isascii() and top.isdigit() and 1 <= int(top[:9]) <= classes):
+    if not (top.isascii() and top.isdigit() and len(top) < 10 and 1 <= int(top) <= classes):
         raise Problem(
             "bad_parameter", f"The parameter top is '{top[:40]}'; it must be a number from 1 to {classes}."
         )
@@ -133,9 +133,10 @@ async def _lines(
         row: dict[str, Any] = {"index": index, "name": picture.name}
         try:
             if len(picture.blob) > MOST_PICTURE:
+                state.metrics.pictures.labels(engine.entry.key, "refused").inc()
                 raise too_large(MOST_PICTURE)
-            async with gate:
-                row |= told(await ask(state, engine, picture.blob, explain=explain, waits=True), top)
+            outcome = await in_turn(state, engine, gate, picture.blob, explain)
+            row |= told(outcome, top)
         except Exception as error:
             row |= document(problem_of(error), "")
             del row["error"]["request_id"]

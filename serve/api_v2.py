@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -89,6 +90,8 @@ def _model(state: State) -> list[tuple[str, Callable[[Request], Awaitable[Respon
         return Response(status_code=200 if state.ready and _entry(state, request).predictor else 503)
 
     async def metadata(request: Request) -> Response:
+        if request.path_params["model"].endswith("/infer"):
+            raise HTTPException(405, headers={"Allow": "POST"})
         return JSONResponse(_metadata(_entry(state, request)))
 
     async def configuration(request: Request) -> Response:

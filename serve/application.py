@@ -84,10 +84,13 @@ class Counted:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", number.encode())]
+                if not any(name.lower() == b"x-request-id" for name, _ in message["headers"]):
+                    message["headers"] = [*message["headers"], (b"x-request-id", number.encode())]
             await send(message)
 
         number, plain = scope["state"]["number"], scope["path"].startswith("/v2")
+        share = scope["state"]["share"] = self.state.held.share()
+        self.state.active.add(number)
         try:
             if scope["method"] == "POST" and self.state.closing.is_set():
                 raise Problem("stopping", "The server stops. Ask another one.", headers={"Retry-After": "10"})
@@ -97,5 +100,8 @@ class Counted:
                 raise  # an answer that had begun just ends
             await response(problem_of(error), number, plain)(scope, receive, watched)
         finally:
-            endpoint = getattr(scope.get("endpoint"), "__name__", "none")
-            self.state.metrics.requests.labels(endpoint, status).inc()
+            share.release()
+            self.state.active.discard(number)
+            name = getattr(scope.get("endpoint"), "__name__", "none")
+            place = scope["path"].split("/")[1]
+            self.state.metrics.requests.labels(f"{place}:{name}", status).inc()

@@ -56,9 +56,11 @@ async def _taken(
 ) -> Future[Outcome]:
     loop = asyncio.get_running_loop()
     end = loop.time() + patience
+    while waits and engine.depth >= max(1, engine.most // 2) and loop.time() < end:
+        await asyncio.sleep(PAUSE)  # half of the queue is for those who send one picture
     while True:
         try:
-            return engine.submit(source, explain=explain, patience=patience)
+            return engine.submit(source, explain=explain, patience=max(0.1, end - loop.time()))
         except Busy:
             if not waits or loop.time() > end:
                 raise
@@ -68,17 +70,27 @@ async def _taken(
 async def ask_all(state: State, engine: Engine, rows: Sequence[bytes | Pixels]) -> list[Outcome]:
     """The outcomes of all pictures of one request, in order. Raises the first `Problem`."""
     gate = asyncio.Semaphore(AT_ONCE)
-
-    async def one(row: bytes | Pixels) -> Outcome:
-        async with gate:
-            return await ask(state, engine, row, waits=True)
-
-    tasks = [asyncio.ensure_future(one(row)) for row in rows]
+    tasks = [asyncio.ensure_future(in_turn(state, engine, gate, row)) for row in rows]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def in_turn(
+    state: State, engine: Engine, gate: asyncio.Semaphore, row: bytes | Pixels, explain: bool = False
+) -> Outcome:
+    """The outcome of one of many pictures of a request, so many at a time as its gate lets through."""
+    try:
+        await gate.acquire()
+    except asyncio.CancelledError:
+        state.metrics.pictures.labels(engine.entry.key, "cancelled").inc()
+        raise
+    try:
+        return await ask(state, engine, row, explain=explain, waits=True)
+    finally:
+        gate.release()
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+from starlette.requests import ClientDisconnect
 
 from serve.answer import MAX_MEGABYTES
 from serve.problems import Problem
@@ -18,10 +22,47 @@ if TYPE_CHECKING:
 MOST_PICTURE = MAX_MEGABYTES * 1_000_000
 MOST_BATCH = 100_000_000
 MOST_PICTURES = 1000
-#: Seconds in which the next piece of a body must arrive.
-SILENCE = 20.0
+#: Seconds in which the next piece of a body must arrive, and the whole of it.
+SILENCE, PATIENCE = 20.0, 300.0
 LINGER = 2.0
+#: Bytes of all bodies that are held at once.
+MOST_HELD = 400_000_000
 CLOSE = {"Connection": "close"}
+#: A file's name as some clients send it (RFC 5987): charset, language, and the name in percent code.
+CODED = re.compile(rb"filename\*\s*=\s*[^';]*'[^';]*'([^;\s]*)", re.IGNORECASE)
+
+
+class Held:
+    """How many bytes the bodies of all requests take; each request gives its ``share`` back at its end."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def share(self) -> Share:
+        """A request's."""
+        return Share(self)
+
+
+class Share:
+    """What one request holds."""
+
+    def __init__(self, held: Held) -> None:
+        self._held, self._mine = held, 0
+
+    def take(self, count: int) -> None:
+        """So many bytes more. Raises `Problem` 429 where all requests together would hold too many."""
+        if self._held.total + count > MOST_HELD:
+            raise Problem(
+                "busy", "Too many uploads are under way. Send this one again later.",
+                headers=CLOSE | {"Retry-After": "2"},
+            )  # fmt: skip
+        self._held.total += count
+        self._mine += count
+
+    def release(self) -> None:
+        """All of it."""
+        self._held.total -= self._mine
+        self._mine = 0
 
 
 @dataclass(frozen=True)
@@ -40,12 +81,16 @@ async def whole(request: Request, most: int = MOST_PICTURE) -> bytes:
     length = 0
     stream = request.stream()
     try:
-        while fits and (part := await asyncio.wait_for(anext(stream, b""), SILENCE)):
-            parts.append(part)
-            length += len(part)
-            fits = length <= most
+        async with asyncio.timeout(PATIENCE):
+            while fits and (part := await asyncio.wait_for(anext(stream, b""), SILENCE)):
+                request.state.share.take(len(part))
+                parts.append(part)
+                length += len(part)
+                fits = length <= most
     except TimeoutError:
-        raise Problem("timeout", "The body stopped arriving.", headers=CLOSE) from None
+        raise Problem("timeout", "The body did not arrive in time.", headers=CLOSE) from None
+    except ClientDisconnect:
+        raise Problem("bad_request", "The client has left.", headers=CLOSE) from None
     if fits:
         return b"".join(parts)
     parts.clear()
@@ -74,7 +119,7 @@ async def pictures(request: Request, most: int = MOST_PICTURE) -> list[Sent]:
         raise Problem("unsupported_type", "Compressed bodies are not accepted. Send the picture as it is.")
     body = await whole(request, most)
     if kind == "multipart/form-data":
-        return files(request.headers["content-type"], body)
+        return await asyncio.to_thread(files, request.headers["content-type"], body)
     if not body:
         raise Problem("empty", "The body is empty. Send a picture's bytes.", 400)
     return [Sent("", body)]
@@ -111,10 +156,14 @@ class _Form:
         self._options = options
         self._headers: dict[bytes, bytes] = {}
         self._field, self._value, self._blob = bytearray(), bytearray(), bytearray()
+        self._parts = 0
 
     def part_begin(self) -> None:
         self._headers.clear()
         self._blob.clear()
+        self._parts += 1
+        if self._parts > MOST_PICTURES:
+            raise Problem("too_large", f"The form has more than {MOST_PICTURES} parts. Send fewer.")
 
     def part_data(self, data: bytes, start: int, stop: int) -> None:
         self._blob += memoryview(data)[start:stop]
@@ -132,8 +181,9 @@ class _Form:
 
     def part_end(self) -> None:
         told = self._options(self._headers.get(b"content-disposition", b""))[1]
-        if b"filename" not in told:
-            return
-        self.found.append(Sent(told[b"filename"].decode("utf-8", "replace"), bytes(self._blob)))
-        if len(self.found) > MOST_PICTURES:
-            raise Problem("too_large", f"The form has more than {MOST_PICTURES} pictures. Send fewer.")
+        name = told.get(b"filename")
+        coded = CODED.search(self._headers.get(b"content-disposition", b""))
+        if name is None and coded:
+            name = unquote_to_bytes(coded[1])
+        if name is not None:
+            self.found.append(Sent(name.decode("utf-8", "replace"), bytes(self._blob)))

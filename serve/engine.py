@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -122,9 +123,9 @@ class Engine:
                 raise Busy(self._inside * self._cost)
             self._inside += 1
         job = _Job(entry, source, explain, time.monotonic() + patience)
-        job.future.add_done_callback(self._left)
+        job.future.add_done_callback(partial(self._given_up, job))
         if here:
-            self._prepare(job)
+            self._prepare(job, leaves=True)
         else:
             self._threads.submit(self._prepare, job)
         return job.future
@@ -133,26 +134,39 @@ class Engine:
         """Answer with another entry from the next picture on; those under way keep the one they came to."""
         self.entry = entry
 
-    def _left(self, _: Future[Outcome]) -> None:
+    def _given_up(self, job: _Job, _: Future[Outcome]) -> None:
+        """Forget a picture that waits and was cancelled; one that is being decoded is dropped after that."""
         with self._lock:
-            self._inside -= 1
+            if job.future.cancelled() and job in self._waiting:
+                self._waiting.remove(job)
+                self._inside -= 1
 
-    def _prepare(self, job: _Job) -> None:
-        """Decode a picture, and run the model with it unless another thread does."""
-        if job.future.cancelled():
-            return
-        try:
-            _decode(job)
-        except BaseException as error:
-            _fail(job, error)
-            return
+    def _prepare(self, job: _Job, leaves: bool = False) -> None:
+        """Decode a picture, and run the model with it unless another thread does. A thread that ``leaves``
+        runs it until its own picture is answered; others go on with what came meanwhile.
+        """
+        if not job.future.cancelled():
+            try:
+                _decode(job)
+            except BaseException as error:
+                self._settle(job, error)
+                return
         with self._lock:
+            if job.future.cancelled():
+                self._inside -= 1
+                return
             self._waiting.append(job)
             if self._runs:
                 return
             self._runs = True
+        self._run(job if leaves else None)
+
+    def _run(self, own: _Job | None) -> None:
         while batch := self._next():
             self._answer(batch)
+            if own is not None and own.future.done():
+                self._threads.submit(self._run, None)
+                return
 
     def _next(self) -> list[_Job]:
         """The jobs of the next run, of one entry, those that nobody waits for left out; none: this thread
@@ -165,13 +179,15 @@ class Engine:
                 if batch and not _together(batch[0], self._waiting[0]):
                     break
                 job = self._waiting.popleft()
-                if time.monotonic() > job.deadline:
+                if not job.future.set_running_or_notify_cancel():
+                    self._inside -= 1
+                elif time.monotonic() > job.deadline:
                     late.append(job)
-                elif job.future.set_running_or_notify_cancel():
+                else:
                     batch.append(job)
             self._runs = bool(batch)
         for job in late:
-            _fail(job, Late("The server did not come to this picture in time. Send it again later."))
+            self._settle(job, Late("The server did not come to this picture in time. Send it again later."))
         return batch
 
     def _answer(self, batch: list[_Job]) -> None:
@@ -189,7 +205,7 @@ class Engine:
                 logits, probabilities = entry.predictor.run(pixels)
         except Exception as error:
             if len(batch) == 1:
-                _fail(batch[0], error)
+                self._settle(batch[0], error)
             else:  # perhaps one of them alone is to blame
                 for job in batch:
                     self._answer([job])
@@ -199,12 +215,23 @@ class Engine:
         self._watch(len(batch), spent)
         for row, job in enumerate(batch):
             waited = (start - job.ready) * 1e3
-            job.future.set_result(
-                Outcome(
-                    entry, logits[row], probabilities[row], heatmaps[row], job.notes,
-                    job.decode_ms, waited, spent, len(batch),
-                )
+            outcome = Outcome(
+                entry, logits[row], probabilities[row], heatmaps[row], job.notes,
+                job.decode_ms, waited, spent, len(batch),
             )  # fmt: skip
+            self._settle(job, outcome)
+
+    def _settle(self, job: _Job, found: Outcome | BaseException) -> None:
+        """Give a picture its answer, or the reason why there is none."""
+        with self._lock:
+            self._inside -= 1
+        try:
+            if isinstance(found, Outcome):
+                job.future.set_result(found)
+            else:
+                job.future.set_exception(found)
+        except InvalidStateError:  # cancelled while it was decoded
+            pass
 
 
 def decoders() -> ThreadPoolExecutor:
@@ -230,10 +257,3 @@ def _decode(job: _Job) -> None:
 def _together(one: _Job, other: _Job) -> bool:
     """Whether two may share a run: a heat map costs, and is made for who asked alone."""
     return one.entry is other.entry and one.explain == other.explain
-
-
-def _fail(job: _Job, error: BaseException) -> None:
-    try:
-        job.future.set_exception(error)
-    except InvalidStateError:  # cancelled meanwhile
-        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from urllib.parse import quote
 
 from serve.entries import Entry
 
@@ -18,7 +19,7 @@ def code(entry: Entry) -> str:
     """curl, Python and Triton's client; the browser puts its own address in."""
     key = entry.key
     here = '<span class="lf-origin">http://127.0.0.1:7860</span>'
-    curl = f"curl --data-binary @photo.jpg '{here}/v1/classify?artifact={escape(key)}'"
+    curl = f"curl --data-binary @photo.jpg '{here}/v1/classify?artifact={quote(key, safe='')}'"
     python = (
         f'import lfdeploy\n\nwith lfdeploy.Client("{here}") as client:\n'
         f'    print(client.predict("photo.jpg", artifact="{escape(key)}").label)'

@@ -1,4 +1,4 @@
-"""Counters for Prometheus. Of every picture that was sent exactly one outcome is counted."""
+"""Counters for Prometheus. Of every picture that a program sends exactly one outcome is counted."""
 
 from __future__ import annotations
 

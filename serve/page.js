@@ -149,6 +149,8 @@ const many = async (files) => {
 };
 document.addEventListener('change', (event) => {
   if (event.target && event.target.id === 'many-files' && event.target.files.length) {
-    many(Array.from(event.target.files)).then(() => { event.target.value = ''; });
+    const chooser = event.target;
+    chooser.disabled = true;
+    many(Array.from(chooser.files)).finally(() => { chooser.disabled = false; chooser.value = ''; });
   }
 });

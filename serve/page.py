@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import PlainTextResponse
@@ -31,6 +32,7 @@ class Page:
         self._built: Future[tuple[FastAPI, gr.Blocks]] = Future()
         self._begun: asyncio.Task[None] | None = None
         self._up, self._end = asyncio.Event(), asyncio.Event()
+        self._runs = False
 
     def prepare(self) -> None:
         """Begin to build, in a thread."""
@@ -46,31 +48,36 @@ class Page:
     @property
     def blocks(self) -> gr.Blocks | None:
         """The Gradio page, where somebody has visited it."""
-        return self._built.result()[1] if self._up.is_set() else None
+        return self._built.result()[1] if self._runs else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on, once there is somebody to take it."""
         try:
             app, _ = await asyncio.shield(asyncio.wrap_future(self._built))
+            if self._begun is None:
+                self._begun = asyncio.ensure_future(self._live(app))
+            await self._up.wait()
+            if not self._runs:
+                await asyncio.shield(self._begun)  # says why
         except Exception:
-            text = "There is no page here: Gradio cannot be imported. Programs are answered at /v1/classify."
+            text = "There is no page here; the terminal says why. Programs are answered at /v1/classify."
             await PlainTextResponse(text, 503)(scope, receive, send)
             return
-        if self._begun is None:
-            self._begun = asyncio.ensure_future(self._live(app))
-        await self._up.wait()
         await app(scope, receive, send)
 
     async def _live(self, app: FastAPI) -> None:
-        async with app.router.lifespan_context(app):
+        try:
+            async with app.router.lifespan_context(app):
+                self._runs = True
+                self._up.set()
+                await self._end.wait()
+        finally:
             self._up.set()
-            await self._end.wait()
 
     async def stop(self) -> None:
         """Let open pages go: each holds a connection for as long as Gradio's stop event is not set."""
-        if self._begun is None:
+        if not self._runs:
             return
-        await self._up.wait()
         for route in self._built.result()[0].routes:
             stop: Any = getattr(getattr(route, "app", None), "stop_event", None)
             if stop is not None:
@@ -80,4 +87,5 @@ class Page:
         """Wait for its end, after all connections are closed."""
         self._end.set()
         if self._begun is not None:
-            await self._begun
+            with suppress(Exception):
+                await self._begun

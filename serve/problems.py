@@ -86,7 +86,7 @@ def document(problem: Problem, number: str) -> dict[str, Any]:
 def response(problem: Problem, number: str, plain: bool = False) -> Response:
     """The problem as JSON; ``plain`` as the Open Inference Protocol wants it: `{"error": "sentence"}`."""
     body: Any = {"error": problem.message} if plain else document(problem, number)
-    headers = {"X-Error-Code": problem.code} | problem.headers
+    headers = {"X-Error-Code": problem.code, "X-Request-Id": number} | problem.headers
     return Response(json.dumps(body), problem.status, headers, "application/json")
 
 

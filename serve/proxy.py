@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from starlette.responses import RedirectResponse
+
 from lfdeploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +30,12 @@ class Below:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, with its outer address in its headers."""
         if scope["type"] == "http":
+            if self.prefix and scope["path"] == self.prefix and scope["method"] == "GET":
+                # the page's addresses are relative to where it is
+                query = scope["query_string"].decode("latin-1")
+                address = f"{self.prefix}/{'?' if query else ''}{query}"
+                await RedirectResponse(address)(scope, receive, send)
+                return
             scope = self._outside(scope)
         await self.app(scope, receive, send)
 

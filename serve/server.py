@@ -196,7 +196,7 @@ def _run(app: ASGIApp, state: State, page: Page, sock: socket.socket, greeting: 
 
     config = uvicorn.Config(
         app, log_level="critical", access_log=False, timeout_graceful_shutdown=FETCH, lifespan="off",
-        server_header=False,
+        server_header=False, limit_concurrency=2000,
     )  # fmt: skip
 
     def reload(number: int, frame: object) -> None:
@@ -230,7 +230,7 @@ async def _drained(state: State, page: Page, hurried: Callable[[], bool]) -> Non
 
 def _under_way(state: State, page: Page) -> tuple[bool, bool]:
     """Whether answers are being made, and whether finished ones of the page's API wait to be fetched."""
-    waiting = any(engine.depth for engine in state.engines.values())
+    waiting = bool(state.active)
     if page.blocks is None:
         return waiting, False
     queue = page.blocks._queue

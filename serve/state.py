@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 
+from serve.bodies import Held
 from serve.engine import Engine, decoders
 from serve.entries import Entry, preferred
 from serve.metrics import Metrics
@@ -14,11 +15,15 @@ from serve.problems import Problem
 
 @dataclass(frozen=True)
 class State:
-    """The engines by key, the counters, and whether the server stops."""
+    """The engines by key, the counters, whether the server stops, and which requests of programs are under
+    way.
+    """
 
     engines: Mapping[str, Engine]
     metrics: Metrics
     closing: Event = field(default_factory=Event)
+    held: Held = field(default_factory=Held)
+    active: set[str] = field(default_factory=set)
 
     @property
     def entries(self) -> list[Entry]:

@@ -24,7 +24,7 @@ def swap(state: State, key: str) -> Entry:
     with ONE:
         try:
             entry = _checked(before)
-        except LfdeployError as error:
+        except Exception as error:  # whatever it is, the one before goes on
             state.metrics.swaps.labels(key, "refused").inc()
             say(f"lfdeploy serve: {key} stays as it was: {error}")
             raise Problem("swap_refused", f"{key} stays as it was: {error}") from None
@@ -47,7 +47,9 @@ def _checked(before: Entry) -> Entry:
         raise LfdeployError(entry.reason)
     if entry.artifact.verdict == "fail":
         raise LfdeployError("its parity failed.")
-    if entry.artifact.manifest["labels"] != before.artifact.manifest["labels"]:
-        raise LfdeployError("its classes are others.")
+    now, then = entry.artifact.manifest, before.artifact.manifest
+    for key, what in (("labels", "classes are"), ("input", "input is"), ("outputs", "outputs are")):
+        if now[key] != then[key]:  # requests under way were checked against the one before
+            raise LfdeployError(f"its {what} not the same.")
     entry.artifact.check_file()  # again: what was opened is what was checked, whatever was renamed meanwhile
     return entry

@@ -18,13 +18,14 @@ import numpy as np
 
 from lfdeploy.backends.base import Floats
 from lfdeploy.images import Pixels
+from serve.bodies import MOST_PICTURE, too_large
 from serve.problems import Problem
 
 #: The input that takes pictures as files, BYTES [N]; the other one, named by the manifest, takes pixels.
 ENCODED = "encoded"
-#: Pictures of one request, and bytes of its JSON: parsing that takes a second for each 20 MB.
+#: Pictures of one request, and bytes of its JSON: nobody else runs while it is parsed, half a second at most.
 MOST_ROWS = 256
-MOST_JSON = 20_000_000
+MOST_JSON = 8_000_000
 LENGTH = "inference-header-content-length"
 
 
@@ -55,9 +56,11 @@ def parse(body: bytes, length: str | None, name: str, size: int, known: Sequence
     """A request's body. ``length`` is that of its JSON, where bytes follow; ``name`` the input of pixels,
     (N, size, size, 3); ``known`` the outputs that there are. Raises `Problem`.
     """
-    if length is not None and not (length.isascii() and length.isdigit() and int(length[:12]) <= len(body)):
-        raise wrong(f"Inference-Header-Content-Length is '{length[:20]}', the body has {len(body):,} bytes.")
-    split = len(body) if length is None else int(length)
+    split = len(body)
+    if length is not None:
+        if not (length.isascii() and length.isdigit() and len(length) <= 10 and int(length) <= split):
+            raise wrong(f"Inference-Header-Content-Length is '{length[:20]}', the body has {split:,} bytes.")
+        split = int(length)
     if split > MOST_JSON:
         raise Problem(
             "too_large",
@@ -69,14 +72,17 @@ def parse(body: bytes, length: str | None, name: str, size: int, known: Sequence
     outputs = document.get("outputs")
     if outputs is None:
         outputs = [{"name": output} for output in known]
-    if not isinstance(outputs, list) or not outputs:
-        raise wrong("'outputs' must be a list of objects, or left out.")
+    if not isinstance(outputs, list) or not 1 <= len(outputs) <= len(known):
+        raise wrong(f"'outputs' must be a list of one to {len(known)} objects, or left out.")
     rest = memoryview(body)[split:]
     rows = _encoded(given, rest) if given["name"] == ENCODED else _pixels(given, rest, size)
     number = document.get("id", "")
     if not isinstance(number, str) or len(number) > 200:
         raise wrong("'id' must be a text of at most 200 characters.")
-    return Asked(number, rows, [_output(output, known, wants_bytes) for output in outputs])
+    found = [_output(output, known, wants_bytes) for output in outputs]
+    if len({output.name for output in found}) < len(found):
+        raise wrong("'outputs' names an output twice.")
+    return Asked(number, rows, found)
 
 
 def _document(text: bytes) -> dict[str, Any]:
@@ -145,31 +151,36 @@ def _pixels(given: dict[str, Any], rest: memoryview, size: int) -> list[Pixels]:
         if len(blob) != math.prod(shape):
             raise wrong(f"The shape {shape} takes {math.prod(shape):,} bytes; {len(blob):,} were sent.")
         return list(np.frombuffer(blob, np.uint8).reshape(shape))
-    try:
-        numbers = np.asarray(given.get("data"))
-    except ValueError:
-        raise wrong("'data' must be a list of numbers, flat or nested like the shape.") from None
-    if numbers.dtype.kind not in "iu" or numbers.size != math.prod(shape):
+    flat = given.get("data")
+    for _ in shape[1:]:
+        if isinstance(flat, list) and flat and all(type(item) is list for item in flat):
+            flat = [item for row in flat for item in row]
+    if not isinstance(flat, list) or len(flat) != math.prod(shape) or not all(type(n) is int for n in flat):
         raise wrong(f"'data' must be {math.prod(shape):,} whole numbers, flat or nested like the shape.")
-    if numbers.min() < 0 or numbers.max() > 255:
+    if not all(0 <= number <= 255 for number in flat):
         raise wrong("'data' has numbers outside 0 to 255.")
-    return list(numbers.astype(np.uint8).reshape(shape))
+    return list(np.array(flat, np.uint8).reshape(shape))
 
 
 def _encoded(given: dict[str, Any], rest: memoryview) -> list[bytes]:
     shape, blob = given["shape"], _binary(given, rest)
     if shape[1:] not in ([], [1]):
         raise wrong(f"The shape of '{ENCODED}' is {str(shape)[:60]}; it must be [N].")
-    rows = _lengths(blob) if blob is not None else _base64(given.get("data"))
+    rows = _lengths(blob, shape[0]) if blob is not None else _base64(given.get("data"), shape[0])
     if len(rows) != shape[0]:
-        raise wrong(f"The shape {shape} has {shape[0]} pictures; {len(rows)} were sent.")
+        raise wrong(f"The shape {shape} has {shape[0]} pictures; another number was sent.")
+    if max(map(len, rows)) > MOST_PICTURE:
+        raise too_large(MOST_PICTURE)
     return rows
 
 
-def _lengths(blob: memoryview) -> list[bytes]:
-    """Elements of a BYTES tensor: each a length of four bytes, little endian, and so many bytes."""
-    rows, at = [], 0
-    while at < len(blob):
+def _lengths(blob: memoryview, count: int) -> list[bytes]:
+    """Elements of a BYTES tensor, one more than ``count`` at most: each a length of four bytes (little
+    endian), and so many bytes.
+    """
+    rows: list[bytes] = []
+    at = 0
+    while at < len(blob) and len(rows) <= count:
         end = at + 4 + int.from_bytes(blob[at : at + 4], "little")
         if at + 4 > len(blob) or end > len(blob):
             raise wrong("A BYTES element is longer than what was sent.")
@@ -178,9 +189,9 @@ def _lengths(blob: memoryview) -> list[bytes]:
     return rows
 
 
-def _base64(data: Any) -> list[bytes]:
+def _base64(data: Any, count: int) -> list[bytes]:
     try:
-        flat = [item for row in data for item in (row if isinstance(row, list) else [row])]
+        flat = [item for row in data[: count + 1] for item in (row[:2] if isinstance(row, list) else [row])]
         return [base64.b64decode(item, validate=True) for item in flat]
     except (TypeError, ValueError):
         raise wrong(f"'data' of '{ENCODED}' must be a list of texts, each a file in base64.") from None

@@ -23,12 +23,12 @@ def why(engine: Engine, blob: bytes | None) -> str:
         return _said(f"{entry.key} has no heat map. Export one that has: lfdeploy export --explain.")
     try:
         outcome = engine.submit(blob, explain=True, here=True).result()
-        assert entry.predictor is not None and outcome.heatmap is not None
-        seen = prepare(blob, entry.predictor.size)
+        seen = prepare(blob, int(outcome.entry.artifact.manifest["input"]["height"]))
     except LfdeployError as error:
         return _said(sentence_of(error))
     label, probability = answer_of(outcome).top[0]
     file = io.BytesIO()
+    assert outcome.heatmap is not None
     picture(seen, outcome.heatmap, f"{label}  {percent(probability)}").save(file, "PNG", optimize=True)
     source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     text = f"What the model saw, and where in it the evidence for {label} lies: the brighter, the more"

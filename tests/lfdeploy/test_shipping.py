@@ -103,6 +103,16 @@ def test_what_is_not_proven_is_not_served(tiny_run: Run, monkeypatch: pytest.Mon
         shipping.exported(tiny_run, wanted, 0.0)
 
 
+def test_what_is_there_counts_though_the_time_is_over(
+    tiny_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = [shipping.Candidate(target, "onnx", p) for target, p in
+              (("peer0", "fp32"), ("peer0", "fp16"), ("fused", "fp32"))]  # fmt: skip
+    found = shipping.exported(tiny_run, wanted, 0.0)
+    assert [artifact.name for artifact in found] == ["peer0-onnx-fp32", "fused-onnx-fp32"]
+    assert "Left out, the time is over: peer0-onnx-fp16." in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_from_a_folder_to_a_proven_artifact_and_again(
     tmp_path: Path, lf: Callable[..., Result], monkeypatch: pytest.MonkeyPatch

@@ -57,3 +57,14 @@ def answering(state: State, rules: Rules = Rules()) -> Iterator[Api]:  # noqa: B
         finally:
             server.should_exit = True
             thread.join(30)
+
+
+def form(*files: tuple[str, bytes], mark: str = "mark") -> tuple[bytes, str]:
+    """A form's body and its kind."""
+    parts = [
+        f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
+        + blob
+        + b"\r\n"
+        for name, blob in files
+    ]
+    return b"".join(parts) + f"--{mark}--\r\n".encode(), f"multipart/form-data; boundary={mark}"

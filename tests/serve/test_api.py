@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asked import Api, answering
+from asked import Api, answering, form
 from serve_pictures import BAD, GOOD, JPEG
 
 from export import export
@@ -37,17 +37,6 @@ CODES = {
     "HEIC": (415, "heic"),
     "floating-point": (415, "unsupported"),
 }
-
-
-def form(*files: tuple[str, bytes], mark: str = "mark") -> tuple[bytes, str]:
-    """A form's body and its kind."""
-    parts = [
-        f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
-        + blob
-        + b"\r\n"
-        for name, blob in files
-    ]
-    return b"".join(parts) + f"--{mark}--\r\n".encode(), f"multipart/form-data; boundary={mark}"
 
 
 def refused(answer: tuple[int, dict[str, str], bytes]) -> tuple[int, str]:
@@ -96,6 +85,7 @@ def test_a_form_and_a_body_are_answered_alike(api: Api) -> None:
         ("top=11", 400, "bad_parameter"),
         ("top=x", 400, "bad_parameter"),
         ("top=" + "9" * 5000, 400, "bad_parameter"),
+        ("top=00000000199", 400, "bad_parameter"),
         ("explain=perhaps", 400, "bad_parameter"),
         ("explain=true", 409, "no_heatmap"),
         ("artifact=nope", 404, "unknown_artifact"),
@@ -132,9 +122,40 @@ def test_malformed_requests(api: Api) -> None:
         (("GET", "/v1/classify", b""), {}, (405, "method_not_allowed")),
         (("GET", "/v1/nothing", b""), {}, (404, "not_found")),
         (("POST", "/v1/artifacts", b"x"), {}, (405, "method_not_allowed")),
+        (("POST", "/v1/classify", JPEG), {"Origin": "http://["}, (403, "cross_site")),
+        (
+            ("POST", "/v1/batch", b"--b\r\na:b\r\n\r\n\r\n" * 5000),
+            {"Content_Type": f"{mark}b"},
+            (413, "too_large"),
+        ),
     ]
     for words, headers, expected in cases:
         assert refused(api(*words, **headers)) == expected, words
+
+
+def test_a_name_in_percent_code_is_a_file_s(api: Api) -> None:
+    body = (
+        b"--m\r\nContent-Disposition: form-data; name=f; filename*=utf-8''%C3%A4.jpg\r\n\r\n"
+        + JPEG
+        + b"\r\n--m--\r\n"
+    )
+    status, _, text = api("POST", "/v1/batch", body, Content_Type="multipart/form-data; boundary=m")
+    assert status == 200 and json.loads(text)["name"] == "\u00e4.jpg"
+
+
+def test_who_leaves_while_he_sends_is_no_failure_of_ours(
+    own_api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\nabc"
+    with socket.create_connection(("127.0.0.1", own_api.port), 30) as connection:
+        connection.sendall(head)
+        while not own_api.state.held.total:
+            threading.Event().wait(0.001)
+    while own_api.state.active:
+        threading.Event().wait(0.001)
+    text = own_api("GET", "/metrics")[2].decode()
+    assert 'lfdeploy_requests_total{route="v1:classify",status="500"}' not in text
+    assert "failed" not in capsys.readouterr().err
 
 
 def test_a_body_is_refused_while_it_arrives(api: Api) -> None:
@@ -149,6 +170,21 @@ def test_a_body_is_refused_while_it_arrives(api: Api) -> None:
             except OSError:
                 pass  # the server reads no further
             assert b" 413 " in connection.recv(65536).split(b"\r\n")[0]
+
+
+def test_all_uploads_together_are_limited(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is told to come again while others hold too much, and what each held is given back."""
+    monkeypatch.setattr("serve.bodies.MOST_HELD", len(JPEG) + 100)
+    head = f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(JPEG)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", api.port), 30) as slow:
+        slow.sendall(head + JPEG[:200])
+        while not api.state.held.total:
+            threading.Event().wait(0.001)
+        answer = api("POST", "/v1/classify", JPEG)
+        assert refused(answer) == (429, "busy") and answer[1]["retry-after"] == "2"
+        slow.sendall(JPEG[200:])
+        assert b" 200 " in slow.recv(65536).split(b"\r\n")[0]
+    assert api("POST", "/v1/classify", JPEG)[0] == 200 and api.state.held.total == 0
 
 
 def test_many_pictures_are_a_stream_of_lines(api: Api) -> None:
@@ -309,8 +345,11 @@ def test_replacing_an_artifact(changed: Callable[..., Artifact], tiny_run: Run) 
             return api("POST", "/v2/repository/models/served/load", b"{}", **told)[0]
 
         for broken in (
-            {"labels": [*"abcdefghij"]}, {"parity": {"verdict": "fail", "reason": "x", "checks": []}}
-        ):  # fmt: skip
+            {"labels": [*"abcdefghij"]},
+            {"parity": {"verdict": "fail", "reason": "x", "checks": []}},
+            {"input": artifact.manifest["input"] | {"resize": None}},
+            {"outputs": [*artifact.manifest["outputs"], {"name": "more"}]},
+        ):
             before = (artifact.path / "manifest.json").read_bytes()
             changed_manifest(artifact, **broken)
             assert load() == 409

@@ -13,6 +13,7 @@ from PIL import Image
 from serve_pictures import GOOD, JPEG
 
 from lfdeploy import Client
+from lfdeploy.artifact import Artifact
 from lfdeploy.client import ServerError
 from lfdeploy.errors import LfdeployError
 from lfdeploy.predict import Predictor
@@ -81,6 +82,23 @@ def test_a_token_and_a_full_queue(entries: dict[str, Entry]) -> None:
             with pytest.raises(ServerError) as told:
                 friend.predict(JPEG)
             assert (told.value.status, told.value.code, told.value.retry_after) == (429, "busy", 1)
+
+
+def test_few_classes_are_no_mistake(entries: dict[str, Entry], tmp_path: Path) -> None:
+    """Of three classes three are told, though five are by default."""
+    held = entries[PEER].artifact
+    short = Artifact(held.path, held.manifest | {"labels": ["a", "b", "c"]})
+
+    class Three:
+        backend = device = "three"
+
+        def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            row = np.array([[0.2, 0.5, 0.3]], np.float32).repeat(len(images), 0)
+            return row, row
+
+    entry = Entry(PEER, short, Predictor(short, Three()))  # type: ignore[arg-type]
+    with answering(state_of([entry])) as api, Client(f"http://127.0.0.1:{api.port}") as client:
+        assert [label for label, _ in client.predict(JPEG).top] == ["b", "c", "a"]
 
 
 def test_nobody_there(tmp_path: Path) -> None:

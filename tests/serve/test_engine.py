@@ -123,7 +123,7 @@ def test_who_leaves_costs_nothing_and_who_is_late_is_told(
     )
     while len(engine._waiting) < 3:
         threading.Event().wait(0.001)
-    assert left.cancel() and engine.depth == 3 and not first.cancel()
+    assert left.cancel() and engine.depth == 3 and len(engine._waiting) == 2 and not first.cancel()
     session.gate.set()
     assert kept.result(30).batch == 1 and session.sizes == [1, 1]
     with pytest.raises(Late):
@@ -173,6 +173,38 @@ def test_a_model_that_fails_on_one_of_a_batch_answers_the_others(
     with pytest.raises(RuntimeError, match="white"):
         white.result(30)
     assert all(future.result(30) for future in (first, *others))
+
+
+def test_a_thread_that_has_its_answer_is_let_go(
+    gated: tuple[Gated, Entry], threads: ThreadPoolExecutor
+) -> None:
+    """The page's threads do the work themselves, but not that of all who come after."""
+    session, entry = gated
+    engine = Engine(entry, threads)
+    done = threading.Event()
+
+    def visit() -> None:
+        engine.submit(pixels(entry, 0), here=True).result(30)
+        done.set()
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    assert session.entered.wait(30)
+    session.entered.clear()
+    others = [engine.submit(pixels(entry, seed)) for seed in range(1, 40)]
+    inner, gate = session.inner, threading.Event()
+
+    def stuck(images: Any) -> Any:
+        if len(session.sizes) > 1:
+            assert gate.wait(30)
+        return inner(images)
+
+    session.inner = stuck
+    session.gate.set()
+    assert done.wait(10)  # while the others' run goes on
+    gate.set()
+    assert all(future.result(30) for future in others) and engine.depth == 0
+    visitor.join()
 
 
 def test_a_swap_is_for_the_next_picture(entries: dict[str, Entry], gated: tuple[Gated, Entry],

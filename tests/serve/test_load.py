@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable
 from http.client import HTTPConnection
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asked import answering
+from asked import answering, form
 from hostile import memory, running
 from serve_pictures import BAD, GOOD, JPEG
 
@@ -135,4 +136,28 @@ def test_memory_and_disk_stay_as_they_were(
         assert memory(process.pid, "VmRSS") - before < 20
         assert set(tmp_path.rglob("*")) == files
         connection.close()
+    assert "Traceback" not in "".join(said)
+
+
+def test_a_stop_finishes_what_is_under_way(tiny_run: Run) -> None:
+    """32 requests of 40 pictures each, accepted before SIGTERM: 32 whole answers, then an end without
+    leftovers; who comes later is refused.
+    """
+    body, kind = form(*(("a.jpg", JPEG),) * 40)
+    with running(tiny_run.artifacts / "peer0-onnx-fp32", "--device", "cpu") as (url, process, said):
+        host = url.removeprefix("http://")
+        clients = [HTTPConnection(host, timeout=60) for _ in range(32)]
+        for client in clients:
+            client.request("POST", "/v1/batch", body, {"Content-Type": kind})
+        asked = HTTPConnection(host, timeout=60)
+        for _ in range(3):  # by then the requests before it were read
+            asked.request("GET", "/health/ready")
+            assert asked.getresponse().read() == b'{"ready":true}'
+        process.send_signal(signal.SIGTERM)
+        texts = [client.getresponse().read() for client in clients]
+        for client in (*clients, asked):
+            client.close()
+        assert process.wait(30) == 0
+    assert [text.count(b"\n") for text in texts] == [40] * 32
+    assert all("label" in json.loads(line) for text in texts for line in text.splitlines())
     assert "Traceback" not in "".join(said)

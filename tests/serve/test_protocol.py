@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,10 @@ BAD: list[Any] = [
     request(name="encoded", datatype="BYTES", shape=[2], data=["AAAA"]),
     request(name="encoded", datatype="BYTES", shape=[1, 2], data=["AAAA"] * 2),
     request() | {"outputs": []},
+    request() | {"outputs": [{"name": "logits"}] * 2},
+    request() | {"outputs": [{"name": "logits"}] * 20000},
+    request(data=["x" * 1000, *[0] * 767]),
+    request(name="encoded", datatype="BYTES", shape=[1], data=["AAAA"] * 9),
     request() | {"outputs": {}},
     request() | {"outputs": [{"name": "nope"}]},
     request() | {"outputs": ["logits"]},
@@ -182,7 +187,7 @@ def test_what_no_client_would_send(number: int, api: Api) -> None:
     assert told["error"].endswith(".") and "\n" not in told["error"] and len(told["error"]) < 300
 
 
-@pytest.mark.parametrize("told", ["x", "-1", "99999999", "9" * 5000, ""])
+@pytest.mark.parametrize("told", ["x", "-1", "99999999", "9" * 5000, "000000000000999", ""])
 def test_lengths_that_are_none(told: str, api: Api) -> None:
     body = json.dumps(request()).encode()
     assert api("POST", INFER, body, Inference_Header_Content_Length=told)[0] == 400
@@ -197,6 +202,7 @@ def test_bytes_behind_the_json(api: Api) -> None:
         ([1], "encoded", 3, b"abc"),
         ([2], "encoded", 8, (4).to_bytes(4, "little") + b"abcd"),
         ([1], "encoded", 0, b""),
+        ([1], "encoded", 8, bytes(8)),
     ):
         kind = "UINT8" if name == "images" else "BYTES"
         given = request(
@@ -228,6 +234,20 @@ def test_many_rows_are_answered_though_the_queue_is_shorter(own_api: Api, entrie
     assert status == 200
     expected = entries[PEER].predictor.run(rows)[0]  # type: ignore[union-attr]
     assert np.allclose(json.loads(text)["outputs"][0]["data"], expected.ravel(), atol=1e-5)
+
+
+def test_of_many_rows_each_has_one_outcome(own_api: Api) -> None:
+    """Also of those that were not begun when one was found to be bad."""
+    rows = [base64.b64encode(blob).decode() for blob in (b"hello", *[JPEG] * 99)]
+    body = request(name="encoded", datatype="BYTES", shape=[100], data=rows)
+    assert own_api("POST", INFER, json.dumps(body).encode())[0] == 415
+    text = own_api("GET", "/metrics")[2].decode()
+    counts = re.findall(r"lfdeploy_pictures_total\{[^}]*\} ([\d.]+)", text)
+    assert sum(map(float, counts)) == 100
+
+
+def test_the_method_of_a_route_is_told(api: Api) -> None:
+    assert api("GET", INFER)[0] == 405
 
 
 def test_names_and_versions(api: Api) -> None:

@@ -102,6 +102,18 @@ def test_below(root_path: str, sent: dict[str, str], path: str, host: str | None
     )
 
 
+@pytest.mark.parametrize(("path", "place"), [("/demo", "/demo/"), ("/demo?a=1", "/demo/?a=1")])
+def test_the_path_without_its_slash_leads_to_the_page(path: str, place: str) -> None:
+    """Addresses on the page are relative to it."""
+    from starlette.testclient import TestClient
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError
+
+    answer = TestClient(Below(app, "/demo")).get(path, follow_redirects=False)
+    assert answer.status_code == 307 and answer.headers["location"] == place
+
+
 @pytest.mark.slow
 def test_malformed_requests_and_a_stop_with_32_answers_under_way(served: Any) -> None:
     visitor = Visitor(served.url)

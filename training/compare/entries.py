@@ -81,7 +81,9 @@ def seeds_of(text: str) -> list[int]:
     numbers = [int(part) for part in parts if part.isdecimal()]
     listed, strange = "," in text, len(numbers) != len([part for part in parts if part]) or not numbers
     if strange or (not listed and numbers[0] < 1):
-        raise UsageError(f"--seeds is '{text}'; write how many, as in 3, or which, as in 5,6,7.")
+        raise UsageError(
+            f"--seeds is '{text}'; write how many, as in 3, or which, as in 5,6,7 or 5, for one alone."
+        )
     seeds = numbers if listed else list(range(numbers[0]))
     if len(set(seeds)) < len(seeds) or max(seeds) > LARGEST_SEED:
         raise UsageError(f"--seeds is '{text}'; each is named once, at most {LARGEST_SEED}.")
