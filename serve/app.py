@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from lfdeploy.errors import LfdeployError
 from serve.answer import MAX_MEGABYTES, Answer, answer, uploaded
-from serve.comparison import compared
+from serve.comparison import compared, quicker
 from serve.engine import Engine
 from serve.entries import Entry, find, open_all, preferred
-from serve.folded import MANY, code
+from serve.folded import CODE, MANY
 from serve.guard import seal
 from serve.offline import go_offline
 from serve.render import answered, foot, heading, title
@@ -75,34 +75,39 @@ def build_page(engines: Mapping[str, Engine], examples: Sequence[Path] = (), nam
                     answered(answer(engines, HERE, None, first.key)), elem_id="answer", limit=MAX_MEGABYTES,
                     js_on_load=(HERE / "page.js").read_text(encoding="utf-8"),
                 )  # fmt: skip
-                picker, other = _pickers(entries, first)
-                explained = any(entry.explains for entry in entries)
-                asked_why = gr.Button("Why?", size="sm", visible=explained, elem_id="ask-why")
-                reason = gr.HTML("", elem_id="why", visible=explained)
+                pickers = _pickers(entries, first)
+                why_asked, reason = _reasons() if any(entry.explains for entry in entries) else (None, None)
         about = gr.HTML(foot(first), elem_id="foot")
-        gr.HTML(MANY, elem_id="many-place")
-        usage = gr.HTML(code(first), elem_id="code")
-        seal(photo, picker, other)
-        _wire(engines, photo, (picker, other), (shown, about, usage, reason), asked_why)
+        gr.HTML(MANY + CODE, elem_id="folded")
+        seal(photo, *pickers)
+        _wire(engines, photo, pickers, (shown, about, *([reason] if reason else ())), why_asked)
     page.queue(api_open=False, max_size=64)
     return page
 
 
-def _pickers(entries: Sequence[Entry], first: Entry) -> tuple[gr.Dropdown, gr.Dropdown]:
-    """Which artifact answers, and which is compared with it."""
+# Of what is not needed nothing is on the page, not even hidden: each component costs every call of a program.
+def _pickers(entries: Sequence[Entry], first: Entry) -> list[gr.Dropdown]:
+    """Which artifact answers, and where there are several, which is compared with it."""
     import gradio as gr
 
     choices = [(entry.choice, entry.key) for entry in entries]
     picker = gr.Dropdown(choices, value=first.key, label="Artifact", filterable=False, elem_id="picker")
+    if len(entries) == 1:
+        return [picker]
     others = [("no other", ""), *choices]
-    other = gr.Dropdown(
-        others, value="", label="Compare with", filterable=False, elem_id="other", visible=len(entries) > 1
-    )
-    return picker, other
+    other = gr.Dropdown(others, value="", label="Compare with", filterable=False, elem_id="other")
+    return [picker, other]
+
+
+def _reasons() -> tuple[gr.Button, gr.HTML]:
+    """The question, and the place of its answer."""
+    import gradio as gr
+
+    return gr.Button("Why?", size="sm", elem_id="ask-why"), gr.HTML("", elem_id="why")
 
 
 def _wire(
-    engines: Mapping[str, Engine], photo: Any, pickers: Sequence[Any], places: Sequence[Any], asked_why: Any
+    engines: Mapping[str, Engine], photo: Any, pickers: Sequence[Any], places: Sequence[Any], why_asked: Any
 ) -> None:
     """What happens when a picture is there, an artifact is chosen, why is asked, or a program calls."""
     import gradio as gr
@@ -114,10 +119,15 @@ def _wire(
         known = engines.get(key) if isinstance(key, str) else None
         return known.entry if known else preferred([engine.entry for engine in engines.values()])
 
-    def show(picture: object, key: object, other: object) -> tuple[str, str, str, str]:
+    def show(picture: object, key: object, other: object = "") -> tuple[str, ...]:
         found, entry = answer(engines, uploads(), picture, key), entry_of(key)
         second = answer(engines, uploads(), picture, other) if other and other != key else None
-        return answered(found) + compared(found, second), foot(entry), code(entry), ""
+        if found and second:  # each once more: the first of them came to cold caches
+            found, second = (
+                quicker(one, answer(engines, uploads(), picture, name))
+                for one, name in ((found, key), (second, other))
+            )
+        return (answered(found) + compared(found, second), foot(entry), "")[: len(places)]
 
     def explain(picture: object, key: object) -> str:
         try:
@@ -138,7 +148,8 @@ def _wire(
         [photo.change, *(picker.change for picker in pickers)], show, inputs=[photo, *pickers],
         outputs=list(places), trigger_mode="always_last", **quiet,
     )  # fmt: skip
-    asked_why.click(explain, inputs=[photo, pickers[0]], outputs=places[-1], **quiet)
+    if why_asked is not None:
+        why_asked.click(explain, inputs=[photo, pickers[0]], outputs=places[-1], **quiet)
     program = gr.Button(visible=False)
     program.click(
         predict, inputs=[photo, pickers[0]], outputs=gr.JSON(visible=False), api_name="predict", **how

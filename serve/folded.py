@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
-from urllib.parse import quote
-
-from serve.entries import Entry
-
 MANY = """<details class="lf-fold" id="many"><summary>Many pictures, as a table</summary>
 <p><label class="lf-choose"><input type="file" multiple accept="image/*" id="many-files">
 Choose pictures</label> <span id="many-state" role="status" class="lf-quiet"></span>
@@ -15,28 +10,34 @@ Choose pictures</label> <span id="many-state" role="status" class="lf-quiet"></s
 <th scope="col">class</th><th scope="col">probability</th></tr></thead><tbody></tbody></table></details>"""
 
 
-def code(entry: Entry) -> str:
-    """curl, Python and Triton's client; the browser puts its own address in."""
-    key = entry.key
-    here = '<span class="lf-origin">http://127.0.0.1:7860</span>'
-    curl = f"curl --data-binary @photo.jpg '{here}/v1/classify?artifact={quote(key, safe='')}'"
-    python = (
-        f'import lfdeploy\n\nwith lfdeploy.Client("{here}") as client:\n'
-        f'    print(client.predict("photo.jpg", artifact="{escape(key)}").label)'
-    )
-    triton = (
-        "from pathlib import Path\n\nimport numpy as np\n"
-        "from tritonclient.http import InferenceServerClient, InferInput\n\n"
-        'files = np.array([Path("photo.jpg").read_bytes()], dtype=object)\n'
-        'given = InferInput("encoded", [1], "BYTES")\ngiven.set_data_from_numpy(files)\n'
-        'client = InferenceServerClient("<span class="lf-host">127.0.0.1:7860</span>")\n'
-        f'print(client.infer("{escape(key)}", [given]).as_numpy("probabilities"))'
-    )
-    blocks = "".join(
-        f"<h3>{name}</h3><pre tabindex='0'><code>{text}</code></pre>"
-        for name, text in (("Shell", curl), ("Python", python), ("Triton's client", triton))
-    )
-    return (
-        f'<details class="lf-fold" data-artifact="{escape(key)}"><summary>Use it from code</summary>{blocks}'
-        '<p class="lf-quiet">All routes: <a class="lf-docs" href="docs">the API</a>.</p></details>'
-    )
+HERE, HOST = (
+    '<span class="lf-origin">http://127.0.0.1:7860</span>',
+    '<span class="lf-host">127.0.0.1:7860</span>',
+)
+KEY = '<span class="lf-key">ARTIFACT</span>'
+CODED_KEY = '<span class="lf-coded-key">ARTIFACT</span>'
+SNIPPETS = {
+    "Shell": f"curl --data-binary @photo.jpg '{HERE}/v1/classify?artifact={CODED_KEY}'",
+    "Python": f"""import lfdeploy
+
+with lfdeploy.Client("{HERE}") as client:
+    print(client.predict("photo.jpg", artifact="{KEY}").label)""",
+    "Triton's client": f"""from pathlib import Path
+
+import numpy as np
+from tritonclient.http import InferenceServerClient, InferInput
+
+files = np.array([Path("photo.jpg").read_bytes()], dtype=object)
+given = InferInput("encoded", [1], "BYTES")
+given.set_data_from_numpy(files)
+client = InferenceServerClient("{HOST}")
+print(client.infer("{KEY}", [given]).as_numpy("probabilities"))""",
+}
+_BLOCKS = "".join(
+    f"<h3>{name}</h3><pre tabindex='0'><code>{text}</code></pre>" for name, text in SNIPPETS.items()
+)
+#: curl, Python and Triton's client; the browser puts its own address in, and the artifact that is chosen.
+CODE = (
+    f'<details class="lf-fold" id="code"><summary>Use it from code</summary>{_BLOCKS}'
+    '<p class="lf-quiet">All routes: <a class="lf-docs" href="docs">the API</a>.</p></details>'
+)

@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from lfdeploy.console import say
 from lfdeploy.errors import sentence
 from serve.requests import MOST_BODY, MULTIPART, refusal, refusal_of_stream
+from serve.rest import Rest
 
 if TYPE_CHECKING:
     from threading import Event
@@ -56,6 +57,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, page: gr.Blocks, closing: Event) -> None:
         self.app, self.page, self.closing = app, page, closing
+        self.rest = Rest(page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -65,6 +67,7 @@ class Guard:
         if REFUSED.match(scope["path"]):
             refused: tuple[int, str] | None = (403, "Refused: this page fetches nothing.")
         elif scope["method"] == "POST":
+            self.rest.wake()
             refused, receive = await self._posted(scope, receive)
         else:
             refused = refusal_of_stream(self.page, scope["path"], scope["query_string"].decode("latin-1"))

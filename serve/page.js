@@ -62,11 +62,15 @@ setTimeout(name, 0);
 new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
 
 // How programs ask, with this server's own address.
+const artifact = () => { const place = document.querySelector('#foot [data-artifact]'); return place ? place.dataset.artifact : ''; };
 const addresses = () => {
   const base = new URL('.', location.href).href.replace(/\/$/, '');
   document.querySelectorAll('.lf-origin').forEach((place) => { if (place.textContent !== base) place.textContent = base; });
-  const host = base.replace(/^https?:\/\//, '');
-  document.querySelectorAll('.lf-host').forEach((place) => { if (place.textContent !== host) place.textContent = host; });
+  const host = base.replace(/^https?:\/\//, ''), key = artifact();
+  const fill = (name, text) => document.querySelectorAll(name).forEach((place) => { if (place.textContent !== text) place.textContent = text; });
+  fill('.lf-host', host);
+  fill('.lf-key', key);
+  fill('.lf-coded-key', encodeURIComponent(key));
 };
 setTimeout(addresses, 0);
 new MutationObserver(addresses).observe(document.body, { childList: true, subtree: true });
@@ -117,7 +121,7 @@ const lines = async function* (response) {
 const many = async (files) => {
   const state = document.querySelector('#many-state'), table = document.querySelector('#many-table');
   const link = document.querySelector('#many-csv'), body = table.querySelector('tbody');
-  const artifact = document.querySelector('#code [data-artifact]').dataset.artifact;
+  const key = artifact();
   const csv = new Array(files.length);
   let answered = 0, failed = 0;
   body.replaceChildren();
@@ -137,7 +141,7 @@ const many = async (files) => {
     const seen = new Set();
     let problem = 'The server sent no answer.';
     try {
-      const response = await fetch(`v1/batch?top=1&artifact=${encodeURIComponent(artifact)}`, { method: 'POST', body: form });
+      const response = await fetch(`v1/batch?top=1&artifact=${encodeURIComponent(key)}`, { method: 'POST', body: form });
       if (response.ok) { for await (const line of lines(response)) { seen.add(line.index); told(part[line.index], begin + line.index, line); } }
       else problem = (await response.json()).error.message;
     } catch (error) { problem = 'The server does not answer.'; }

@@ -52,6 +52,9 @@ class Page:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on, once there is somebody to take it."""
+        if self._runs:
+            await self._built.result()[0](scope, receive, send)
+            return
         try:
             app, _ = await asyncio.shield(asyncio.wrap_future(self._built))
             if self._begun is None:

@@ -169,4 +169,6 @@ def foot(entry: Entry) -> str:
         parts.append(f"{accuracy['top1']:.2f} % right on {accuracy['images']:,} {whose}")
     side = f"{manifest['input']['width']} × {manifest['input']['height']}"
     parts.append(f"sees {side} pixels, the largest centred square of the picture")
-    return f'{warning(entry)}<p class="lf-foot"><b>{escape(entry.key)}</b> · {" · ".join(parts)}</p>'
+    key = escape(entry.key)
+    facts = " · ".join([f"<b>{key}</b>", *parts])
+    return f'{warning(entry)}<p class="lf-foot" data-artifact="{key}">{facts}</p>'

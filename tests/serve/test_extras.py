@@ -8,7 +8,6 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from serve.answer import Answer, classify
 from serve.comparison import compared, differences_of
 from serve.engine import Engine
 from serve.entries import Entry, open_all
-from serve.folded import code
-from serve.render import heading, some
+from serve.folded import SNIPPETS
+from serve.render import foot, heading, some
 from serve.state import state_of
 from serve.why import why
 
@@ -61,7 +60,7 @@ def test_names_are_escaped(entries: dict[str, Entry]) -> None:
     other = answered(entry, (EVIL, 0.9), ("b", 0.1))
     for text in (
         compared(answered(entry, ("b", 0.9), (EVIL, 0.1)), other),
-        code(entry),
+        foot(entry),
         heading(entry, EVIL),
     ):
         assert EVIL not in text and "&lt;img" in text
@@ -101,9 +100,8 @@ def test_the_lines_for_programs_are_what_programs_may_run(
     monkeypatch.chdir(tmp_path)
     Path("photo.jpg").write_bytes(JPEG)
     with answering(state_of([entries[PEER]])) as api:
-        blocks = re.findall(r"<code>(.*?)</code>", code(entries[PEER]), re.DOTALL)
-        plain = [unescape(re.sub(r"<[^>]*>", "", block)).replace("7860", str(api.port)) for block in blocks]
-        curl, python, triton = plain
+        plain = [re.sub(r"<[^>]*>", "", text).replace("7860", str(api.port)) for text in SNIPPETS.values()]
+        curl, python, triton = (text.replace("ARTIFACT", PEER) for text in plain)
         exec(python, {})
         assert capsys.readouterr().out.strip() == classify(api.state.engines[PEER], JPEG).top[0][0]
         exec(triton, {})
