@@ -55,9 +55,9 @@ class Guard:
     it stops.
     """
 
-    def __init__(self, app: ASGIApp, page: gr.Blocks, closing: Event) -> None:
+    def __init__(self, app: ASGIApp, page: gr.Blocks, closing: Event, rest: Rest | None = None) -> None:
         self.app, self.page, self.closing = app, page, closing
-        self.rest = Rest(page)
+        self.rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -67,7 +67,8 @@ class Guard:
         if REFUSED.match(scope["path"]):
             refused: tuple[int, str] | None = (403, "Refused: this page fetches nothing.")
         elif scope["method"] == "POST":
-            self.rest.wake()
+            if self.rest is not None:
+                self.rest.wake()
             refused, receive = await self._posted(scope, receive)
         else:
             refused = refusal_of_stream(self.page, scope["path"], scope["query_string"].decode("latin-1"))

@@ -26,6 +26,7 @@ from serve.guard import Guard
 from serve.offline import go_offline
 from serve.page import Page
 from serve.proxy import parts_of
+from serve.rest import Rest
 from serve.state import State, state_of
 from serve.swap import swap_all
 
@@ -164,7 +165,7 @@ def mount(page: gr.Blocks, closing: threading.Event | None = None) -> FastAPI:
         mcp_server=False,
     )
     page.custom_mount_path = None  # Gradio would put it in the place of the path that `Below` tells
-    app.add_middleware(Guard, page=page, closing=closing or threading.Event())
+    app.add_middleware(Guard, page=page, closing=closing or threading.Event(), rest=Rest(page))
     return app
 
 

@@ -218,7 +218,13 @@ def test_a_healthy_file_names_no_layer(arch: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arch", ["resnet8", wide("mobilenet_v3_small"), wide("shufflenet_v2"), wide("convnext_tiny")]
+    "arch",
+    [
+        pytest.param("resnet8", marks=pytest.mark.slow),
+        wide("mobilenet_v3_small"),
+        wide("shufflenet_v2"),
+        wide("convnext_tiny"),
+    ],
 )
 def test_a_rewritten_healthy_file_names_no_layer(arch: str, tmp_path: Path) -> None:
     """onnxruntime's own fusions: other operators, fewer nodes, other layouts, the same answers.

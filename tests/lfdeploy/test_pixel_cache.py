@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be(photos: Path, tmp_path: Path, capsys: pytest.Ca
     assert "takes no pictures" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("where", ["named", "beside the runs"])
+@pytest.mark.parametrize("where", ["named", pytest.param("beside the runs", marks=pytest.mark.slow)])
 def test_an_export_decodes_nothing(
     where: str, photos: Path, tmp_path: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

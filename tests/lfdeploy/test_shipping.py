@@ -91,7 +91,17 @@ def test_another_folder_of_the_same_name_is_not_mixed_up(
     assert result.exit_code == 1 and "was trained on digits. Move it away" in result.stderr
 
 
-def test_what_is_not_proven_is_not_served(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def own_run(tiny_run: Run, tmp_path: Path) -> Run:
+    """A copy with two artifacts, whatever other tests have put beside them."""
+    place = tmp_path / "tiny"
+    shutil.copytree(tiny_run.path, place, ignore=shutil.ignore_patterns("artifacts"))
+    for name in ("peer0-onnx-fp32", "fused-onnx-fp32"):
+        shutil.copytree(tiny_run.artifacts / name, place / "artifacts" / name)
+    return Run(place)
+
+
+def test_what_is_not_proven_is_not_served(own_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     import export
 
     def refuse(*given: Any) -> None:
@@ -100,15 +110,15 @@ def test_what_is_not_proven_is_not_served(tiny_run: Run, monkeypatch: pytest.Mon
     monkeypatch.setattr(export, "export", refuse)
     wanted = [shipping.Candidate("peer0", "onnx", "fp16")]
     with pytest.raises(LfdeployError, match="Nothing could be proven"):
-        shipping.exported(tiny_run, wanted, 0.0)
+        shipping.exported(own_run, wanted, 0.0)
 
 
 def test_what_is_there_counts_though_the_time_is_over(
-    tiny_run: Run, capsys: pytest.CaptureFixture[str]
+    own_run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = [shipping.Candidate(target, "onnx", p) for target, p in
               (("peer0", "fp32"), ("peer0", "fp16"), ("fused", "fp32"))]  # fmt: skip
-    found = shipping.exported(tiny_run, wanted, 0.0)
+    found = shipping.exported(own_run, wanted, 0.0)
     assert [artifact.name for artifact in found] == ["peer0-onnx-fp32", "fused-onnx-fp32"]
     assert "Left out, the time is over: peer0-onnx-fp16." in capsys.readouterr().err
 

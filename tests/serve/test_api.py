@@ -208,6 +208,7 @@ def test_what_is_served_is_listed(api: Api, entries: dict[str, Entry]) -> None:
     assert all(row["parity"] == "pass" and row["runs"] and len(row["labels"]) == 10 for row in rows)
 
 
+@pytest.mark.slow
 def test_a_heat_map_is_sent_where_the_artifact_has_one(tiny_run: Run, tmp_path: Path) -> None:
     made = export(ExportConfig(peer=0, explain=True, out=str(tmp_path / "made")), tiny_run)
     (entry,) = open_all(made, "cpu")

@@ -573,7 +573,8 @@ LABELS_FIRST = {"kd": {"labels": "1", "weight": "0.02"}, "codistillation": {"eve
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=() if name == "lfmkd" else pytest.mark.wide) for name in METHODS]
+    "method",
+    [pytest.param(name, marks=pytest.mark.slow if name == "lfmkd" else pytest.mark.wide) for name in METHODS],
 )
 def test_64_pictures_are_learnt_by_heart(method: str) -> None:
     cohort, graph = cohort_of(method, size=8, **LABELS_FIRST.get(method, {}))

@@ -86,7 +86,7 @@ def config(coloured_npz: Path) -> TrainConfig:
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"accumulate": 4, "precision": "fp32"}, id="pieces"),
+        pytest.param({"accumulate": 4, "precision": "fp32"}, id="pieces", marks=pytest.mark.slow),
         pytest.param({"precision": "fp16"}, id="fp16", marks=pytest.mark.slow),
     ],
 )
