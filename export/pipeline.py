@@ -26,6 +26,7 @@ from lfdeploy.console import decoding, say
 from lfdeploy.data import Data
 from lfdeploy.devices import gpus, instruction_set
 from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.familiarity import of_run
 from lfdeploy.models.explain import explained, output_of, side_of
 from lfdeploy.models.multi_output import ALL, main_of, member_outputs
 from lfdeploy.models.targets import FUSED, layout_of
@@ -48,7 +49,7 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     finals = [folder / f"{target}-{config.format}-{precision}" for target, precision in jobs]
     finals = [folder] if config.out and len(jobs) == 1 else finals
     if config.triton:
-        names = [final.name for final in finals]
+        names = [n for final in finals for n in triton.names_of(final.name, config.triton_pictures)]
         triton.check(backends[config.precisions[0]], Path(config.triton), names, run.spec["classes"])
     pictures = _pictures(run, data) if "int8" in config.precisions or config.calibrate else None
     claims = claim(finals, [_key(config, run, job, backends[job[1]], data) for job in jobs])
@@ -76,7 +77,7 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     for artifact in made if config.calibrate else ():
         say(f"{artifact.name}: {in_one_line(artifact.manifest)}")
     for artifact in made if config.triton else ():
-        triton.write(artifact, Path(str(config.triton)))
+        triton.write(artifact, Path(str(config.triton)), config.triton_pictures)
     return made
 
 
@@ -170,6 +171,7 @@ def _manifest(config: ExportConfig, run: Run, target: str, precision: str, file:
             "data_fingerprint": spec["data_fingerprint"],
             "weights_sha256": sha256(run.weights),
         },
+        **of_run(run, main_of(spec) if target == ALL else target),
         "parity": {"verdict": "unverified", "reason": "not examined yet", "checks": []},
         "versions": versions(),
         "cpu": instruction_set(),

@@ -26,6 +26,7 @@ from lfdeploy.chance import against_chance
 from lfdeploy.console import Meter, decoding, say
 from lfdeploy.data import Data, Split
 from lfdeploy.errors import LfdeployError, ParityError, sentence
+from lfdeploy.familiarity import unfamiliar
 from lfdeploy.locks import Lock
 from lfdeploy.models.multi_output import ALL
 from lfdeploy.run import Run, write_json
@@ -159,6 +160,9 @@ def write_reports(run: Run, staged: Sequence[Path], data: str | None) -> None:
     def done(artifact: Artifact, report: Report, ref: Reference) -> None:
         tested = on_test(artifact.manifest, report.logits, ref.images.labels)
         document = report.document() | ({"probabilities": tested} if tested else {}) | judged(ref.data)
+        told = [] if report.logits is None else unfamiliar(artifact.manifest, report.logits)
+        if told and None not in told:
+            document["familiarity"] = {"images": len(told), "familiar": told.count(False)}
         if report.comparison:
             right = round(report.comparison["top1"] * report.comparison["images"] / 100)
             document["chance"] = against_chance(right, ref.images.labels)

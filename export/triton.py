@@ -1,7 +1,8 @@
 """`lfdeploy export --triton DIR`: a model repository that NVIDIA Triton loads, beside the published artifact.
 
-DIR/NAME/config.pbtxt inputs, outputs, dynamic batching, warm-up DIR/NAME/labels.txt class names for Triton's
-classification answers DIR/NAME/1/model.* the artifact's own bytes
+DIR/NAME holds config.pbtxt (inputs, outputs, dynamic batching, warm-up), labels.txt (class names for Triton's
+classification answers) and 1/model.*, the artifact's own bytes. With ``--triton-pictures`` DIR/NAME-pictures
+is an ensemble that takes files: DIR/NAME-decode makes pixels of them, by lfdeploy's own function.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.locks import take
 from lfdeploy.run import shown
 
+STEP = Path(__file__).with_name("triton_step.py")
+NEEDS = "pip install --no-deps lfdeploy, numpy and pillow"
 DELAY = 500  # microseconds that a request may wait for others
 SIGNED = "# Written by lfdeploy; sha256 of what follows: "
 
@@ -96,26 +99,61 @@ def _ours(place: Path) -> bool:
     return first == SIGNED + hashlib.sha256(rest.encode()).hexdigest()
 
 
-def write(artifact: Artifact, repository: Path) -> Path:
-    """Put a published artifact into a repository by one rename and return its place there."""
+def names_of(name: str, pictures: bool) -> list[str]:
+    """The models that an artifact of that name becomes."""
+    return [name, f"{name}-decode", f"{name}-pictures"] if pictures else [name]
+
+
+def write(artifact: Artifact, repository: Path, pictures: bool = False) -> Path:
+    """Put a published artifact into a repository and return its place there; each model comes by one rename.
+    ``pictures``: with an ensemble that takes files.
+    """
     backend = executes(artifact.manifest)
     labels = artifact.manifest["labels"]
-    check(backend, repository, [artifact.name], labels)
-    partial = repository / f".{artifact.name}.{secrets.token_hex(4)}"
-    final, aside = repository / artifact.name, partial.with_name(f"{partial.name}.old")
+    names = names_of(artifact.name, pictures)
+    check(backend, repository, names, labels)
+    final = _put(
+        repository, artifact.name, config(artifact.name, artifact.manifest), _files(artifact, backend)
+    )
+    if pictures:
+        _put(repository, names[1], decoding(names[1], artifact.manifest), {"1/model.py": STEP})
+        _put(repository, names[2], ensemble(names, artifact.manifest), {})
+    say(f"Triton: {shown(final)}; {KINDS[backend].note}.")
+    if pictures:
+        say(f"Triton: {names[2]} takes files; the server's Python needs {NEEDS}.")
+    if artifact.verdict != "pass":
+        say(f"Triton: {artifact.name} is there UNVERIFIED: {artifact.manifest['parity']['reason']}.")
+    return final
+
+
+def _files(artifact: Artifact, backend: str) -> dict[str, Path | str]:
+    """What stands beside config.pbtxt: files by their place, or a text."""
+    files: dict[str, Path | str] = {
+        "labels.txt": "".join(f"{label}\n" for label in artifact.manifest["labels"])
+    }
+    for name in artifact.hashes:
+        target = KINDS[backend].file if name == artifact.manifest["file"] else name
+        files[f"1/{target}"] = artifact.path / name
+    return files
+
+
+def _put(repository: Path, name: str, text: str, files: Mapping[str, Path | str]) -> Path:
+    """One model's directory, by one rename, in the place of an older one."""
+    partial = repository / f".{name}.{secrets.token_hex(4)}"
+    final, aside = repository / name, partial.with_name(f"{partial.name}.old")
     repository.mkdir(parents=True, exist_ok=True)
 
     def waiting(owner: str) -> None:
         say(f"{shown(final)} is being written by {owner}; waiting for it.")
 
-    lock = take(repository / f".{artifact.name}.lock", waiting)
+    lock = take(repository / f".{name}.lock", waiting)
     try:
         (partial / "1").mkdir(parents=True)
-        for name in artifact.hashes:
-            target = KINDS[backend].file if name == artifact.manifest["file"] else name
-            shutil.copyfile(artifact.path / name, partial / "1" / target)
-        (partial / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-        text = config(artifact.name, artifact.manifest)
+        for place, source in files.items():
+            if isinstance(source, Path):
+                shutil.copyfile(source, partial / place)
+            else:
+                (partial / place).write_text(source, encoding="utf-8")
         signed = f"{SIGNED}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
         (partial / "config.pbtxt").write_text(signed, encoding="utf-8")
         if final.exists():
@@ -127,9 +165,6 @@ def write(artifact: Artifact, repository: Path) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         lock.release()
     shutil.rmtree(aside, ignore_errors=True)
-    say(f"Triton: {shown(final)}; {KINDS[backend].note}.")
-    if artifact.verdict != "pass":
-        say(f"Triton: {artifact.name} is there UNVERIFIED: {artifact.manifest['parity']['reason']}.")
     return final
 
 
@@ -166,4 +201,44 @@ instance_group {{ count: 1 kind: {instances} }}
 {batching}
 {warm}
 # Note: {kind.note}.
+"""
+
+
+def decoding(name: str, manifest: dict[str, Any]) -> str:
+    """config.pbtxt for the step that makes pixels of files."""
+    size, rule = manifest["input"]["height"], json.dumps(manifest["input"]["resize"], ensure_ascii=False)
+    return f"""\
+name: {json.dumps(name, ensure_ascii=False)}
+backend: "python"
+max_batch_size: {manifest["batch"]["max"]}
+input {{ name: "encoded" data_type: TYPE_STRING dims: [1] }}
+output {{ name: "images" data_type: TYPE_UINT8 dims: [{size}, {size}, 3] }}
+instance_group {{ count: 2 kind: KIND_CPU }}
+parameters {{ key: "size" value {{ string_value: "{size}" }} }}
+parameters {{ key: "resize" value {{ string_value: {json.dumps(rule, ensure_ascii=False)} }} }}
+# Note: the server's Python needs {NEEDS}.
+"""
+
+
+def ensemble(names: Sequence[str], manifest: dict[str, Any]) -> str:
+    """config.pbtxt for files in, answers out; ``names``: of the model, of the step before it, and its own."""
+    model, step, own = (json.dumps(name, ensure_ascii=False) for name in names)
+    outputs = {str(output["name"]): output["shape"][1:] for output in manifest["outputs"]}
+    told = "\n".join(
+        f'output {{ name: "{name}" data_type: TYPE_FP32 dims: {list(dims)} }}'
+        for name, dims in outputs.items()
+    )
+    maps = " ".join(f'output_map {{ key: "{name}" value: "{name}" }}' for name in outputs)
+    return f"""\
+name: {own}
+platform: "ensemble"
+max_batch_size: {manifest["batch"]["max"]}
+input {{ name: "encoded" data_type: TYPE_STRING dims: [1] }}
+{told}
+ensemble_scheduling {{
+  step {{ model_name: {step} model_version: -1
+    input_map {{ key: "encoded" value: "encoded" }} output_map {{ key: "images" value: "pixels" }} }}
+  step {{ model_name: {model} model_version: -1
+    input_map {{ key: "images" value: "pixels" }} {maps} }}
+}}
 """

@@ -101,6 +101,7 @@ def _document(predictor: Predictor, answers: Sequence[Prediction]) -> dict[str, 
             "label": answer.label or None,
             "top": [{"label": label, "probability": probability} for label, probability in answer.top],
             "abstain": answer.abstain,
+            "unfamiliar": answer.unfamiliar,
             "notes": list(answer.notes),
             "error": answer.error or None,
         }
@@ -120,7 +121,8 @@ def _print(answers: Sequence[Prediction]) -> None:
     width = max(len(printable(a.source)) for a in answers)
     for a in answers:
         classes = "  ".join(f"{name} {100 * p:.1f}%" for name, p in a.top)
-        notes = "; ".join((*(["not sure"] if a.abstain else []), *a.notes))
+        said = ["not sure"] * bool(a.abstain) + ["unlike its training pictures"] * bool(a.unfamiliar)
+        notes = "; ".join((*said, *a.notes))
         text = classes or f"no answer: {printable(a.error)}"
         click.echo(f"{printable(a.source):<{width}}  {text}" + (f"  ({notes})" if notes else ""))
 
@@ -139,10 +141,12 @@ def write_csv(path: Path, answers: Iterable[Prediction], top: int) -> None:
             "error",
             *[f"{word}{i + 1}" for i in range(top) for word in ("label", "probability")],
             "abstain",
+            "unfamiliar",
         ]
     )
     for a in answers:
         cells = [cell for name, p in a.top for cell in (name, f"{p:.7g}")]
         cells += [""] * (2 * top - len(cells))
-        writer.writerow([a.source, a.error, *cells, "" if a.abstain is None else str(a.abstain).lower()])
+        told = ["" if value is None else str(value).lower() for value in (a.abstain, a.unfamiliar)]
+        writer.writerow([a.source, a.error, *cells, *told])
     write_bytes(path, text.getvalue().encode(errors="surrogateescape"))

@@ -117,6 +117,7 @@ def serve(
     root_path: str = "",
     token_file: str | Path = "",
     title: str = "",
+    log: bool = False,
 ) -> None:
     """Open a web page and an API that classify with these artifacts (default: those of the newest run), until
     it is interrupted.
@@ -125,7 +126,7 @@ def serve(
 
     places = [_path(artifact) for artifact in artifacts]
     run_page([place for place in places if place is not None], host=host, port=port, device=device,
-             runs=runs, root_path=root_path, token_file=token_file, title=title)  # fmt: skip
+             runs=runs, root_path=root_path, token_file=token_file, title=title, log=log)  # fmt: skip
 
 
 def _path(named: Any) -> str | Path | None:

@@ -63,7 +63,14 @@ class Client:
         best = tuple((row["label"], row["probability"]) for row in told["top"])
         name = str(picture) if isinstance(picture, (str, Path)) else "picture 0"
         spent = told["milliseconds"]["decode"]
-        return Prediction(name, best, tuple(told["notes"]), decode_ms=spent, abstain=told["abstain"])
+        return Prediction(
+            name,
+            best,
+            tuple(told["notes"]),
+            decode_ms=spent,
+            abstain=told["abstain"],
+            unfamiliar=told.get("unfamiliar"),
+        )
 
     def artifacts(self) -> list[dict[str, Any]]:
         """What is served: ``name``, ``sha256``, ``parity``, ``labels`` and more of each."""

@@ -8,31 +8,21 @@ import errno
 class LfdeployError(Exception):
     """An expected failure: one line for the user, no traceback."""
 
-    exit_code = 1
-
 
 class UsageError(LfdeployError):
     """Flags that contradict each other or have no meaning."""
-
-    exit_code = 2
 
 
 class ParityError(LfdeployError):
     """An artifact does not answer as its PyTorch module does."""
 
-    exit_code = 3
-
 
 class UnverifiedError(LfdeployError):
     """An artifact was built but could not be run here, and proof was required."""
 
-    exit_code = 4
-
 
 class Interrupted(LfdeployError):
     """Ctrl-C or SIGTERM, after the state was saved."""
-
-    exit_code = 130
 
 
 class PictureError(LfdeployError):

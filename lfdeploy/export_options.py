@@ -42,6 +42,7 @@ class ExportConfig:
     force: bool = setting(False, "does nothing: int8 is published however fast it is")
     require_faster: bool = setting(False, "exit 1 and publish no int8 below 1.1 times the speed of fp32 here")
     triton: str | None = setting(None, "also write a Triton model repository", metavar="DIR")
+    triton_pictures: bool = setting(False, "--triton: with an ensemble that takes files, as JPEG")
     require_verified: bool = setting(False, "exit 4 when the file cannot be run here")
 
     def __post_init__(self) -> None:
@@ -68,6 +69,8 @@ class ExportConfig:
                 f"--accuracy-when-sure is {self.accuracy_when_sure:g}; it must be above 0 and below "
                 "100, in %."
             )
+        if self.triton_pictures and self.triton is None:
+            raise UsageError("--triton-pictures has no meaning without --triton; add it.")
         for precision in self.precisions:
             choose("precision", precision, list(PRECISIONS))
         self.profile  # noqa: B018  (checks the syntax)

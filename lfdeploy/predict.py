@@ -15,6 +15,7 @@ from lfdeploy.artifact import Artifact, check_resize, resolve, run_of
 from lfdeploy.backends import BACKENDS, Session, Source, chosen
 from lfdeploy.confidence import abstains
 from lfdeploy.errors import PictureError
+from lfdeploy.familiarity import unfamiliar
 from lfdeploy.images import Given, Pixels, decode, fit
 
 
@@ -22,7 +23,8 @@ from lfdeploy.images import Given, Pixels, decode, fit
 class Prediction:
     """One picture's answer: classes by falling probability, remarks about the picture, or why there is none.
 
-    ``abstain``: the artifact is not sure of it; None where its manifest has no threshold.
+    ``abstain``: the artifact is not sure of it; ``unfamiliar``: the picture is unlike those that it was
+    trained on. None where its manifest says nothing of that.
     """
 
     source: str
@@ -31,6 +33,7 @@ class Prediction:
     error: str = ""
     decode_ms: float = 0.0
     abstain: bool | None = None
+    unfamiliar: bool | None = None
 
     @property
     def label(self) -> str:
@@ -130,16 +133,18 @@ class Predictor:
         top: int,
     ) -> list[Prediction]:
         answers = []
-        rows = iter(self.run(np.stack(pixels))[1] if pixels else [])
+        logits, probabilities = self.run(np.stack(pixels)) if pixels else (np.empty((0, 1)),) * 2
+        strange = unfamiliar(self.artifact.manifest, logits)
+        rows = iter(zip(probabilities, strange, strict=True))
         for name, (notes, error, spent) in zip(names, remarks, strict=True):
             if error:
                 answers.append(Prediction(name, error=error))
                 continue
-            row = next(rows)
+            row, odd = next(rows)
             order = np.argsort(-row, kind="stable")[:top]
             best = tuple((self.labels[i], float(row[i])) for i in order)
             unsure = abstains(self.artifact.manifest, float(row.max()))
-            answers.append(Prediction(name, best, notes, decode_ms=spent, abstain=unsure))
+            answers.append(Prediction(name, best, notes, decode_ms=spent, abstain=unsure, unfamiliar=odd))
         return answers
 
 

@@ -148,4 +148,5 @@ SERVED = together(
         metavar="FILE",
         help="its one word is asked of everybody, but for /health/live",
     ),
+    click.option("--log", is_flag=True, help="a line of JSON for each request, on standard output"),
 )

@@ -12,6 +12,7 @@ import click
 
 from lfdeploy.console import Meter, be_silent, is_silent, say
 from lfdeploy.errors import Interrupted, LfdeployError, Unsaid, sentence
+from lfdeploy.exit_codes import exit_code
 from lfdeploy.names import printable
 
 
@@ -54,10 +55,10 @@ class Commands(click.Group):
             sys.stdout.flush()
             return result
         except Unsaid as error:
-            end("", error.exit_code)
+            end("", exit_code(error))
         except LfdeployError as error:
-            be_silent(error.exit_code == Interrupted.exit_code and is_silent())
-            end(f"Error: {printable(str(error))}", error.exit_code)
+            be_silent(isinstance(error, Interrupted) and is_silent())
+            end(f"Error: {printable(str(error))}", exit_code(error))
         except KeyboardInterrupt as stopped:
             end("Interrupted.", 128 + getattr(stopped, "number", signal.SIGINT))
         except BrokenPipeError:

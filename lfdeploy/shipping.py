@@ -49,7 +49,7 @@ class Candidate:
     @property
     def command(self) -> str:
         """The flags of `lfdeploy export`."""
-        return f"{flags_of(self.target)} --format {self.format} --precision {self.precision}"
+        return f"{flags_of(self.target)} --format {self.format} --precision {self.precision} --calibrate"
 
 
 def ship(
@@ -166,7 +166,9 @@ def exported(run: Run, wanted: Sequence[Candidate], end: float) -> list[Artifact
             late.append(candidate.name)
             continue
         told("export", f"{typed(run.path)} {candidate.command}", "runs")
-        config = ExportConfig(target=candidate.target, format=candidate.format, precision=candidate.precision)
+        config = ExportConfig(
+            target=candidate.target, format=candidate.format, precision=candidate.precision, calibrate=True
+        )
         try:
             made += export(config, run)
         except LfdeployError as error:

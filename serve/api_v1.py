@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from serve.answer import answer_of
@@ -18,6 +18,7 @@ from serve.asking import AT_ONCE, ask, in_turn, while_connected
 from serve.bodies import MOST_BATCH, MOST_PICTURE, Sent, pictures, too_large
 from serve.engine import Engine, Outcome
 from serve.problems import Problem, document, problem_of
+from serve.render import answered
 from serve.state import State
 
 TOP = 5
@@ -33,6 +34,9 @@ def routes(state: State) -> list[Route]:
         if len(sent) != 1:
             raise Problem("bad_request", f"The form has {len(sent)} files. Send several to /v1/batch.")
         outcome = await while_connected(request, ask(state, engine, sent[0].blob, explain=explain))
+        if "text/html" in request.headers.get("accept", ""):  # our own page: what it shows, ready made
+            engine.recent.put(sent[0].blob, outcome)
+            return HTMLResponse(answered(answer_of(outcome)))
         return JSONResponse(told(outcome, top) | {"request_id": request.state.number})
 
     async def batch(request: Request) -> Response:

@@ -14,6 +14,7 @@ from serve import api_v1, api_v2, openapi
 from serve.access import Access, Rules
 from serve.problems import Problem, problem_of, response
 from serve.proxy import Below
+from serve.request_log import RequestLog
 from serve.state import State
 
 if TYPE_CHECKING:
@@ -23,15 +24,16 @@ OURS = ("/v1", "/v2", "/health", "/metrics", "/openapi.json", "/docs")
 HTTP = {404: "not_found", 405: "method_not_allowed"}
 
 
-def application(state: State, page: ASGIApp, rules: Rules, root_path: str = "") -> ASGIApp:
-    """The server: our own routes first, the page for all other paths."""
+def application(state: State, page: ASGIApp, rules: Rules, root_path: str = "", log: bool = False) -> ASGIApp:
+    """The server: our own routes first, the page for all other paths. ``log``: a line for each request."""
     api = Counted(_api(state), state)
 
     async def chosen(scope: Scope, receive: Receive, send: Send) -> None:
         ours = scope["type"] == "http" and _below(scope["path"], OURS)
         await (api if ours else page)(scope, receive, send)
 
-    return Below(Access(chosen, rules), root_path)
+    whole = Below(Access(chosen, rules), root_path)
+    return RequestLog(whole) if log else whole
 
 
 def _below(path: str, places: tuple[str, ...]) -> bool:

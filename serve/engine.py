@@ -23,6 +23,7 @@ from lfdeploy.backends.base import Floats
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels, decode, fit
 from serve.entries import Entry
+from serve.recent import Recent
 
 #: Pictures of one artifact that may be under way at once; the next one is told to come later.
 MOST_WAITING = 64
@@ -88,6 +89,7 @@ class Engine:
     ) -> None:
         self.entry = entry
         self.most = most
+        self.recent: Recent[Outcome] = Recent()
         self._threads, self._largest, self._watch = threads, largest, watch
         self._lock = threading.Lock()
         self._waiting: deque[_Job] = deque()

@@ -34,6 +34,10 @@ SCHEMAS: dict[str, Any] = {
                 "items": {"type": "object", "properties": {"label": TEXT, "probability": NUMBER}},
             },
             "abstain": {"type": ["boolean", "null"], "description": "not sure; null without a threshold"},
+            "unfamiliar": {
+                "type": ["boolean", "null"],
+                "description": "unlike the training pictures; null where nothing is known of that",
+            },
             "notes": {"type": "array", "items": TEXT},
             "milliseconds": {
                 "type": "object",

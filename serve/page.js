@@ -14,21 +14,43 @@ const tooLarge = (file) => {
   return true;
 };
 
-const take = (files) => {
+// Gradio has a place to put a file into only while it shows none.
+const emptied = async () => {
+  for (let tries = 0; tries < 40 && !input(); tries += 1) {
+    const remove = document.querySelector('#photo button[aria-label="Remove Image"]');
+    if (remove) remove.click();
+    await new Promise((resolve) => setTimeout(resolve, 25));
+  }
+  return input();
+};
+const take = async (files) => {
   const file = files[0];
   if (!file || tooLarge(file)) return;
-  const target = input();
-  if (!target) { refuse('Remove the picture first, or leave the camera, then drop another one.'); return; }
+  const target = await emptied();
+  if (!target) { refuse('Leave the camera, then drop the picture again.'); return; }
   const data = new DataTransfer();
   data.items.add(file);
   target.files = data.files;
   target.dispatchEvent(new Event('change', { bubbles: true }));
 };
 
+// The answer does not wait until Gradio has put the picture in its place; the server remembers it until then.
+let asked = 0;
+const ask = async (file) => {
+  const number = asked += 1, key = artifact(), other = document.querySelector('#other input');
+  if (!key || (other && other.value !== 'no other')) return;
+  try {
+    const response = await fetch(`v1/classify?artifact=${encodeURIComponent(key)}`, { method: 'POST', body: file, headers: { Accept: 'text/html' } });
+    const told = response.ok ? await response.text() : (await response.json()).error.message;
+    if (number !== asked || key !== artifact()) return;
+    if (response.ok) props.value = told; else if (response.status < 429) refuse(told);
+  } catch (error) { /* Gradio's own way says what is wrong */ }
+};
 document.addEventListener('change', (event) => {
   const target = event.target;
   if (!target || target !== input() || !target.files || !target.files[0]) return;
-  if (tooLarge(target.files[0])) { event.stopImmediatePropagation(); target.value = ''; }
+  if (tooLarge(target.files[0])) { event.stopImmediatePropagation(); target.value = ''; return; }
+  ask(target.files[0]);
 }, true);
 
 const hasFiles = (event) => event.dataTransfer && Array.from(event.dataTransfer.types).includes('Files');
@@ -102,7 +124,7 @@ const row = (file, told) => {
   image.onerror = () => { URL.revokeObjectURL(image.src); image.remove(); };
   first.append(image);
   const error = told.error && told.error.message;
-  line.append(first, cell(file.name), cell(error || (told.abstain ? `not sure: ${told.label}` : told.label)));
+  line.append(first, cell(file.name), cell(error || (told.unfamiliar ? `unlike all it knows: ${told.label}` : told.abstain ? `not sure: ${told.label}` : told.label)));
   if (error) { line.lastChild.colSpan = 2; line.className = 'lf-failed'; }
   else line.append(cell(`${(100 * told.probability).toFixed(1)} %`));
   return line;

@@ -46,7 +46,16 @@ def answered(found: Answer | None) -> str:
 
 
 def _head(label: str, probability: float, found: Answer) -> str:
-    """The label; or that the artifact is not sure of it, and what that means."""
+    """The label; or that the artifact is not sure of it, or that the picture is unlike all it knows, and what
+    that means.
+    """
+    if found.unfamiliar:
+        return (
+            "<h2>Unlike anything it was trained on</h2>"
+            f"<p class='lf-sure'>Closest: <b>{escape(label)}</b>, {escape(percent(probability))}</p>"
+            "<p class='lf-note'>Of such pictures it knows nothing: the probability is only that of this "
+            "class among those it knows.</p>"
+        )
     if not found.abstain or found.entry is None:
         word = "sure" if found.entry is not None and calibrated(found.entry) else "probability"
         return f"<h2>{escape(label)}</h2><p class='lf-sure'>{escape(percent(probability))} {word}</p>"

@@ -23,8 +23,8 @@ from serve.application import application
 from serve.entries import Entry, find, open_all, preferred
 from serve.examples import write_examples
 from serve.guard import Guard
+from serve.lazy_page import Page
 from serve.offline import go_offline
-from serve.page import Page
 from serve.proxy import parts_of
 from serve.rest import Rest
 from serve.state import State, state_of
@@ -51,11 +51,13 @@ def serve(
     root_path: str = "",
     token_file: str | Path = "",
     title: str = "",
+    log: bool = False,
 ) -> None:
     """Serve the page and the API until Ctrl-C or SIGTERM; answers under way are finished first.
 
     ``root_path`` is where a reverse proxy shows it: a path like ``/demo``, or a whole address. Where
-    ``token_file`` names a file, its word is asked for. ``title`` stands on the page. Raises `LfdeployError`
+    ``token_file`` names a file, its word is asked for. ``title`` stands on the page. ``log`` writes a
+    line of JSON for each request to standard output. Raises `LfdeployError`
     when there is nothing to serve, nothing of it runs here, or the port is taken.
     """
     parts_of(root_path)
@@ -79,7 +81,7 @@ def serve(
 
         greeting = hello(entries, host, sock.getsockname()[1])
         page = Page(built)
-        _run(application(state, page, rules, root_path), state, page, sock, greeting)
+        _run(application(state, page, rules, root_path, log), state, page, sock, greeting)
 
 
 @contextmanager

@@ -64,18 +64,20 @@ def evaluate_cohort(
     std: Tensor,
     tick: Callable[[int], None] = lambda n: None,
     learn: bool = False,
+    logits: dict[str, NDArray[np.float32]] | None = None,
 ) -> Scores:
     """All nodes in eval mode and fp32 over a split, in its order.
 
-    ``learn``: parts that learn from validation do so afterwards.
+    ``learn``: parts that learn from validation do so afterwards. ``logits``, where given, is filled with
+    those of every target, (N, K).
     """
     cohort = engine.cohort
     cohort.eval()
     layout, first = cohort.layout, cohort.layout.ships[0]
     learners = [part for part in cohort.parts.values() if learn and part.learns_from_validation]
     kept: dict[str, list[Tensor]] = {name: [] for part in learners for name in part.reads}
-    right: dict[str, Tensor] = {}
-    entropy: dict[str, Tensor] = {}
+    told: dict[str, list[Tensor]] = {}
+    right, entropy = dict[str, Tensor](), dict[str, Tensor]()
     predicted = []
     for images, labels in split.batches(BATCH if mean.is_cuda else _batch(split)):
         truth = torch.from_numpy(labels).to(mean.device)
@@ -93,9 +95,13 @@ def evaluate_cohort(
         for name, tensors in kept.items():
             tensors.append(nodes[name])
         predicted.append(answers[first])
+        for name in layout.targets if logits is not None else ():
+            told.setdefault(name, []).append(nodes[name].float().cpu())
         tick(len(labels))
     _teach(learners, kept, split, mean.device)
     cohort.train()
+    if logits is not None:
+        logits |= {name: torch.cat(tensors).numpy() for name, tensors in told.items()}
     top1 = {name: 100 * int(count) / len(split) for name, count in right.items()}
     answered, classes = torch.cat(predicted).cpu().numpy(), int(nodes[first].shape[1])
     measures = by_class(answered, split.labels, classes)

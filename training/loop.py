@@ -7,28 +7,23 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from lfdeploy.chance import against_chance
 from lfdeploy.config import TrainConfig
 from lfdeploy.console import Meter, say
-from lfdeploy.data import Data
-from lfdeploy.devices import instruction_set
 from lfdeploy.errors import Interrupted, LfdeployError
-from lfdeploy.run import DIVERGED, Run, typed, versions, write_bytes, write_json
+from lfdeploy.run import DIVERGED, Run, typed, write_bytes, write_json
 from lfdeploy.runs import point_latest
 from lfdeploy.stored_config import stored
-from training import checkpoint, metrics, plots
+from training import checkpoint, metrics
 from training.average import applied
 from training.engine import settle
 from training.evaluate import Scores, evaluate_cohort
+from training.finish import finish
 from training.guards import interruptible, lock_to_resume, what_is_kept
 from training.schedule import learning_rate
 from training.setup import Setup, prepare
-from training.testimony import testified
 from training.update import stepper
 from training.world import lost, started_first
 
@@ -81,7 +76,7 @@ def _train(setup: Setup, config: TrainConfig, interrupted: list[int]) -> None:
     try:
         _epochs(setup, interrupted)
         if setup.world.first:
-            _finish(setup, config, interrupted)
+            finish(setup, config, interrupted)
         setup.world.wait()
     except OSError as error:
         if not error.strerror:
@@ -216,77 +211,3 @@ def _keep(s: Setup) -> None:
 
     tensors = checkpoint.on_cpu(s.engine.cohort.kept())
     write_bytes(s.run.weights, save({name: value.contiguous().clone() for name, value in tensors.items()}))
-
-
-def _chances(scores: Scores, labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Of every target: is it better than the most frequent class?"""
-    count = len(labels)
-    return {
-        name: against_chance(round(scores.top1[name] * count / 100), labels) for name in scores.layout.targets
-    }
-
-
-def _about(data: Data) -> dict[str, Any]:
-    return {
-        "name": data.name,
-        "classes": len(data.classes),
-        "image_size": data.image_size,
-        "train": len(data.train),
-        "val": len(data.val),
-        "test": len(data.test),
-        "bad": len(data.bad),
-        "fingerprint": data.fingerprint,
-        "pictures": data.pictures,
-    }
-
-
-def _finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
-    """Touch the test split once for the last epoch and once for the kept one; write
-    the summary, then plots.
-    """
-    run, cohort = s.run, s.engine.cohort
-    rows = metrics.lines(run)
-    progress = checkpoint.load(run, cohort, s.optimizer, s.average)
-    assert progress is not None
-    same = progress["kept_epoch"] == len(rows)
-    with Meter("Evaluating", (2 - same) * len(s.data.test) + len(s.data.val), "pictures") as meter:
-
-        def tick(count: int) -> None:
-            meter.at(meter.done + count)
-            if interrupted:
-                how = f"lfdeploy train --resume {typed(run.path)}"
-                raise Interrupted(f"Interrupted; training is done, its evaluation is not. Go on with: {how}")
-
-        with applied(s.average, cohort):
-            last = evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
-        cohort.take(run.tensors())
-        kept = last if same else evaluate_cohort(s.engine, s.data.test, s.mean, s.std, tick)
-        val = None
-        if len(s.data.val):
-            val = evaluate_cohort(s.engine, s.data.val, s.mean, s.std, tick)
-    summary = {
-        "method": config.method,
-        "teacher": config.teacher,
-        "ships": list(cohort.layout.ships),
-        "archs": run.spec["archs"],
-        "epochs": len(rows),
-        "kept_epoch": progress["kept_epoch"],
-        "data": _about(s.data),
-        "val": val.document() if val else None,
-        "cross_entropy": {"val": val.cross_entropy if val else None, "test": kept.cross_entropy},
-        "test": kept.document(),
-        "test_last": last.document(),
-        "chance": _chances(kept, s.data.test.labels),
-        "images_per_second": s.batches.steps * s.batches.batch_size * len(rows) / progress["seconds"],
-        "seconds": progress["seconds"],
-        "parameters": cohort.sizes(),
-        "device": s.engine.device,
-        "cpu": instruction_set(),
-        "threads": s.engine.threads or torch.get_num_threads(),
-        "precision": s.precision.split()[0],
-        "seed": config.seed,
-        "versions": versions(),
-        "reference": testified(run, s.engine, s.data, s.mean, s.std),
-    }
-    write_json(run.path / "summary.json", summary)
-    plots.draw(run, rows, s.data, kept.predicted, cohort.layout.ships[0])

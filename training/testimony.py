@@ -23,7 +23,7 @@ def testify(run: Run, engine: Engine, data: Data, mean: Tensor, std: Tensor) -> 
     """
     pictures = np.ascontiguousarray(data.test.images[chosen(len(data.test))])
     probes = probe_pixels(data.image_size)
-    logits, probe_logits = (_logits(engine, pixels, mean, std) for pixels in (pictures, probes))
+    logits, probe_logits = (logits_of(engine, pixels, mean, std) for pixels in (pictures, probes))
     facts = facts_here(engine.device) | {"classes": list(data.classes), "weights_sha256": sha256(run.weights)}
     write(
         run,
@@ -33,7 +33,7 @@ def testify(run: Run, engine: Engine, data: Data, mean: Tensor, std: Tensor) -> 
     )
 
 
-def _logits(engine: Engine, pixels: Pixels, mean: Tensor, std: Tensor) -> dict[str, Floats]:
+def logits_of(engine: Engine, pixels: Pixels, mean: Tensor, std: Tensor) -> dict[str, Floats]:
     """Of every target, (N, K) by name."""
     cohort = engine.cohort
     cohort.eval()

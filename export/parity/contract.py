@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from export.numbers.check import Check, Unexamined, equal
+from lfdeploy import familiarity
 from lfdeploy.artifact import Artifact, input_of
 from lfdeploy.backends import BACKENDS, executes
 from lfdeploy.backends.facts import Facts
@@ -101,6 +102,11 @@ def input_checks(artifact: Artifact, run: Run, facts: Facts | None) -> Iterator[
     for key, value in contract.items():
         yield equal("input", key, artifact.manifest["input"].get(key), value)
     yield equal("input", "resize rule of the run", run.spec["resize"], contract["resize"])
+    manifest = artifact.manifest
+    known = familiarity.of_run(run, str(manifest.get("main", manifest["target"])))
+    if known or familiarity.KEY in manifest:
+        told = [block.get(familiarity.KEY) for block in (manifest, known)]
+        yield equal("input", "familiarity, as training found it", *told)
     if facts is not None and facts.told is not None:
         yield equal(
             "input", f"contract in the {facts.kind}", facts.told.get("input"), artifact.manifest["input"]

@@ -6,6 +6,7 @@ from typing import Any
 
 from export.parity.members import table
 from export.report.reliability import card_section
+from lfdeploy import familiarity
 from lfdeploy.chance import SENTENCE
 from lfdeploy.models.explain import HEATMAP
 from lfdeploy.models.multi_output import ALL
@@ -27,6 +28,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         *_file_rows(manifest),
         *_accuracy_rows(manifest["accuracy"]),
         *_int8_rows(manifest),
+        *_familiarity_rows(manifest),
         *_speed_rows(manifest),
         *_chance_rows(manifest["accuracy"]),
         f"| parity | **{parity['verdict']}**{': ' + parity['reason'] if parity['reason'] else ''} |",
@@ -115,6 +117,21 @@ def _int8_rows(manifest: dict[str, Any]) -> list[str]:
         f"| int8 | {told['scheme'].upper()}, calibrated on {told['pictures']} training "
         "pictures, none of them in the test split; "
         f"{told['calibrator']}, the best of {len(told['tries'])} calibrators on held-out pictures |"
+    ]
+
+
+def _familiarity_rows(manifest: dict[str, Any]) -> list[str]:
+    """How well pictures are told that are unlike those of training."""
+    block = manifest.get(familiarity.KEY)
+    if not isinstance(block, dict):
+        return []
+    if block["threshold"] is None:
+        return [f"| pictures unlike the training ones | cannot be told: {block['reason']} |"]
+    found = manifest["parity"].get("familiarity") or block["test"]
+    worth = ", ".join(f"{value:.1f} % for {kind}" for kind, value in block["test"]["auroc"].items())
+    return [
+        "| pictures unlike the training ones | told by their logits (`unfamiliar`): "
+        f"{found['familiar']:,} of {found['images']:,} test pictures are familiar; AUROC {worth} |"
     ]
 
 

@@ -47,6 +47,7 @@ def test_contract_of_a_run(tiny_run: Run) -> None:
         "config.json",
         "spec.json",
         "splits.npz",
+        "familiarity.json",
         "reference.safetensors",
         "metrics.jsonl",
         "summary.json",

@@ -41,13 +41,13 @@ class Api:
 
 
 @contextmanager
-def answering(state: State, rules: Rules = Rules()) -> Iterator[Api]:  # noqa: B008
+def answering(state: State, rules: Rules = Rules(), log: bool = False) -> Iterator[Api]:  # noqa: B008
     """The application in a thread of this process."""
 
     async def no_page(scope: Any, receive: Any, send: Any) -> None:
         await PlainTextResponse("the page")(scope, receive, send)
 
-    app = application(state, no_page, rules)
+    app = application(state, no_page, rules, log=log)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
     with listening("127.0.0.1", 0) as sock:
         thread = threading.Thread(target=lambda: server.run(sockets=[sock]))

@@ -87,7 +87,7 @@ def test_a_token_and_a_full_queue(entries: dict[str, Entry]) -> None:
 def test_few_classes_are_no_mistake(entries: dict[str, Entry], tmp_path: Path) -> None:
     """Of three classes three are told, though five are by default."""
     held = entries[PEER].artifact
-    short = Artifact(held.path, held.manifest | {"labels": ["a", "b", "c"]})
+    short = Artifact(held.path, held.manifest | {"labels": ["a", "b", "c"], "familiarity": None})
 
     class Three:
         backend = device = "three"

@@ -21,8 +21,9 @@ from click.testing import Result
 
 from lfdeploy.config import TrainConfig
 from lfdeploy.errors import Interrupted, LfdeployError
+from lfdeploy.exit_codes import exit_code
 from lfdeploy.run import Run
-from training import checkpoint, loop, train
+from training import checkpoint, finish, loop, train
 from training.engine import Engine
 
 DEADLINE = 300.0
@@ -126,7 +127,7 @@ def test_a_signal_ends_the_step_saves_and_resumes(
         during_step(patch, MOMENTS[step], lambda: signal.raise_signal(signal.Signals[signals]))
         with pytest.raises(Interrupted, match="lfdeploy train --resume") as caught:
             train(config, "cut", tmp_path)
-    assert caught.value.exit_code == 130
+    assert exit_code(caught.value) == 130
     assert str(tmp_path / "cut") in str(caught.value)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     run = Run(tmp_path / "cut")
@@ -184,7 +185,7 @@ def test_sudden_death_at_every_place_of_an_epoch(
         elif place == "before the checkpoint":
             patch.setattr(checkpoint, "save", lethal(checkpoint.save, 2))
         else:
-            patch.setattr(loop, "write_json", lambda *args: die())
+            patch.setattr(finish, "write_json", lambda *args: die())
         with pytest.raises(Killed):
             train(config, "cut", tmp_path)
     run = Run(tmp_path / "cut")
@@ -295,15 +296,14 @@ def test_a_run_in_training_is_not_resumed_twice(
 def test_an_interrupt_in_the_last_evaluation(
     config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = loop.evaluate_cohort, iter(range(100))
+    real = finish.evaluate_cohort
 
     def evaluate(*args: Any, **how: Any) -> Any:
-        if next(calls) == EPOCHS:  # after one for each epoch
-            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return real(*args, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate_cohort", evaluate)
+        patch.setattr(finish, "evaluate_cohort", evaluate)
         with pytest.raises(Interrupted, match="lfdeploy train --resume"):
             train(config, "cut", tmp_path)
     run = Run(tmp_path / "cut")
@@ -337,7 +337,7 @@ def test_the_summary_comes_before_the_plots(
     config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever becomes of the process while they are drawn."""
-    monkeypatch.setattr(loop.plots, "draw", lambda *args: die())
+    monkeypatch.setattr(finish.plots, "draw", lambda *args: die())
     with pytest.raises(Killed):
         train(config, "cut", tmp_path)
     assert_same(tmp_path / "cut", reference.path)
@@ -480,7 +480,7 @@ def start(runs: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def ended(process: subprocess.Popen[str]) -> str:
     """Wait for success; what it said."""
     said, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, said
@@ -506,7 +506,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     process = start(runs)
     wait_until(process, (runs / "mine" / "config.json").exists)
     began = time.monotonic()
-    finish(process)
+    ended(process)
     return runs / "mine", time.monotonic() - began
 
 
@@ -546,7 +546,7 @@ def test_kill_9_at_ten_random_moments(whole: tuple[Path, float], tmp_path: Path)
         assert process.returncode in ((0, -signal.SIGKILL) if half == 9 else (-signal.SIGKILL,))
         words = ("--resume", "mine")
     if process.returncode:
-        finish(start(runs, *words))
+        ended(start(runs, *words))
     assert_same(runs / "mine", reference)
     assert not list((runs / "mine").glob("*.partial"))
 
@@ -570,5 +570,5 @@ def test_sigterm_says_how_to_resume(lines: int, whole: tuple[Path, float], tmp_p
         assert process.returncode == 130, said
         (told,) = [line for line in said.splitlines() if "--resume" in line]
         assert told.split("lfdeploy train ")[1].rstrip(".").split() == words
-    finish(start(runs, *words))
+    ended(start(runs, *words))
     assert_same(runs / "mine", whole[0])
