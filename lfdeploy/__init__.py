@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False  # that of typing takes long enough to import for a Ctrl-C to meet it
 
 if TYPE_CHECKING:
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from lfdeploy.predict import Predictor
 
 __version__ = "0.2.0"
+
+# onnxruntime from 1.31 on reports every session to its maker, and keeps what it could not send in ~/.cache
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Client", "compare", "evaluate", "export", "open_artifact", "serve", "train"]
 

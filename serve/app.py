@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfdeploy.errors import LfdeployError
-from serve.answer import MAX_MEGABYTES, Answer, answer, uploaded
+from serve.answer import Answer, answer, uploaded
 from serve.comparison import compared, quicker
 from serve.engine import Engine
 from serve.entries import Entry, find, open_all, preferred
 from serve.folded import CODE, MANY
 from serve.guard import seal
 from serve.offline import go_offline
-from serve.render import answered, foot, heading, title
+from serve.render import answered, foot, heading, title, verbatim
 from serve.state import state_of
 from serve.why import why
 
@@ -63,7 +63,7 @@ def build_page(engines: Mapping[str, Engine], examples: Sequence[Path] = (), nam
     first = preferred(entries)
     head = named or title(first)
     with gr.Blocks(title=f"{head} · lfdeploy", **BLOCKS) as page:
-        gr.HTML(heading(first, named), elem_id="heading")
+        _html(heading(first, named), "heading")
         with gr.Row(equal_height=False, elem_id="middle"):
             with gr.Column(min_width=300):
                 photo = _photo()
@@ -71,18 +71,27 @@ def build_page(engines: Mapping[str, Engine], examples: Sequence[Path] = (), nam
                     rows, caption = [[str(path)] for path in examples], "Or try a test picture"
                     gr.Examples(rows, photo, label=caption, elem_id="examples", api_visibility="private")
             with gr.Column(min_width=300):
-                shown = gr.HTML(
-                    answered(answer(engines, HERE, None, first.key)), elem_id="answer", limit=MAX_MEGABYTES,
-                    js_on_load=(HERE / "page.js").read_text(encoding="utf-8"),
-                )  # fmt: skip
+                shown = _html(answered(answer(engines, HERE, None, first.key)), "answer")
                 pickers = _pickers(entries, first)
                 why_asked, reason = _reasons() if any(entry.explains for entry in entries) else (None, None)
-        about = gr.HTML(foot(first), elem_id="foot")
-        gr.HTML(MANY + CODE, elem_id="folded")
+        about = _html(foot(first), "foot")
+        _html(MANY + CODE, "folded")
         seal(photo, *pickers)
+        if len(pickers) > 1:
+            how: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+            page.load(_linked(engines), outputs=pickers[0], **how)
         _wire(engines, photo, pickers, (shown, about, *([reason] if reason else ())), why_asked)
     page.queue(api_open=False, max_size=64)
     return page
+
+
+def _html(value: str, elem_id: str) -> gr.Markdown:
+    """HTML in its place. Gradio's component for HTML makes a program of it, which the page's policy forbids;
+    the one for Markdown leaves blocks of HTML alone up to an empty line.
+    """
+    import gradio as gr
+
+    return gr.Markdown(verbatim(value), elem_id=elem_id, sanitize_html=False, latex_delimiters=[])
 
 
 # Of what is not needed nothing is on the page, not even hidden: each component costs every call of a program.
@@ -99,11 +108,23 @@ def _pickers(entries: Sequence[Entry], first: Entry) -> list[gr.Dropdown]:
     return [picker, other]
 
 
-def _reasons() -> tuple[gr.Button, gr.HTML]:
+def _reasons() -> tuple[gr.Button, gr.Markdown]:
     """The question, and the place of its answer."""
     import gradio as gr
 
-    return gr.Button("Why?", size="sm", elem_id="ask-why"), gr.HTML("", elem_id="why")
+    return gr.Button("Why?", size="sm", elem_id="ask-why"), _html("", "why")
+
+
+def _linked(engines: Mapping[str, Engine]) -> Any:
+    """What the page does when it is opened: choose the artifact of its address (``?artifact=KEY``)."""
+    import gradio as gr
+
+    def chosen(request: Any) -> Any:
+        key = request.query_params.get("artifact")
+        return key if key in engines else gr.skip()
+
+    chosen.__annotations__["request"] = gr.Request  # by which Gradio knows what to hand in
+    return chosen
 
 
 def _wire(
@@ -127,14 +148,15 @@ def _wire(
                 quicker(one, answer(engines, uploads(), picture, name))
                 for one, name in ((found, key), (second, other))
             )
-        return (answered(found) + compared(found, second), foot(entry), "")[: len(places)]
+        told = answered(found) + compared(found, second), foot(entry), ""
+        return tuple(verbatim(html) for html in told[: len(places)])
 
     def explain(picture: object, key: object) -> str:
         try:
             blob = None if picture is None else uploaded(uploads(), picture)
         except LfdeployError as error:
             return f'<p class="lf-quiet">{escape(str(error))}</p>'
-        return why(engines[entry_of(key).key], blob)
+        return verbatim(why(engines[entry_of(key).key], blob))
 
     def predict(picture: object, artifact: object) -> dict[str, Any]:
         found = answer(engines, uploads(), picture, artifact) or Answer(error="No picture was sent.")

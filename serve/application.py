@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -12,6 +13,8 @@ from starlette.routing import Route
 
 from serve import api_v1, api_v2, openapi
 from serve.access import Access, Rules
+from serve.answer import MAX_MEGABYTES
+from serve.csp import Scripts
 from serve.problems import Problem, problem_of, response
 from serve.proxy import Below
 from serve.request_log import RequestLog
@@ -20,7 +23,8 @@ from serve.state import State
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OURS = ("/v1", "/v2", "/health", "/metrics", "/openapi.json", "/docs")
+OURS = ("/v1", "/v2", "/health", "/metrics", "/openapi.json", "/docs", "/page.js")
+SCRIPT = f"const LIMIT = {MAX_MEGABYTES};\n" + Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 HTTP = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -32,7 +36,7 @@ def application(state: State, page: ASGIApp, rules: Rules, root_path: str = "", 
         ours = scope["type"] == "http" and _below(scope["path"], OURS)
         await (api if ours else page)(scope, receive, send)
 
-    whole = Below(Access(chosen, rules), root_path)
+    whole = Below(Access(Scripts(chosen), rules), root_path)
     return RequestLog(whole) if log else whole
 
 
@@ -50,10 +54,14 @@ def _api(state: State) -> Starlette:
     async def metrics(request: Request) -> Response:
         return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    health = [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", metrics)]
+    async def script(request: Request) -> Response:
+        return Response(SCRIPT, media_type="text/javascript; charset=utf-8")
+
+    others = [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", metrics)]
+    others += [*openapi.routes(), Route("/page.js", script)]
     handlers: dict[Any, Any] = {Problem: _told, HTTPException: _told, Exception: _told}
     app = Starlette(
-        routes=[*api_v1.routes(state), *api_v2.routes(state), *health, *openapi.routes()],
+        routes=[*api_v1.routes(state), *api_v2.routes(state), *others],
         exception_handlers=handlers,
     )
     app.router.redirect_slashes = False

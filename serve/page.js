@@ -1,16 +1,20 @@
-// Runs once, with `element` the place of the answer and `props.value` its HTML.
+// Runs once; `LIMIT`, the largest upload in MB, stands before it.
 // A picture may be dropped or pasted anywhere; every file goes to the server's own decoder, which says what is wrong with it.
-const limit = props.limit * 1e6;
+const limit = LIMIT * 1e6;
 
 const escaped = (text) => { const p = document.createElement('p'); p.textContent = text; return p.innerHTML; };
+const show = (html) => {
+  const place = document.querySelector('#answer [role=status]');
+  if (place) place.parentElement.innerHTML = html;
+};
 const refuse = (text) => {
-  props.value = `<div class="lf-error" role="status"><h2>No answer</h2><p>${escaped(text)}</p></div>`;
+  show(`<div class="lf-error" role="status"><h2>No answer</h2><p>${escaped(text)}</p></div>`);
 };
 const input = () => document.querySelector('#photo input[type=file]');
 
 const tooLarge = (file) => {
   if (file.size <= limit) return false;
-  refuse(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB; at most ${props.limit} MB are accepted. Scale it down.`);
+  refuse(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB; at most ${LIMIT} MB are accepted. Scale it down.`);
   return true;
 };
 
@@ -43,13 +47,14 @@ const ask = async (file) => {
     const response = await fetch(`v1/classify?artifact=${encodeURIComponent(key)}`, { method: 'POST', body: file, headers: { Accept: 'text/html' } });
     const told = response.ok ? await response.text() : (await response.json()).error.message;
     if (number !== asked || key !== artifact()) return;
-    if (response.ok) props.value = told; else if (response.status < 429) refuse(told);
+    if (response.ok) show(told); else if (response.status < 429) refuse(told);
   } catch (error) { /* Gradio's own way says what is wrong */ }
 };
 document.addEventListener('change', (event) => {
   const target = event.target;
   if (!target || target !== input() || !target.files || !target.files[0]) return;
   if (tooLarge(target.files[0])) { event.stopImmediatePropagation(); target.value = ''; return; }
+  link('example', '');
   ask(target.files[0]);
 }, true);
 
@@ -96,6 +101,33 @@ const addresses = () => {
 };
 setTimeout(addresses, 0);
 new MutationObserver(addresses).observe(document.body, { childList: true, subtree: true });
+
+// The address is a link to what is seen: the artifact, where there are several, and the test picture.
+const link = (name, value) => {
+  const query = new URLSearchParams(location.search);
+  if (value) query.set(name, value); else query.delete(name);
+  if (query.toString() !== new URLSearchParams(location.search).toString()) {
+    history.replaceState(null, '', query.toString() ? `?${query}` : location.pathname);
+  }
+};
+const linked = new URLSearchParams(location.search);
+let followed = !linked.get('artifact'), tried = !linked.get('example');
+const follow = () => {
+  const key = artifact();
+  followed = followed || key === linked.get('artifact');
+  if (followed && key && document.querySelector('#other')) link('artifact', key);
+  const button = document.querySelectorAll('#examples .gallery-item')[Number(linked.get('example')) - 1];
+  if (!tried && followed && button) { tried = true; button.click(); }
+};
+setTimeout(follow, 0);
+new MutationObserver(follow).observe(document.body, { childList: true, subtree: true });
+document.addEventListener('click', (event) => {
+  const button = event.target.closest && event.target.closest('#examples .gallery-item, #photo button');
+  if (!button) return;
+  const number = Array.from(document.querySelectorAll('#examples .gallery-item')).indexOf(button);
+  if (number >= 0) link('example', String(number + 1));
+  else if (button.getAttribute('aria-label') === 'Remove Image') link('example', '');
+}, true);
 
 // Many pictures: a few in each request, a row as soon as each is answered, a line of the CSV for each, failed ones too.
 const AT_ONCE = 32, MOST_BYTES = 80e6;

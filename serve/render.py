@@ -13,6 +13,11 @@ from serve.entries import Entry
 SHOWN = 5
 
 
+def verbatim(html: str) -> str:
+    """HTML as Markdown that says the same: in one block, whatever ends of lines its names have."""
+    return "&#10;".join(html.splitlines())
+
+
 def percent(probability: float) -> str:
     """With one decimal; never 100 or 0 unless it is."""
     if 0.9995 <= probability < 1:

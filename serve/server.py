@@ -163,6 +163,7 @@ def mount(page: gr.Blocks, closing: threading.Event | None = None) -> FastAPI:
         max_file_size=MAX_MEGABYTES * 1_000_000,
         show_error=False,
         ssr_mode=False,
+        head='<script type="module" src="page.js"></script>',
         pwa=False,
         mcp_server=False,
     )

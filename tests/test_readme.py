@@ -77,7 +77,7 @@ def test_flags_in_the_readme_exist() -> None:
     ("page", "commands", "others"),
     [
         ("training", ("train", "compare"), ("--logdir", "--help-all")),
-        ("serving", ("serve", "export"), ("--data-binary", "--workers")),
+        ("serving", ("serve", "export"), ("--data-binary", "--workers", "--no-deps")),
     ],
 )
 def test_flags_in_the_pages_exist(page: str, commands: tuple[str, ...], others: tuple[str, ...]) -> None:

@@ -53,12 +53,18 @@ def learn_familiarity(
     """Write the run's familiarity.json from logits (N, K) by target on val and test, which were evaluated
     with the weights that the engine holds. Each block tells what it is worth: how many test pictures are
     familiar, and AUROC in % of test pictures against each kind of `unlike`.
+
+    Without a val split there is nothing to learn from. Where memory does not suffice that is said, and costs
+    no result.
     """
     blocks = {name: fitted(logits, data.val.labels) for name, logits in val.items()}
     known = [name for name, block in blocks.items() if block["threshold"] is not None]
-    strange = (
-        {kind: logits_of(engine, pixels, *norm) for kind, pixels in unlike(data).items()} if known else {}
-    )
+    try:
+        odd = unlike(data) if known else {}
+        strange = {kind: logits_of(engine, pixels, *norm) for kind, pixels in odd.items()}
+    except RuntimeError as error:  # as when a GPU has no memory left
+        say(f"Note: {FILE} was not written: {str(error).splitlines()[0]}.")
+        return
     for name in known:
         block = blocks[name]
         own = _scores(block, test[name])
@@ -70,25 +76,8 @@ def learn_familiarity(
                 for kind, logits in strange.items()
             },
         }
-    write_json(run.path / FILE, blocks)
-
-
-def familiarity_learnt(
-    run: Run,
-    engine: Engine,
-    data: Data,
-    norm: tuple[Tensor, Tensor],
-    val: Mapping[str, Floats],
-    test: Mapping[str, Floats],
-) -> None:
-    """`learn_familiarity`, where there is a val split; where memory does not suffice that is said, and costs
-    no result.
-    """
-    try:
-        if val:
-            learn_familiarity(run, engine, data, norm, val, test)
-    except RuntimeError as error:  # as when a GPU has no memory left
-        say(f"Note: {FILE} was not written: {str(error).splitlines()[0]}.")
+    if blocks:
+        write_json(run.path / FILE, blocks)
 
 
 def _scores(block: dict[str, Any], logits: Floats) -> NDArray[np.float64]:

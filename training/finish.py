@@ -21,7 +21,7 @@ from lfdeploy.run import typed, versions, write_json
 from training import checkpoint, metrics, plots
 from training.average import applied
 from training.evaluate import Scores, evaluate_cohort
-from training.familiar import familiarity_learnt
+from training.familiar import learn_familiarity
 from training.setup import Setup
 from training.testimony import testified
 
@@ -79,7 +79,7 @@ def finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
                 raise Interrupted(f"Interrupted; training is done, its evaluation is not. Go on with: {how}")
 
         judged = _judged(s, same, tick)
-    familiarity_learnt(run, s.engine, s.data, (s.mean, s.std), judged.val_logits, judged.test_logits)
+    learn_familiarity(run, s.engine, s.data, (s.mean, s.std), judged.val_logits, judged.test_logits)
     kept, val = judged.kept, judged.val
     summary = {
         "method": config.method,

@@ -157,3 +157,14 @@ def test_compare_why_many_and_code_in_a_browser(page_of_two: tuple[str, Any], tm
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 860})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    # the address is a link: another visitor sees the same artifact answer the same test picture
+    page.get_by_role("button", name="Remove Image").click()
+    page.get_by_role("button", name="Test picture 2").click()
+    expect(page).to_have_url(re.compile("artifact=peer0-explained.*example=2"))
+    page.goto("about:blank")
+    page.goto(f"{url}?artifact={FUSED}&example=2")
+    expect(page.locator("#answer")).to_contain_text(f"By {FUSED}")
+    expect(page.locator("#answer .lf-bars")).to_be_visible()
+    page.goto(f"{url}?artifact=none&example=99")
+    expect(page.locator("#answer")).to_contain_text("The answer appears here")
