@@ -32,7 +32,7 @@ SHARE = 0.95
 #: Fewest validation pictures in all and of a class, and most classes: K x K numbers stand in the manifest.
 FEWEST, FEWEST_OF_CLASS, MOST_CLASSES = 50, 3, 128
 SHRINKAGE = 0.05  # of a covariance, towards a multiple of the identity: few pictures say little of it
-FOLDS = 5
+FOLDS = 20
 Array = NDArray[np.float64]
 
 
@@ -40,7 +40,8 @@ def fitted(logits: NDArray[Any], labels: NDArray[np.int64]) -> dict[str, Any]:
     """What a manifest says, from validation logits (N, K) and labels (N,); ``threshold`` is None, with a
     ``reason``, where nothing can be said.
 
-    The threshold is that of scores by numbers from other pictures: each fold's from the four others.
+    The threshold is that of scores by numbers from other pictures: each fold's from all others, nearly as
+    many as there are in all, for fewer would put every picture further out.
     """
     z, classes = logits.astype(np.float64), logits.shape[1]
     counts = np.bincount(labels, minlength=classes)
@@ -54,7 +55,7 @@ def fitted(logits: NDArray[Any], labels: NDArray[np.int64]) -> dict[str, Any]:
         return told | {"reason": f"{short}; it takes {FEWEST_OF_CLASS} of each"}
     if not np.isfinite(z).all():
         return told | {"reason": "the network gives logits that are not finite"}
-    # of each class every fifth picture is in the same fold, so that no class is without
+    # pictures of a class are dealt out to the folds, so that none loses all of its class
     rank = np.empty(len(z), np.int64)
     for label in range(classes):
         rank[labels == label] = np.arange(counts[label])

@@ -12,7 +12,8 @@ from serve.answer import Answer, answer, uploaded
 from serve.comparison import compared, quicker
 from serve.engine import Engine
 from serve.entries import Entry, find, open_all, preferred
-from serve.folded import CODE, MANY
+from serve.examples import Example
+from serve.folded import CODE, MANY, truth
 from serve.guard import seal
 from serve.offline import go_offline
 from serve.render import answered, foot, heading, title, verbatim
@@ -54,7 +55,7 @@ def _photo() -> gr.Image:
     )
 
 
-def build_page(engines: Mapping[str, Engine], examples: Sequence[Path] = (), named: str = "") -> gr.Blocks:
+def build_page(engines: Mapping[str, Engine], examples: Sequence[Example] = (), named: str = "") -> gr.Blocks:
     """The page for the engines of artifacts by key, with pictures to try and the title it was given."""
     go_offline()
     import gradio as gr
@@ -68,14 +69,14 @@ def build_page(engines: Mapping[str, Engine], examples: Sequence[Path] = (), nam
             with gr.Column(min_width=300):
                 photo = _photo()
                 if examples:
-                    rows, caption = [[str(path)] for path in examples], "Or try a test picture"
+                    rows, caption = [[str(each.path)] for each in examples], "Or try a test picture"
                     gr.Examples(rows, photo, label=caption, elem_id="examples", api_visibility="private")
             with gr.Column(min_width=300):
                 shown = _html(answered(answer(engines, HERE, None, first.key)), "answer")
                 pickers = _pickers(entries, first)
                 why_asked, reason = _reasons() if any(entry.explains for entry in entries) else (None, None)
         about = _html(foot(first), "foot")
-        _html(MANY + CODE, "folded")
+        _html(MANY + CODE + truth(examples), "folded")
         seal(photo, *pickers)
         if len(pickers) > 1:
             how: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}

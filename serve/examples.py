@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,26 +10,40 @@ from PIL import Image
 
 from lfdeploy.artifact import Artifact, run_of
 from lfdeploy.errors import LfdeployError
+from lfdeploy.recorded_splits import SPLITS
 
 COUNT = 5
+#: Pictures of a folder, of which each is read to find it again.
+MOST = 5000
 
 
-def write_examples(artifact: Artifact, folder: Path, runs: str | Path = "runs") -> list[Path]:
+@dataclass(frozen=True)
+class Example:
+    """A picture's file and its true class."""
+
+    path: Path
+    label: str
+
+
+def write_examples(artifact: Artifact, folder: Path, runs: str | Path = "runs") -> list[Example]:
     """The first test picture of each of some classes as PNG files; none where the data are gone or slow
     to read.
     """
     try:
         run = run_of(artifact, runs=str(runs))
         source = run.data_config().data
-        if source != "digits" and not (source.endswith(".npz") and Path(source).is_file()):
-            return []  # a folder would be decoded whole, a named data set perhaps downloaded
+        named = Path(source)
+        few = named.is_dir() and sum(run.read("summary.json")["data"][s] for s in SPLITS) <= MOST
+        if source != "digits" and not (source.endswith(".npz") and named.is_file()) and not few:
+            return []  # a named data set would perhaps be downloaded
         test = run.data().test
     except (LfdeployError, OSError):
         return []
     first = [int(np.flatnonzero(test.labels == label)[0]) for label in np.unique(test.labels)]
     chosen = [first[i] for i in np.unique(np.linspace(0, len(first) - 1, COUNT).astype(int))]
-    paths = []
+    found = []
     for number, index in enumerate(chosen):
-        paths.append(folder / f"example-{number + 1}.png")
-        Image.fromarray(np.asarray(test.images[np.asarray([index])][0])).save(paths[-1])
-    return paths
+        path = folder / f"example-{number + 1}.png"
+        Image.fromarray(np.asarray(test.images[np.asarray([index])][0])).save(path)
+        found.append(Example(path, str(run.spec["classes"][int(test.labels[index])])))
+    return found

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from html import escape
+
+from serve.examples import Example
+
 MANY = """<details class="lf-fold" id="many"><summary>Many pictures, as a table</summary>
 <p><label class="lf-choose"><input type="file" multiple accept="image/*" id="many-files">
 Choose pictures</label> <span id="many-state" role="status" class="lf-quiet"></span>
@@ -41,3 +46,9 @@ CODE = (
     f'<details class="lf-fold" id="code"><summary>Use it from code</summary>{_BLOCKS}'
     '<p class="lf-quiet">All routes: <a class="lf-docs" href="docs">the API</a>.</p></details>'
 )
+
+
+def truth(examples: Sequence[Example]) -> str:
+    """The true classes of the test pictures, in order; page.js writes them below the thumbnails."""
+    rows = "".join(f"<li>{escape(example.label)}</li>" for example in examples)
+    return f'<ul id="truth" hidden>{rows}</ul>'

@@ -50,12 +50,20 @@ const ask = async (file) => {
     if (response.ok) show(told); else if (response.status < 429) refuse(told);
   } catch (error) { /* Gradio's own way says what is wrong */ }
 };
+// Gradio gets the file when the answer is there, or after a moment: both at once would make the answer wait.
+const HEAD_START = 300, passed = new WeakSet();
 document.addEventListener('change', (event) => {
   const target = event.target;
-  if (!target || target !== input() || !target.files || !target.files[0]) return;
-  if (tooLarge(target.files[0])) { event.stopImmediatePropagation(); target.value = ''; return; }
+  if (!target || target !== input() || !target.files || !target.files[0] || passed.has(event)) return;
+  event.stopImmediatePropagation();
+  if (tooLarge(target.files[0])) { target.value = ''; return; }
   link('example', '');
-  ask(target.files[0]);
+  const late = new Promise((resolve) => setTimeout(resolve, HEAD_START));
+  Promise.race([ask(target.files[0]), late]).then(() => {
+    const again = new Event('change', { bubbles: true });
+    passed.add(again);
+    target.dispatchEvent(again);
+  });
 }, true);
 
 const hasFiles = (event) => event.dataTransfer && Array.from(event.dataTransfer.types).includes('Files');
@@ -81,10 +89,46 @@ const drawn = (event) => {
 document.addEventListener('load', drawn, true);
 document.addEventListener('error', drawn, true);
 
-// Gradio's thumbnails have no name of their own.
-const name = () => document.querySelectorAll('#examples .gallery-item').forEach((button, index) => {
-  button.setAttribute('aria-label', `Test picture ${index + 1}`);
-});
+// The model sees the largest centred square: what is outside is dimmed.
+const crop = () => {
+  const photo = document.querySelector('#photo'), image = photo && photo.querySelector('img');
+  let frame = document.querySelector('#lf-crop');
+  const wide = image && image.complete ? image.naturalWidth / image.naturalHeight : 1;
+  if (!photo || !image || !image.isConnected || !(Math.abs(wide - 1) > 0.02)) { if (frame) frame.remove(); return; }
+  if (!frame) {
+    frame = document.createElement('div');
+    frame.id = 'lf-crop';
+    frame.title = 'The model sees this square';
+    photo.append(frame);
+  }
+  const outer = photo.getBoundingClientRect(), box = image.getBoundingClientRect();
+  const scale = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight);
+  const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale], side = Math.min(width, height);
+  const style = {
+    left: box.left - outer.left - photo.clientLeft + (box.width - width) / 2, top: box.top - outer.top - photo.clientTop + (box.height - height) / 2,
+    width, height,
+  };
+  Object.entries(style).forEach(([key, value]) => { if (frame.style[key] !== `${value}px`) frame.style[key] = `${value}px`; });
+  const sides = width > height ? `0 ${(width - side) / 2}px` : `${(height - side) / 2}px 0`;
+  if (frame.style.borderWidth !== sides) frame.style.borderWidth = sides;
+};
+document.addEventListener('load', (event) => { if (event.target instanceof HTMLImageElement) crop(); }, true);
+window.addEventListener('resize', crop);
+new MutationObserver(crop).observe(document.body, { childList: true, subtree: true });
+
+// Gradio's thumbnails have neither a name of their own nor the true class.
+const name = () => {
+  const truth = Array.from(document.querySelectorAll('#truth li'), (item) => item.textContent);
+  document.querySelectorAll('#examples .gallery-item').forEach((button, index) => {
+    if (button.querySelector('.lf-truth') || !truth[index]) return;
+    button.setAttribute('aria-label', `Test picture ${index + 1}: ${truth[index]}`);
+    button.title = `Its true class: ${truth[index]}`;
+    const caption = document.createElement('span');
+    caption.className = 'lf-truth';
+    caption.textContent = truth[index];
+    button.append(caption);
+  });
+};
 setTimeout(name, 0);
 new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
 

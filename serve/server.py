@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import platform
 import signal
 import socket
 import tempfile
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 UPLOADS = "GRADIO_TEMP_DIR"
+M_ARENA_MAX = -8  # of malloc.h
 #: Seconds that answers under way may take after Ctrl-C, and that visitors have to fetch the finished ones.
 GRACE = 8
 FETCH = 2
@@ -60,6 +63,7 @@ def serve(
     line of JSON for each request to standard output. Raises `LfdeployError`
     when there is nothing to serve, nothing of it runs here, or the port is taken.
     """
+    few_arenas()
     parts_of(root_path)
     rules = rules_of(host, root_path, token_file)
     found = find(artifacts, runs)
@@ -82,6 +86,14 @@ def serve(
         greeting = hello(entries, host, sock.getsockname()[1])
         page = Page(built)
         _run(application(state, page, rules, root_path, log), state, page, sock, greeting)
+
+
+def few_arenas() -> None:
+    """Let all threads share two arenas of glibc's heap: with one for each, what a large picture took stays
+    with the thread that had it.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 @contextmanager

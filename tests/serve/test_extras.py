@@ -160,7 +160,7 @@ def test_compare_why_many_and_code_in_a_browser(page_of_two: tuple[str, Any], tm
 
     # the address is a link: another visitor sees the same artifact answer the same test picture
     page.get_by_role("button", name="Remove Image").click()
-    page.get_by_role("button", name="Test picture 2").click()
+    page.get_by_role("button", name="Test picture 2:").click()
     expect(page).to_have_url(re.compile("artifact=peer0-explained.*example=2"))
     page.goto("about:blank")
     page.goto(f"{url}?artifact={FUSED}&example=2")

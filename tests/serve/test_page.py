@@ -110,7 +110,7 @@ def test_page_in_a_browser(served: Any, page: Any, tmp_path: Path, tiny_run: Run
 
     page.get_by_role("button", name="Remove Image").click()
     expect(answer).to_contain_text("The answer appears here")
-    page.get_by_role("button", name="Test picture 2").click()
+    page.get_by_role("button", name="Test picture 2:").click()
     expect(answer.locator(".lf-bars")).to_be_visible()
 
     for width in (1280, 390):

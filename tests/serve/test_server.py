@@ -253,7 +253,7 @@ def test_below_a_path_in_a_browser(proxied: tuple[str, str], page: Any, tmp_path
     expect(page.locator("#answer .lf-bars")).to_be_visible()
     page.get_by_role("button", name="Remove Image").click()
     expect(page.locator("#answer")).to_contain_text("The answer appears here")
-    page.get_by_role("button", name="Test picture 2").click()
+    page.get_by_role("button", name="Test picture 2:").click()
     expect(page.locator("#answer .lf-bars")).to_be_visible()
     outside = {url for url in requests if not url.startswith((f"{outer}/", "data:", "blob:"))}
     assert {urlsplit(url).path for url in outside} <= {RESIZER}
