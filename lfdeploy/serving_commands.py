@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import sys
+from typing import Any, NoReturn
 
 import click
 
@@ -58,7 +60,24 @@ def ship(folder: str, limit: str, aim: str, no_serve: bool, runs: str, **where: 
     if no_serve:
         say(f"Next: lfdeploy {command}")
         return
-    from serve import serve as run_page
-
     say(f"\n$ lfdeploy {command}")
-    run_page([artifact.path], runs=runs, **where)
+    become(["serve", str(artifact.path), "--runs", runs, *_flags(where)])
+
+
+def _flags(where: dict[str, Any]) -> list[str]:
+    """The flags of `serve` as they were given to another command."""
+    words: list[str] = []
+    for name, value in where.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is not False and value != "":
+            words += [flag, str(value)]
+    return words
+
+
+def become(words: list[str]) -> NoReturn:
+    """Go on as another command of ours, in this process: what was learnt with leaves the memory."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "lfdeploy", *words])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -15,8 +20,11 @@ from click.testing import Result
 from PIL import Image
 
 from lfdeploy import early, shipping
+from lfdeploy.artifact import read
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.run import Run
+
+ROOT = Path(__file__).parents[2]
 
 
 def write_pictures(place: Path, side: int, count: int) -> Path:
@@ -149,3 +157,34 @@ def test_from_a_folder_to_a_proven_artifact_and_again(
     for result in (first, again):
         path = Path(result.stderr.split("Next: lfdeploy serve ")[1].split()[0])
         assert json.loads((path / "manifest.json").read_text())["parity"]["verdict"] == "pass"
+
+
+def test_the_page_is_a_command_of_its_own(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lf: Callable[..., Result]
+) -> None:
+    """It takes the place of the process that has trained, whose memory would stay with it for good."""
+    became: list[list[str]] = []
+
+    def become(path: str, words: list[str]) -> None:
+        became.append([path, *words])
+        sys.exit(0)
+
+    monkeypatch.setattr("os.execv", become)
+    monkeypatch.setattr(shipping, "ship", lambda *_: read(tiny_run.artifacts / "peer0-onnx-fp32"))
+    result = lf("ship", tmp_path, "--port", 0, "--title", "What is it?", "--log")
+    assert result.exit_code == 0, result.stderr
+    ((path, *command),) = became
+    assert path == command[0] == sys.executable
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=here
+    ) as process:
+        assert process.stderr is not None and process.stdout is not None
+        line = process.stderr.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert address, line
+        with urlopen(f"{address[0]}/v1/artifacts", timeout=60) as reply:
+            assert [each["name"] for each in json.load(reply)["artifacts"]] == ["peer0-onnx-fp32"]
+        assert json.loads(process.stdout.readline())["path"] == "/v1/artifacts"
+        process.terminate()
+        assert process.wait(30) == 0
