@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from PIL import Image
 
 from lfdeploy.config import TrainConfig
 from lfdeploy.errors import Interrupted, LfdeployError
@@ -467,8 +468,10 @@ WORDS = ("--arch", "resnet8", "--epochs", "5", "--batch-size", "32", "--precisio
 def start(runs: Path, *words: str) -> subprocess.Popen[str]:
     """`lfdeploy train` in a process of its own; a new run by the words common to all here."""
     if "--resume" not in words:
-        data = write_coloured(runs.parent / f"{runs.name}.npz", train=400)
-        words = ("--data", str(data), *WORDS, "--name", "mine")
+        data = (
+            () if "--data" in words else ("--data", str(write_coloured(runs.with_suffix(".npz"), train=400)))
+        )
+        words = (*data, *WORDS, "--name", "mine", *words)
     command = [str(LFDEPLOY), "train", "--runs", str(runs), *words]
     return subprocess.Popen(
         command,
@@ -499,15 +502,32 @@ def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) ->
         return
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """An uninterrupted run, and how many seconds it took from its directory's first moment to its end."""
-    runs = tmp_path_factory.mktemp("whole") / "runs"
-    process = start(runs)
+def uninterrupted(runs: Path, *words: str) -> tuple[Path, float]:
+    """A whole run, and how many seconds it took from its directory's first moment to its end."""
+    process = start(runs, *words)
     wait_until(process, (runs / "mine" / "config.json").exists)
     began = time.monotonic()
     ended(process)
     return runs / "mine", time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """An uninterrupted run on arrays."""
+    return uninterrupted(tmp_path_factory.mktemp("whole") / "runs")
+
+
+def write_photos(place: Path) -> tuple[str, ...]:
+    """A folder of 400 pictures of 120 x 90 px in two classes, and the words to train on it as on photos:
+    files are decoded by threads, areas and colours drawn anew for each.
+    """
+    draw = np.random.default_rng(0)
+    for number in range(400):
+        file = place / ("dark" if number % 2 else "light") / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, 90, (90, 120, 3), np.uint8) + np.uint8(0 if number % 2 else 160)
+        Image.fromarray(pixels).save(file)
+    return "--data", str(place), "--image-size", "48", "--recipe", "imagenet"
 
 
 def until_it_trains(process: subprocess.Popen[str]) -> None:
@@ -519,14 +539,18 @@ def until_it_trains(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.wide
-def test_kill_9_at_ten_random_moments(whole: tuple[Path, float], tmp_path: Path) -> None:
+@pytest.mark.parametrize("photos", [False, True])
+def test_kill_9_at_ten_random_moments(photos: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """One run, killed in the first and in the second half of each of its five
     epochs, and each time resumed.
     """
-    reference, seconds = whole
+    words = write_photos(tmp_path / "photos") if photos else ()
+    reference, seconds = (
+        uninterrupted(tmp_path / "whole", *words) if photos else request.getfixturevalue("whole")
+    )
     # every time at other moments; what is printed shows which
     runs, draw = (tmp_path / "runs", random.Random())
-    lines, words = runs / "mine" / "metrics.jsonl", ()
+    lines = runs / "mine" / "metrics.jsonl"
     for half in range(10):
         process = start(runs, *words)
         until_it_trains(process)
