@@ -44,6 +44,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         "square and resized with antialiasing (Pillow, bilinear), as in training. `lfdeploy predict` "
         "does just that, and lays transparent ones on white.",
         "",
+        *_report_lines(manifest),
         *card_section(manifest),
         *_parity_lines(parity),
     ]
@@ -188,6 +189,18 @@ def _parity_lines(parity: dict[str, Any]) -> list[str]:
     for one in parity.get("not_examined", ()):
         lines.append(f"| {one['stage']} | not examined: {one['reason']} | | | |")
     return lines
+
+
+#: What a runtime tells its maker, and how it is kept from that; lfdeploy does so by itself.
+REPORTS = {
+    "onnx": "onnxruntime from 1.31 on reports its sessions to its maker, unless `ORT_DISABLE_TELEMETRY=1` is "
+    "set before it is imported.",
+    "openvino": "openvino reports its import to its maker, unless `opt_in_out --opt_out` was called once.",
+}
+
+
+def _report_lines(manifest: dict[str, Any]) -> list[str]:
+    return [REPORTS[manifest["format"]], ""] if manifest["format"] in REPORTS else []
 
 
 def _cell(value: float | str) -> str:

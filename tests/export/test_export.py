@@ -113,6 +113,8 @@ def test_the_card_loads_the_model_in_five_lines(tiny_run: Run, elsewhere: list[P
     for path in (tiny_run.artifacts / "fused-onnx-fp32", tiny_run.artifacts / "peer0-onnx-fp32", *elsewhere):
         code = (path / "README.md").read_text().split("```python\n")[1].split("```")[0]
         assert len(code.splitlines()) <= 8
+        said = {"onnx": "ORT_DISABLE_TELEMETRY=1", "openvino": "opt_in_out --opt_out"}
+        assert said.get(read(path).manifest["format"], "") in (path / "README.md").read_text()
         pixels = tiny_run.data().test.images[3]
         place = tmp_path / path.name
         place.mkdir()
