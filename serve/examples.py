@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +26,9 @@ class Example:
     label: str
 
 
-def write_examples(artifact: Artifact, folder: Path, runs: str | Path = "runs") -> list[Example]:
-    """The first test picture of each of some classes as PNG files; none where the data are gone or slow
-    to read.
+def examples_of(artifact: Artifact, runs: str | Path = "runs") -> list[tuple[Image.Image, str]]:
+    """The first test picture of each of some classes, with the class's name; none where the data are gone
+    or slow to read.
     """
     try:
         run = run_of(artifact, runs=str(runs))
@@ -41,9 +42,14 @@ def write_examples(artifact: Artifact, folder: Path, runs: str | Path = "runs") 
         return []
     first = [int(np.flatnonzero(test.labels == label)[0]) for label in np.unique(test.labels)]
     chosen = [first[i] for i in np.unique(np.linspace(0, len(first) - 1, COUNT).astype(int))]
-    found = []
-    for number, index in enumerate(chosen):
-        path = folder / f"example-{number + 1}.png"
-        Image.fromarray(np.asarray(test.images[np.asarray([index])][0])).save(path)
-        found.append(Example(path, str(run.spec["classes"][int(test.labels[index])])))
-    return found
+    pictures = [Image.fromarray(np.asarray(test.images[np.asarray([index])][0])) for index in chosen]
+    labels = [str(run.spec["classes"][int(test.labels[index])]) for index in chosen]
+    return list(zip(pictures, labels, strict=True))
+
+
+def write_examples(found: Sequence[tuple[Image.Image, str]], folder: Path) -> list[Example]:
+    """The pictures as PNG files in the folder."""
+    paths = [folder / f"example-{number}.png" for number in range(1, len(found) + 1)]
+    for path, (picture, _) in zip(paths, found, strict=True):
+        picture.save(path)
+    return [Example(path, label) for path, (_, label) in zip(paths, found, strict=True)]

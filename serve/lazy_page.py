@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import PlainTextResponse
 
 from lfdeploy.console import say
+from serve.uploads import Gone
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -41,6 +42,8 @@ class Page:
     def _make(self) -> None:
         try:
             self._built.set_result(self._build())
+        except Gone as error:
+            self._built.set_exception(error)
         except BaseException as error:
             say(f"lfdeploy serve: there is no page, programs are answered: {type(error).__name__}: {error}")
             self._built.set_exception(error)

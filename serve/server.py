@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import platform
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +21,7 @@ from serve.answer import MAX_MEGABYTES
 from serve.app import HERE, build_page
 from serve.application import application
 from serve.entries import Entry, find, open_all, preferred
-from serve.examples import write_examples
+from serve.examples import examples_of, write_examples
 from serve.guard import Guard
 from serve.lazy_page import Page
 from serve.offline import go_offline
@@ -31,13 +29,13 @@ from serve.proxy import parts_of
 from serve.rest import Rest
 from serve.state import State, state_of
 from serve.swap import swap_all
+from serve.uploads import uploads
 
 if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
     from starlette.types import ASGIApp
 
-UPLOADS = "GRADIO_TEMP_DIR"
 M_ARENA_MAX = -8  # of malloc.h
 #: Seconds that answers under way may take after Ctrl-C, and that visitors have to fetch the finished ones.
 GRACE = 8
@@ -70,7 +68,7 @@ def serve(
     with (
         _signal(signal.SIGTERM, _stop),
         listening(host, port) as sock,
-        _uploads() as uploads,
+        uploads() as sent,
     ):
         entries = open_all(found, device)
         if preferred(entries).predictor is None:
@@ -78,10 +76,13 @@ def serve(
         state = state_of(entries)
 
         def built() -> tuple[FastAPI, gr.Blocks]:
-            blocks = build_page(
-                state.engines, write_examples(preferred(entries).artifact, Path(uploads), runs), title
-            )
-            return mount(blocks, state.closing), blocks
+            found = examples_of(preferred(entries).artifact, runs)
+            go_offline()
+            import gradio  # noqa: F401  (takes seconds, in which a Ctrl-C does not wait)
+
+            with sent.held() as folder:
+                blocks = build_page(state.engines, write_examples(found, folder), title)
+                return mount(blocks, state.closing), blocks
 
         greeting = hello(entries, host, sock.getsockname()[1])
         page = Page(built)
@@ -94,20 +95,6 @@ def few_arenas() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
-
-
-@contextmanager
-def _uploads() -> Iterator[str]:
-    """A directory for what visitors send, gone afterwards; Gradio is told of it by its variable."""
-    before = os.environ.get(UPLOADS)
-    with tempfile.TemporaryDirectory(prefix="lfdeploy-serve-") as place:
-        os.environ[UPLOADS] = place
-        try:
-            yield place
-        finally:
-            os.environ.pop(UPLOADS)
-            if before is not None:
-                os.environ[UPLOADS] = before
 
 
 def hello(entries: Sequence[Entry], host: str, port: int) -> str:

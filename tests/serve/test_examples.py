@@ -15,14 +15,14 @@ from lfdeploy.config import TrainConfig
 from lfdeploy.images import prepare
 from lfdeploy.run import Run, sha256
 from serve import examples
-from serve.examples import COUNT, write_examples
+from serve.examples import COUNT, examples_of, write_examples
 
 
 def test_examples_are_pictures_of_the_test_split(
     artifacts: tuple[Artifact, Artifact], tiny_run: Run, tmp_path: Path
 ) -> None:
     test = tiny_run.data().test
-    found = write_examples(artifacts[0], tmp_path)
+    found = write_examples(examples_of(artifacts[0]), tmp_path)
     assert len(found) == COUNT
     classes = tiny_run.spec["classes"]
     known = {test.images[[i]][0].tobytes(): classes[test.labels[i]] for i in range(len(test))}
@@ -43,13 +43,13 @@ def test_a_folder_s_pictures_are_shown_while_they_are_few(
     config = TrainConfig(data=str(tmp_path / "pictures"), arch="resnet8", epochs=1, batch_size=8, peers=1)
     run = train(config, "few", tmp_path / "runs")
     artifact = Artifact(run.artifacts / "x", {"run": {"name": "few", "weights_sha256": sha256(run.weights)}})
-    found = write_examples(artifact, tmp_path, tmp_path / "runs")
+    found = write_examples(examples_of(artifact, tmp_path / "runs"), tmp_path)
     assert [(e.label, int(np.asarray(Image.open(e.path)).mean()) > 120) for e in found] == [
         ("dark", False),
         ("light", True),
     ]
     monkeypatch.setattr(examples, "MOST", 59)
-    assert write_examples(artifact, tmp_path, tmp_path / "runs") == []
+    assert examples_of(artifact, tmp_path / "runs") == []
 
 
 def test_no_examples_where_the_data_are_gone(tiny_run: Run, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_no_examples_where_the_data_are_gone(tiny_run: Run, tmp_path: Path) -> N
         run = tmp_path / data.strip("/").replace("/", "-") / "run"
         shutil.copytree(tiny_run.path, run, ignore=shutil.ignore_patterns("checkpoint"))
         (run / "config.json").write_text(json.dumps(tiny_run.read("config.json") | {"data": data}))
-        assert write_examples(read(run / "artifacts/fused-onnx-fp32"), tmp_path) == []
+        assert examples_of(read(run / "artifacts/fused-onnx-fp32")) == []
     alone = tmp_path / "alone/a/b"
     shutil.copytree(tiny_run.artifacts / "fused-onnx-fp32", alone)
-    assert write_examples(read(alone), tmp_path, tmp_path / "none") == []
+    assert examples_of(read(alone), tmp_path / "none") == []
