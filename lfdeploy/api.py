@@ -118,6 +118,7 @@ def serve(
     token_file: str | Path = "",
     title: str = "",
     log: bool = False,
+    workers: int = 1,
 ) -> None:
     """Open a web page and an API that classify with these artifacts (default: those of the newest run), until
     it is interrupted.
@@ -126,7 +127,8 @@ def serve(
 
     places = [_path(artifact) for artifact in artifacts]
     run_page([place for place in places if place is not None], host=host, port=port, device=device,
-             runs=runs, root_path=root_path, token_file=token_file, title=title, log=log)  # fmt: skip
+             runs=runs, root_path=root_path, token_file=token_file, title=title, log=log,
+             workers=workers)  # fmt: skip
 
 
 def _path(named: Any) -> str | Path | None:

@@ -57,16 +57,17 @@ class Predictor:
         backend: str = "auto",
         run: str | None = None,
         runs: str = "runs",
+        threads: int = 0,
     ) -> Predictor:
         """Check the file's hash and open it. ``backend='pytorch'`` opens the run's module in the
-        artifact's place.
+        artifact's place. ``threads`` on the CPU; 0 leaves their number to the backend.
         """
         artifact = resolve(path, runs)
         artifact.check_file()
         check_resize(artifact)
         name = backend if backend == "pytorch" else chosen(artifact.manifest, backend)
         source = run_of(artifact, run, runs) if name == "pytorch" else None
-        session = BACKENDS[name].open(Source(artifact.file, artifact.manifest, source), device)
+        session = BACKENDS[name].open(Source(artifact.file, artifact.manifest, source, threads), device)
         return cls(artifact, session)
 
     @property

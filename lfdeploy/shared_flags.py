@@ -148,5 +148,13 @@ SERVED = together(
         metavar="FILE",
         help="its one word is asked of everybody, but for /health/live",
     ),
+    click.option(
+        "--workers",
+        default=1,
+        show_default=True,
+        metavar="N",
+        type=click.IntRange(1, 64),
+        help="processes that answer programs at one address",
+    ),
     click.option("--log", is_flag=True, help="a line of JSON for each request, on standard output"),
 )

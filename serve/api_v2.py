@@ -72,6 +72,8 @@ def _repository(state: State) -> list[Route]:
             text = "Replacing an artifact takes a token: lfdeploy serve --token-file FILE."
             raise Problem("forbidden", text)
         await asyncio.to_thread(swap, state, request.path_params["model"])
+        if state.team is not None:
+            await state.team.load(request.scope["raw_path"].decode())
         return JSONResponse({})
 
     return [

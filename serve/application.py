@@ -33,14 +33,15 @@ def application(state: State, page: ASGIApp, rules: Rules, root_path: str = "", 
     api = Counted(_api(state), state)
 
     async def chosen(scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and _below(scope["path"], OURS)
+        ours = scope["type"] == "http" and below(scope["path"], OURS)
         await (api if ours else page)(scope, receive, send)
 
     whole = Below(Access(Scripts(chosen), rules), root_path)
     return RequestLog(whole) if log else whole
 
 
-def _below(path: str, places: tuple[str, ...]) -> bool:
+def below(path: str, places: tuple[str, ...]) -> bool:
+    """Whether the path is one of the places, or in one."""
     return any(path == place or path.startswith(f"{place}/") for place in places)
 
 
@@ -52,7 +53,9 @@ def _api(state: State) -> Starlette:
         return JSONResponse({"ready": state.ready}, 200 if state.ready else 503)
 
     async def metrics(request: Request) -> Response:
-        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        own = state.metrics.text()
+        text = await state.team.metrics(own) if state.team else own
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def script(request: Request) -> Response:
         return Response(SCRIPT, media_type="text/javascript; charset=utf-8")
@@ -112,6 +115,7 @@ class Counted:
         finally:
             share.release()
             self.state.active.discard(number)
-            name = getattr(scope.get("endpoint"), "__name__", "none")
-            place = scope["path"].split("/")[1]
-            self.state.metrics.requests.labels(f"{place}:{name}", status).inc()
+            if scope.get("client") is not None:  # not the first process that asks a worker
+                name = getattr(scope.get("endpoint"), "__name__", "none")
+                place = scope["path"].split("/")[1]
+                self.state.metrics.requests.labels(f"{place}:{name}", status).inc()

@@ -31,7 +31,7 @@ def policy(page: bytes) -> str:
 
 
 class Scripts:
-    """ASGI middleware: gives every HTML answer its policy; all others pass as they come."""
+    """ASGI middleware: gives every HTML answer that has no policy its own; all others pass as they come."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -68,4 +68,5 @@ def _takes_no_page(scope: Scope) -> bool:
 
 def _is_page(headers: Sequence[tuple[bytes, bytes]]) -> bool:
     known = {name.lower(): value for name, value in headers}
-    return known.get(b"content-type", b"").startswith(b"text/html") and b"content-encoding" not in known
+    bare = b"content-encoding" not in known and b"content-security-policy" not in known
+    return bare and known.get(b"content-type", b"").startswith(b"text/html")

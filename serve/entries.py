@@ -23,7 +23,7 @@ VERDICTS = {"pass": "export verified", "unverified": "unverified", "fail": "pari
 @dataclass(frozen=True)
 class Entry:
     """One artifact under the key it has in the picker; ``predictor`` is None where it cannot run, ``reason``
-    says why. ``device`` is what was asked for.
+    says why. ``device`` and ``threads`` are what was asked for.
     """
 
     key: str
@@ -31,6 +31,7 @@ class Entry:
     predictor: Predictor | None = None
     reason: str = ""
     device: str = "auto"
+    threads: int = 0
 
     @property
     def verdict(self) -> str:
@@ -70,19 +71,20 @@ def find(artifacts: Sequence[str | Path], runs: str | Path = "runs") -> list[Art
     return found
 
 
-def open_all(artifacts: Sequence[Artifact], device: str = "auto") -> tuple[Entry, ...]:
+def open_all(artifacts: Sequence[Artifact], device: str = "auto", threads: int = 0) -> tuple[Entry, ...]:
     """Open each artifact and let it answer once, so that the first visitor does not
     wait for it to warm up.
     """
     return tuple(
-        open_entry(key, artifact, device) for key, artifact in zip(_keys(artifacts), artifacts, strict=True)
+        open_entry(key, artifact, device, threads)
+        for key, artifact in zip(_keys(artifacts), artifacts, strict=True)
     )
 
 
-def open_entry(key: str, artifact: Artifact, device: str) -> Entry:
+def open_entry(key: str, artifact: Artifact, device: str, threads: int = 0) -> Entry:
     """Open one artifact; where it cannot run, the entry says why."""
     try:
-        predictor = Predictor.open(artifact.path, device=device)
+        predictor = Predictor.open(artifact.path, device=device, threads=threads)
         predictor.run(np.zeros((1, predictor.size, predictor.size, 3), np.uint8))
     except (LfdeployError, RuntimeError, OSError) as error:
         return Entry(
@@ -90,8 +92,9 @@ def open_entry(key: str, artifact: Artifact, device: str) -> Entry:
             artifact,
             reason=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
             device=device,
+            threads=threads,
         )
-    return Entry(key, artifact, predictor, device=device)
+    return Entry(key, artifact, predictor, device=device, threads=threads)
 
 
 def _keys(artifacts: Sequence[Artifact]) -> list[str]:

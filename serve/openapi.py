@@ -114,6 +114,9 @@ OPERATIONS = (
     ),
 )
 
+#: Of the page of all routes, which runs nothing.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'"
+
 
 def routes() -> list[Route]:
     """The document and the page."""
@@ -122,9 +125,7 @@ def routes() -> list[Route]:
         return JSONResponse(document())
 
     async def docs(request: Request) -> Response:
-        return HTMLResponse(
-            page(), headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-        )
+        return HTMLResponse(page(), headers={"Content-Security-Policy": POLICY})
 
     return [Route("/openapi.json", openapi), Route("/docs", docs)]
 

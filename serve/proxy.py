@@ -39,6 +39,10 @@ class Below:
             scope = self._outside(scope)
         await self.app(scope, receive, send)
 
+    def path(self, scope: Scope) -> str:
+        """The request's path as those see it who know nothing of the proxy."""
+        return str(self._outside(scope)["path"])
+
     def _outside(self, scope: Scope) -> Scope:
         headers = dict(reversed(scope["headers"]))  # of a header that came twice the first counts
         told = headers.get(b"x-forwarded-prefix", b"").decode("latin-1").split(",")[0].strip().rstrip("/")

@@ -27,7 +27,7 @@ class RequestLog:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope.get("client") is None:  # the first process asks a worker
             await self.app(scope, receive, send)
             return
         begun, start = datetime.now(UTC), time.perf_counter()

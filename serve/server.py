@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import platform
+import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError
@@ -23,23 +21,21 @@ from serve.application import application
 from serve.entries import Entry, find, open_all, preferred
 from serve.examples import examples_of, write_examples
 from serve.guard import Guard
+from serve.heap import few_arenas
 from serve.lazy_page import Page
 from serve.offline import go_offline
 from serve.proxy import parts_of
 from serve.rest import Rest
 from serve.state import State, state_of
 from serve.swap import swap_all
-from serve.uploads import uploads
+from serve.uploads import Uploads, uploads
+from serve.workers.relay import Told
+from serve.workers.team import team_of
 
 if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
     from starlette.types import ASGIApp
-
-M_ARENA_MAX = -8  # of malloc.h
-#: Seconds that answers under way may take after Ctrl-C, and that visitors have to fetch the finished ones.
-GRACE = 8
-FETCH = 2
 
 
 def serve(
@@ -53,48 +49,54 @@ def serve(
     token_file: str | Path = "",
     title: str = "",
     log: bool = False,
+    workers: int = 1,
 ) -> None:
     """Serve the page and the API until Ctrl-C or SIGTERM; answers under way are finished first.
 
     ``root_path`` is where a reverse proxy shows it: a path like ``/demo``, or a whole address. Where
     ``token_file`` names a file, its word is asked for. ``title`` stands on the page. ``log`` writes a
-    line of JSON for each request to standard output. Raises `LfdeployError`
-    when there is nothing to serve, nothing of it runs here, or the port is taken.
+    line of JSON for each request to standard output. ``workers`` is how many processes answer. Raises
+    `LfdeployError` when there is nothing to serve, nothing of it runs here, or the port is taken.
     """
     few_arenas()
     parts_of(root_path)
     rules = rules_of(host, root_path, token_file)
     found = find(artifacts, runs)
+    threads = 0 if workers == 1 else max(1, len(os.sched_getaffinity(0)) // workers)
+    state: State | None = None
+
+    def settings() -> dict[str, Any]:
+        served = [entry.artifact for entry in state.entries] if state else found
+        return {
+            "artifacts": [(str(each.path.absolute()), each.manifest["sha256"]) for each in served],
+            "device": device, "threads": threads, "root_path": root_path, "log": log,
+            "hosts": sorted(rules.hosts), "token": rules.token,
+        }  # fmt: skip
+
     with (
         _signal(signal.SIGTERM, _stop),
         listening(host, port) as sock,
         uploads() as sent,
+        team_of(workers - 1, settings, rules.token) as team,
     ):
-        entries = open_all(found, device)
+        entries = open_all(found, device, threads)
         if preferred(entries).predictor is None:
             raise LfdeployError(f"None of the artifacts can run here. {entries[0].key}: {entries[0].reason}")
-        state = state_of(entries)
-
-        def built() -> tuple[FastAPI, gr.Blocks]:
-            found = examples_of(preferred(entries).artifact, runs)
-            go_offline()
-            import gradio  # noqa: F401  (takes seconds, in which a Ctrl-C does not wait)
-
-            with sent.held() as folder:
-                blocks = build_page(state.engines, write_examples(found, folder), title)
-                return mount(blocks, state.closing), blocks
-
-        greeting = hello(entries, host, sock.getsockname()[1])
-        page = Page(built)
-        _run(application(state, page, rules, root_path, log), state, page, sock, greeting)
+        state = state_of(entries, team)
+        page = Page(lambda: _built(state, sent, runs, title))
+        app = Told(application(state, page, rules, root_path, log))
+        _run(app, state, page, sock, hello(entries, host, sock.getsockname()[1]))
 
 
-def few_arenas() -> None:
-    """Let all threads share two arenas of glibc's heap: with one for each, what a large picture took stays
-    with the thread that had it.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+def _built(state: State, sent: Uploads, runs: str | Path, title: str) -> tuple[FastAPI, gr.Blocks]:
+    """The page, and the application that has it."""
+    found = examples_of(preferred(state.entries).artifact, runs)
+    go_offline()
+    import gradio  # noqa: F401  (takes seconds, in which a Ctrl-C does not wait)
+
+    with sent.held() as folder:
+        blocks = build_page(state.engines, write_examples(found, folder), title)
+        return mount(blocks, state.closing), blocks
 
 
 def hello(entries: Sequence[Entry], host: str, port: int) -> str:
@@ -172,73 +174,20 @@ def mount(page: gr.Blocks, closing: threading.Event | None = None) -> FastAPI:
 
 
 def _run(app: ASGIApp, state: State, page: Page, sock: socket.socket, greeting: str) -> None:
-    import logging
-
-    import uvicorn
-
-    # a visitor's bad upload is told to the visitor
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-
-    class Server(uvicorn.Server):
-        """Says where it listens once it does; when it stops, answers under way come first, then open
-        pages go.
-        """
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                say(greeting)
-                page.prepare()
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            state.closing.set()
-            await _drained(state, page, lambda: self.force_exit)
-            await page.stop()
-            await super().shutdown(sockets)
-            await page.stopped()
-
-    config = uvicorn.Config(
-        app, log_level="critical", access_log=False, timeout_graceful_shutdown=FETCH, lifespan="off",
-        server_header=False, limit_concurrency=2000,
-    )  # fmt: skip
+    from serve.http_server import First
 
     def reload(number: int, frame: object) -> None:
+        if state.team is not None:
+            state.team.reload()
         threading.Thread(target=swap_all, args=(state,), name="lfdeploy-swap").start()
 
     try:
         with _signal(signal.SIGHUP, reload):
-            Server(config).run(sockets=[sock])
+            First(app, state, page, lambda: say(greeting)).run(sockets=[sock])
     except KeyboardInterrupt:  # uvicorn hands it on after an orderly end
         pass
     finally:
         say("lfdeploy serve: stopped.")
-
-
-async def _drained(state: State, page: Page, hurried: Callable[[], bool]) -> None:
-    """Wait until every accepted request is answered and fetched: a client of the page's API opens its stream
-    after it was accepted.
-    """
-    import asyncio
-
-    start = time.monotonic()
-    finished = start
-    while not hurried():
-        now = time.monotonic()
-        waiting, unfetched = _under_way(state, page)
-        finished = now if waiting else finished
-        if (not waiting and not unfetched) or now - start > GRACE or now - finished > FETCH:
-            return
-        await asyncio.sleep(0.02)
-
-
-def _under_way(state: State, page: Page) -> tuple[bool, bool]:
-    """Whether answers are being made, and whether finished ones of the page's API wait to be fetched."""
-    waiting = bool(state.active)
-    if page.blocks is None:
-        return waiting, False
-    queue = page.blocks._queue
-    called = len(queue) > 0 or any(job is not None for job in queue.active_jobs)
-    return waiting or called, any(queue.pending_event_ids_session.values())
 
 
 def _stop(number: int, frame: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
+from typing import TYPE_CHECKING
 
 from serve.bodies import Held
 from serve.engine import Engine, decoders
@@ -12,11 +13,14 @@ from serve.entries import Entry, preferred
 from serve.metrics import Metrics
 from serve.problems import Problem
 
+if TYPE_CHECKING:
+    from serve.workers.team import Team
+
 
 @dataclass(frozen=True)
 class State:
     """The engines by key, the counters, whether the server stops, and which requests of programs are under
-    way.
+    way; in the first of several processes the other ones. A ``quiet`` one leaves the telling to the first.
     """
 
     engines: Mapping[str, Engine]
@@ -24,6 +28,8 @@ class State:
     closing: Event = field(default_factory=Event)
     held: Held = field(default_factory=Held)
     active: set[str] = field(default_factory=set)
+    team: Team | None = None
+    quiet: bool = False
 
     @property
     def entries(self) -> list[Entry]:
@@ -47,11 +53,11 @@ class State:
         return self.engines[key]
 
 
-def state_of(entries: Sequence[Entry]) -> State:
+def state_of(entries: Sequence[Entry], team: Team | None = None, quiet: bool = False) -> State:
     """Engines for opened artifacts, on threads that they share."""
     threads, metrics = decoders(), Metrics()
     engines = {
         entry.key: Engine(entry, threads, watch=metrics.watcher(entry.key)) for entry in entries
     }  # fmt: skip
     metrics.gauge_depth(engines)
-    return State(engines, metrics)
+    return State(engines, metrics, team=team, quiet=quiet)

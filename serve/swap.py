@@ -26,12 +26,17 @@ def swap(state: State, key: str) -> Entry:
             entry = _checked(before)
         except Exception as error:  # whatever it is, the one before goes on
             state.metrics.swaps.labels(key, "refused").inc()
-            say(f"lfdeploy serve: {key} stays as it was: {error}")
+            _tell(state, f"{key} stays as it was: {error}")
             raise Problem("swap_refused", f"{key} stays as it was: {error}") from None
         engine.swap(entry)
     state.metrics.swaps.labels(key, "success").inc()
-    say(f"lfdeploy serve: {key} is now {entry.artifact.manifest['sha256'][:12]} ({entry.verdict})")
+    _tell(state, f"{key} is now {entry.artifact.manifest['sha256'][:12]} ({entry.verdict})")
     return entry
+
+
+def _tell(state: State, what: str) -> None:
+    if not state.quiet:
+        say(f"lfdeploy serve: {what}")
 
 
 def swap_all(state: State) -> None:
@@ -42,7 +47,7 @@ def swap_all(state: State) -> None:
 
 
 def _checked(before: Entry) -> Entry:
-    entry = open_entry(before.key, read(before.artifact.path), before.device)
+    entry = open_entry(before.key, read(before.artifact.path), before.device, before.threads)
     if entry.predictor is None:
         raise LfdeployError(entry.reason)
     if entry.artifact.verdict == "fail":

@@ -79,7 +79,7 @@ def evaluate_cohort(
     told: dict[str, list[Tensor]] = {}
     right, entropy = dict[str, Tensor](), dict[str, Tensor]()
     predicted = []
-    for images, labels in split.batches(BATCH if mean.is_cuda else _batch(split)):
+    for images, labels in split.batches(pictures_at_once(split.images[:1].shape[1], mean.is_cuda)):
         truth = torch.from_numpy(labels).to(mean.device)
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(mean.device)
         nodes = engine.forward(normalise(pixels, mean, std), [*cohort.names, *kept])
@@ -109,9 +109,9 @@ def evaluate_cohort(
     return Scores(top1, answered, layout, cohort.watched, measures, mean_entropy)
 
 
-def _batch(split: Split) -> int:
-    side = split.images[:1].shape[1]
-    return BATCH if side <= 64 else max(4, BATCH * 32**2 // int(side) ** 2)
+def pictures_at_once(side: int, on_gpu: bool) -> int:
+    """How many pictures of that side to answer together: their maps are what memory goes to."""
+    return BATCH if on_gpu or side <= 64 else max(4, BATCH * 32**2 // side**2)
 
 
 def _teach(learners: list[Any], kept: dict[str, list[Tensor]], split: Split, device: torch.device) -> None:

@@ -84,11 +84,14 @@ def _sessions(
         name, most = chosen(artifact.manifest, backend), int(artifact.manifest["batch"]["max"])
         session = BACKENDS[name].open(Source(artifact.file, artifact.manifest, run), device)
         return {str(artifact.manifest["target"]): (name, session, most)}
+    from training.evaluate import BATCH, pictures_at_once
+
     nodes = {}
     for target in layout_of(run.spec).targets:
         size = input_of(int(run.spec["image_size"]))
-        source = Source(run.weights, {"target": target, "input": size, "batch": {"max": 256}}, run)
-        nodes[target] = ("pytorch", BACKENDS["pytorch"].open(source, device), 256)
+        source = Source(run.weights, {"target": target, "input": size, "batch": {"max": BATCH}}, run)
+        session = BACKENDS["pytorch"].open(source, device)
+        nodes[target] = ("pytorch", session, pictures_at_once(int(size["height"]), session.device == "cuda"))
     return nodes
 
 

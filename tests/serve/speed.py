@@ -54,7 +54,7 @@ if __name__ == "__main__":
 """
 SCRIPT = 'wrk.method = "POST"\nlocal f = io.open("{file}", "rb")\nwrk.body = f:read("*a")\n'
 SCRIPT += 'wrk.headers["Content-Type"] = "{kind}"\n'
-OURS = "lfdeploy /v1/classify"
+OURS, TWO = "lfdeploy /v1/classify", "lfdeploy, 2 workers"
 MARK = "a-mark-that-no-picture-has"
 FORM = f"multipart/form-data; boundary={MARK}"
 
@@ -130,9 +130,9 @@ def rate(url: str, path: str, blob: bytes, kind: str, seconds: float) -> float:
 
 
 @contextmanager
-def ours(artifact: str) -> Iterator[str]:
+def ours(artifact: str, workers: int = 1) -> Iterator[str]:
     """`lfdeploy serve`."""
-    with running(artifact, "--device", "cpu") as (url, _, _):
+    with running(artifact, "--device", "cpu", "--workers", workers) as (url, _, _):
         yield url
 
 
@@ -166,7 +166,8 @@ def main() -> None:
         return time.perf_counter() - start
 
     servers: dict[str, tuple[Callable[[str], Any], str, bytes, str]] = {
-        OURS: (ours, "/v1/classify", blob, "image/png")
+        OURS: (ours, "/v1/classify", blob, "image/png"),
+        TWO: (partial(ours, workers=2), "/v1/classify", blob, "image/png"),
     }
     if importlib.util.find_spec("litserve"):
         for label, batch, seconds in (("LitServe", 1, 0.0), ("LitServe, batch 16, 5 ms", 16, 0.005)):

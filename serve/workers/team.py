@@ -1,0 +1,209 @@
+"""The first process's side: it starts the workers, hands connections to them, and ends with them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from lfdeploy.console import say
+from serve.problems import Problem
+from serve.workers.channel import AT_ONCE, END, PRIVATE, READY, RELOAD, VISITOR, Channel
+from serve.workers.relay import fetch
+from serve.workers.summed import lasting, summed
+
+COMMAND = [sys.executable, "-P", "-m", "serve.workers.process"]
+#: Seconds that a worker may take to end, and to answer a question; seconds before one that died is replaced.
+END_WITHIN, ANSWER_WITHIN, PAUSE = 20.0, 5.0, 1.0
+#: Where there are no more handles or buffers, connections wait in the kernel for a while.
+FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+@dataclass(eq=False)
+class Member:
+    """A worker as the first process sees it: whether it answers, and what it last said of its counts."""
+
+    process: subprocess.Popen[bytes]
+    channel: Channel
+    ready: bool = False
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    metrics: str = ""
+
+
+class Team:
+    """The workers. ``settings()`` is what a new one needs to know; ``token`` is the server's, or empty."""
+
+    def __init__(self, count: int, settings: Callable[[], dict[str, Any]], token: str) -> None:
+        self._settings, self._token = settings, token
+        self._take: Callable[[socket.socket], None] = socket.socket.close
+        self._listener: socket.socket | None = None
+        self._turn, self._ends, self._lost_metrics = 0, False, ""
+        self._members = [started(settings()) for _ in range(count)]
+        self._processes = [member.process for member in self._members]
+
+    async def gathered(self, take: Callable[[socket.socket], None]) -> None:
+        """Wait until every worker answers or has ended. ``take`` answers a connection in this process."""
+        self._take = take
+        for member in self._members:
+            self._listen(member)
+        await asyncio.gather(*(member.settled.wait() for member in list(self._members)))
+
+    def accept_from(self, listener: socket.socket) -> None:
+        """Hand out the connections that arrive there from now on."""
+        listener.setblocking(False)
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            for _ in range(AT_ONCE):
+                self._hand_out(self._listener.accept()[0])
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno in FULL:
+                loop, listener = asyncio.get_running_loop(), self._listener
+                loop.remove_reader(listener.fileno())
+                loop.call_later(PAUSE, self._again, listener)
+
+    def _again(self, listener: socket.socket) -> None:
+        if not self._ends:
+            self.accept_from(listener)
+
+    def _hand_out(self, connection: socket.socket) -> None:
+        """Each in turn, this process too; what a worker cannot take is answered here."""
+        connection.setblocking(False)
+        able = [None, *(member for member in self._members if member.ready)]
+        self._turn = (self._turn + 1) % len(able)
+        member = able[self._turn]
+        if member is None or not member.channel.send(VISITOR, connection):
+            self._take(connection)
+
+    def _listen(self, member: Member) -> None:
+        asyncio.get_running_loop().add_reader(member.channel.fileno(), self._heard, member)
+
+    def _heard(self, member: Member) -> None:
+        for word, connection in member.channel.messages():
+            if word == READY:
+                member.ready = True
+                member.settled.set()
+            elif word == PRIVATE and connection is not None:
+                self._take(connection)
+            elif not word:
+                self._lost(member)
+
+    def _lost(self, member: Member) -> None:
+        """Its channel is closed: it has ended. One that had answered is replaced."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(member.channel.fileno())
+        member.channel.close()
+        member.settled.set()
+        self._members.remove(member)
+        self._lost_metrics = lasting([self._lost_metrics, member.metrics])
+        if self._ends:
+            return
+        member.process.kill()  # whatever it still does, nobody hears of it
+        loop.run_in_executor(None, member.process.wait)
+        if member.ready:
+            say(f"lfdeploy serve: worker {member.process.pid} has ended; another one takes its place.")
+            loop.call_later(PAUSE, self._replace)
+        else:
+            say(f"lfdeploy serve: a worker did not start; {1 + len(self._members)} processes serve.")
+
+    def _replace(self) -> None:
+        if not self._ends:
+            self._members.append(started(self._settings()))
+            self._processes.append(self._members[-1].process)
+            self._listen(self._members[-1])
+
+    def reload(self) -> None:
+        """Let every worker read its artifacts anew."""
+        for member in self._members:
+            member.channel.send(RELOAD)
+
+    async def load(self, path: str) -> None:
+        """Ask every worker for the path that replaces an artifact. Raises `Problem` where one does not."""
+        replies = await asyncio.gather(*(self._asked(member, "POST", path) for member in self._members))
+        refused = sum(status != 200 for status, _ in replies)
+        if refused:
+            text = f"{refused} of {len(replies) + 1} processes stay as they were; the terminal says why."
+            raise Problem("swap_refused", text)
+
+    async def metrics(self, own: bytes) -> bytes:
+        """The counts of all processes in one text; of workers that ended, those that were last asked for."""
+
+        async def update(member: Member) -> None:
+            status, body = await self._asked(member, "GET", "/metrics")
+            member.metrics = body.decode() if status == 200 else member.metrics
+
+        await asyncio.gather(*map(update, self._members))
+        return summed([own.decode(), self._lost_metrics, *(member.metrics for member in self._members)])
+
+    async def _asked(self, member: Member, method: str, path: str) -> tuple[int, bytes]:
+        """Status and body of a worker's answer; 0 where there is none."""
+        end = member.channel.connect() if member.ready else None
+        if end is None:
+            return 0, b""
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                return await fetch(end, method, path, self._token)
+        except (OSError, TimeoutError):
+            return 0, b""
+
+    def end(self) -> None:
+        """Take no more connections, and let every worker finish and end."""
+        self._ends = True
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener.fileno())
+            self._listener.close()
+        for member in self._members:
+            member.channel.send(END)
+
+    def reap(self) -> None:
+        """Wait for the processes; a channel that is closed tells them, whatever else went wrong."""
+        self._ends = True
+        for member in self._members:
+            member.channel.send(END)
+            member.channel.close()
+        until = time.monotonic() + END_WITHIN
+        for process in self._processes:
+            try:
+                process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                say(f"lfdeploy serve: worker {process.pid} did not end and is killed.")
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def team_of(count: int, settings: Callable[[], dict[str, Any]], token: str) -> Iterator[Team | None]:
+    """So many workers, all of which have ended afterwards; None for none."""
+    if not count:
+        yield None
+        return
+    team = Team(count, settings, token)
+    try:
+        yield team
+    finally:
+        team.reap()
+
+
+def started(settings: dict[str, Any]) -> Member:
+    """A worker's process with its channel and its settings."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        handle = theirs.fileno()
+        process = subprocess.Popen([*COMMAND, str(handle)], stdin=subprocess.PIPE, pass_fds=[handle])
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as stdin:
+        stdin.write(json.dumps(settings).encode())
+    return Member(process, Channel(ours))
