@@ -92,6 +92,8 @@ class Access:
         state = scope.setdefault("state", {})
         state.update(number=number, trusted=False)
         try:
+            if sum(name == b"host" for name, _ in scope["headers"]) > 1:  # who knows which one others take
+                raise Problem("bad_request", "The request names more than one host.")
             if scope["path"] not in LIVE:
                 state["trusted"] = self._admit(scope["method"], headers)
         except Problem as problem:
@@ -103,6 +105,8 @@ class Access:
     def _admit(self, method: str, headers: Mapping[str, str]) -> bool:
         """Whether the sender has the token. Raises `Problem` for those who may not ask."""
         host = _name(headers.get("host", ""))
+        if self.rules.hosts and not host:
+            raise Problem("bad_request", "The request names no host.")
         if self.rules.hosts and host not in self.rules.hosts:
             raise Problem(
                 "wrong_host",

@@ -7,10 +7,11 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 
+from serve.http_limits import LimitedProtocol
 from serve.state import State
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app, log_level="critical", access_log=False, timeout_graceful_shutdown=FETCH, lifespan="off",
             server_header=False, limit_concurrency=2000,
+            http=LimitedProtocol,
         )  # fmt: skip
         super().__init__(config)
         self.state = state
@@ -44,11 +46,9 @@ class Server(uvicorn.Server):
         task.add_done_callback(self._taken.discard)
 
     def _protocol(self) -> asyncio.Protocol:
-        kind: Any = self.config.http_protocol_class
-        made: asyncio.Protocol = kind(
+        return LimitedProtocol(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-        return made
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new work, finish what is under way, and close."""

@@ -33,6 +33,7 @@ STATUS = {
     "unsupported_type": 415,
     "wrong_host": 421,
     "busy": 429,
+    "head_too_large": 431,
     "internal": 500,
     "cannot_run": 503,
     "late": 503,

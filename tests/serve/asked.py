@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse
 
 from serve.access import Rules
 from serve.application import application
+from serve.http_limits import LimitedProtocol
 from serve.server import listening
 from serve.state import State
 
@@ -48,7 +49,9 @@ def answering(state: State, rules: Rules = Rules(), log: bool = False) -> Iterat
         await PlainTextResponse("the page")(scope, receive, send)
 
     app = application(state, no_page, rules, log=log)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False, http=LimitedProtocol)
+    )
     with listening("127.0.0.1", 0) as sock:
         thread = threading.Thread(target=lambda: server.run(sockets=[sock]))
         thread.start()
