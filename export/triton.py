@@ -25,7 +25,7 @@ from lfdeploy.locks import take
 from lfdeploy.run import shown
 
 STEP = Path(__file__).with_name("triton_step.py")
-NEEDS = "pip install --no-deps lfdeploy, numpy and pillow"
+NEEDS = "lfdeploy (pip install --no-deps, of its wheel or sources), numpy and pillow"
 DELAY = 500  # microseconds that a request may wait for others
 SIGNED = "# Written by lfdeploy; sha256 of what follows: "
 

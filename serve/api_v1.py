@@ -17,6 +17,7 @@ from serve.answer import answer_of
 from serve.asking import AT_ONCE, ask, in_turn, while_connected
 from serve.bodies import MOST_BATCH, MOST_PICTURE, Sent, pictures, too_large
 from serve.engine import Engine, Outcome
+from serve.entries import mapless
 from serve.problems import Problem, document, problem_of
 from serve.render import answered
 from serve.state import State
@@ -94,6 +95,7 @@ def about(engine: Engine) -> dict[str, Any]:
         "precision": manifest["precision"],
         "size": manifest["input"]["height"],
         "labels": manifest["labels"],
+        "accuracy": manifest.get("accuracy"),
         "heatmap": entry.explains,
     }
 
@@ -120,8 +122,8 @@ def _asked(state: State, request: Request) -> tuple[Engine, int, bool]:
             "bad_parameter", f"The parameter explain is '{explain[:40]}'; it must be true or false."
         )
     if explain in YES and not engine.entry.explains:
-        text = f"The artifact {engine.entry.key} has no heat map. Export one with --explain."
-        raise Problem("no_heatmap", text)
+        able = [key for key, each in state.engines.items() if each.entry.explains]
+        raise Problem("no_heatmap", mapless(engine.entry.key, able))
     return engine, int(top), explain in YES
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfdeploy.errors import LfdeployError
 from serve.answer import Answer, answer, uploaded
-from serve.comparison import compared, quicker
+from serve.comparison import compared, itself, quicker
 from serve.engine import Engine
 from serve.entries import Entry, find, open_all, preferred
 from serve.examples import Example
@@ -46,7 +47,7 @@ def _photo() -> gr.Image:
         type="filepath",
         sources=["upload", "webcam", "clipboard"],
         placeholder=PROMPT,
-        height=380,
+        height=360,
         show_label=False,
         buttons=[],
         webcam_options=gr.WebcamOptions(mirror=False),
@@ -80,7 +81,7 @@ def build_page(engines: Mapping[str, Engine], examples: Sequence[Example] = (), 
         seal(photo, *pickers)
         if len(pickers) > 1:
             how: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-            page.load(_linked(engines), outputs=pickers[0], **how)
+            page.load(_linked(engines), outputs=pickers, **how)
         _wire(engines, photo, pickers, (shown, about, *([reason] if reason else ())), why_asked)
     page.queue(api_open=False, max_size=64)
     return page
@@ -117,15 +118,37 @@ def _reasons() -> tuple[gr.Button, gr.Markdown]:
 
 
 def _linked(engines: Mapping[str, Engine]) -> Any:
-    """What the page does when it is opened: choose the artifact of its address (``?artifact=KEY``)."""
+    """What the page does when it is opened: choose what its address names (``?artifact=KEY&compare=KEY``)."""
     import gradio as gr
 
     def chosen(request: Any) -> Any:
-        key = request.query_params.get("artifact")
-        return key if key in engines else gr.skip()
+        keys = [request.query_params.get(name) for name in ("artifact", "compare")]
+        return tuple(key if key in engines else gr.skip() for key in keys)
 
     chosen.__annotations__["request"] = gr.Request  # by which Gradio knows what to hand in
     return chosen
+
+
+def _entry(engines: Mapping[str, Engine], key: object) -> Entry:
+    """What goes by the key; for one that is none, what the page opens with."""
+    known = engines.get(key) if isinstance(key, str) else None
+    return known.entry if known else preferred([engine.entry for engine in engines.values()])
+
+
+def _answered(
+    engines: Mapping[str, Engine], uploads: Path, picture: object, key: object, other: object
+) -> str:
+    """The answer, and what the other artifact says beside it."""
+    found = answer(engines, uploads, picture, key)
+    if found and other and other == key:
+        return answered(found) + itself(_entry(engines, key).key)
+    second = answer(engines, uploads, picture, other) if other else None
+    if found and second:  # each once more: the first of them came to cold caches
+        found, second = (
+            quicker(one, answer(engines, uploads, picture, name))
+            for one, name in ((found, key), (second, other))
+        )
+    return answered(found) + compared(found, second)
 
 
 def _wire(
@@ -134,30 +157,26 @@ def _wire(
     """What happens when a picture is there, an artifact is chosen, why is asked, or a program calls."""
     import gradio as gr
 
+    turns = count()
+
     def uploads() -> Path:
         return Path(photo.GRADIO_CACHE)
 
-    def entry_of(key: object) -> Entry:
-        known = engines.get(key) if isinstance(key, str) else None
-        return known.entry if known else preferred([engine.entry for engine in engines.values()])
+    def fresh(html: str) -> str:
+        # the browser sees it as new, even where it says the same as before: then it is no longer waited for
+        return f"{verbatim(html)}<!--{next(turns)}-->"
 
     def show(picture: object, key: object, other: object = "") -> tuple[str, ...]:
-        found, entry = answer(engines, uploads(), picture, key), entry_of(key)
-        second = answer(engines, uploads(), picture, other) if other and other != key else None
-        if found and second:  # each once more: the first of them came to cold caches
-            found, second = (
-                quicker(one, answer(engines, uploads(), picture, name))
-                for one, name in ((found, key), (second, other))
-            )
-        told = answered(found) + compared(found, second), foot(entry), ""
-        return tuple(verbatim(html) for html in told[: len(places)])
+        told = _answered(engines, uploads(), picture, key, other), foot(_entry(engines, key)), ""
+        return tuple(map(fresh, told[: len(places)]))
 
     def explain(picture: object, key: object) -> str:
         try:
             blob = None if picture is None else uploaded(uploads(), picture)
         except LfdeployError as error:
             return f'<p class="lf-quiet">{escape(str(error))}</p>'
-        return verbatim(why(engines[entry_of(key).key], blob))
+        able = [name for name, engine in engines.items() if engine.entry.explains]
+        return fresh(why(engines[_entry(engines, key).key], blob, able))
 
     def predict(picture: object, artifact: object) -> dict[str, Any]:
         found = answer(engines, uploads(), picture, artifact) or Answer(error="No picture was sent.")

@@ -1,4 +1,4 @@
-"""Two artifacts on the same picture: do they agree, how far are they apart, which is faster?"""
+"""Two artifacts on the same picture: do they agree, how far are they apart, how long did each take?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from html import escape
 from serve.answer import Answer
 from serve.render import bars, percent
 
+#: From here on one is called faster: of so few runs less may be chance.
+CLEAR = 1.5
 CLOSE = 0.0005  # a difference that rounds to 0.0 points
 SHOWN = 3
 
@@ -21,10 +23,10 @@ def compared(first: Answer | None, second: Answer | None) -> str:
     same = label == first.top[0][0]
     head = "They agree." if same else f"They disagree: {escape(first.top[0][0])} or {escape(label)}."
     differences = differences_of(first, second)
-    facts = [differences, speeds(first, second)]
+    facts = [differences, oddness(first, second), speeds(first, second)]
     rows = bars(second.top[:SHOWN])
     return (
-        f'<div class="lf-compare" role="status"><h3>{head}</h3>'
+        f'<div class="lf-compare" role="status" data-other="{escape(second.entry.key)}"><h3>{head}</h3>'
         f"<p><b>{escape(second.entry.key)}</b>: {escape(label)}, {escape(percent(probability))}</p>{rows}"
         f'<p class="lf-time">{" ".join(facts)}</p></div>'
     )
@@ -42,6 +44,24 @@ def differences_of(first: Answer, second: Answer) -> str:
     return f"Largest difference: {100 * far:.1f} points, at {escape(most)}."
 
 
+def oddness(first: Answer, second: Answer) -> str:
+    """Which of them calls the picture unlike those it was trained on, or is not sure; empty where neither."""
+    said = []
+    for each in (first, second):
+        if each.entry is not None and (each.unfamiliar or each.abstain):
+            word = "calls it unlike its training pictures" if each.unfamiliar else "is not sure"
+            said.append(f"{escape(each.entry.key)} {word}.")
+    return " ".join(said)
+
+
+def itself(key: str) -> str:
+    """In place of a comparison of an artifact with itself."""
+    return (
+        f'<div class="lf-compare" role="status"><p>{escape(key)} is the one that answers. Choose another one '
+        "to compare it with.</p></div>"
+    )
+
+
 def quicker(one: Answer, again: Answer | None) -> Answer:
     """The same answer, with the times of the quicker of two runs."""
     return again if again is not None and not again.error and again.model_ms < one.model_ms else one
@@ -51,6 +71,12 @@ def speeds(first: Answer, second: Answer) -> str:
     """The model's times beside each other: of this one picture, so no more than a hint."""
     if min(first.model_ms, second.model_ms) <= 0:
         return ""
-    times = first.model_ms / second.model_ms
-    word = f"{times:.1f} times as fast" if times >= 1 else f"{1 / times:.1f} times as slow"
-    return f"{word.capitalize()} on this picture ({second.model_ms:.1f} ms against {first.model_ms:.1f} ms)."
+    assert first.entry is not None and second.entry is not None
+    slow, fast = (first, second) if first.model_ms > second.model_ms else (second, first)
+    keys = escape(first.entry.key), escape(second.entry.key)
+    took = f"{keys[0]} {first.model_ms:.1f} ms, {keys[1]} {second.model_ms:.1f} ms"
+    if slow.model_ms < CLEAR * fast.model_ms:
+        return f"About as fast, of two runs each: {took}."
+    assert fast.entry is not None
+    times = slow.model_ms / fast.model_ms
+    return f"{escape(fast.entry.key)} is {times:.1f} times as fast, of two runs each: {took}."

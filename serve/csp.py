@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
+#: What Gradio would have others show of the page: its own name and picture, from elsewhere.
+PREVIEW = re.compile(rb"\s*<meta\s+(?:property|name)=\"(?:og|twitter):[^>]*>", re.IGNORECASE)
 POLICY = (
     "default-src 'self'; script-src 'self'{hashes}; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; "
@@ -51,9 +53,12 @@ class Scripts:
             elif begun is not None:
                 body.extend(message.get("body", b""))
                 if not message.get("more_body", False):
-                    told = (b"content-security-policy", policy(bytes(body)).encode())
-                    await send({**begun, "headers": [*begun["headers"], told]})
-                    await send({**message, "body": bytes(body)})
+                    page = PREVIEW.sub(b"", bytes(body))
+                    told = [(b"content-security-policy", policy(page).encode())]
+                    told.append((b"content-length", str(len(page)).encode()))
+                    kept = [row for row in begun["headers"] if row[0].lower() != b"content-length"]
+                    await send({**begun, "headers": [*kept, *told]})
+                    await send({**message, "body": page})
             else:
                 await send(message)
 

@@ -50,8 +50,12 @@ class Entry:
 
     @property
     def choice(self) -> str:
-        """How the picker names it: with its verdict, and whether it runs here."""
-        return f"{self.key} · {self.verdict}" + ("" if self.predictor else ", cannot run here")
+        """How the picker names it: what sets it apart from others, and whether it runs here."""
+        accuracy = self.artifact.manifest.get("accuracy") or {}
+        parts = [self.key, f"{accuracy['top1']:.1f} % right" if "top1" in accuracy else ""]
+        doubt = "" if self.verdict == VERDICTS["pass"] else self.verdict
+        parts += ["heat map" if self.explains else "", doubt]
+        return " · ".join(part for part in parts if part) + ("" if self.predictor else ", cannot run here")
 
 
 def find(artifacts: Sequence[str | Path], runs: str | Path = "runs") -> list[Artifact]:
@@ -114,6 +118,14 @@ def _keys(artifacts: Sequence[Artifact]) -> list[str]:
             key, number = f"{plain} ({number})", number + 1
         keys.append(key)
     return keys
+
+
+def mapless(key: str, able: Sequence[str]) -> str:
+    """The sentence for an artifact without a heat map, where others may have one."""
+    none = f"The artifact {key} has no heat map"
+    if able:
+        return f"{none}. Choose one that has: {', '.join(able)}."
+    return f"{none}. Whoever exported it can make one that has: lfdeploy export --explain."
 
 
 def preferred(entries: Sequence[Entry]) -> Entry:

@@ -9,7 +9,8 @@ from serve.examples import Example
 
 MANY = """<details class="lf-fold" id="many"><summary>Many pictures, as a table</summary>
 <p><label class="lf-choose"><input type="file" multiple accept="image/*" id="many-files">
-Choose pictures</label> <span id="many-state" role="status" class="lf-quiet"></span>
+Choose pictures</label> <button type="button" id="many-stop" class="lf-button" hidden>Stop</button>
+<span id="many-state" role="status" class="lf-quiet">Or drop several anywhere; up to 10 MB each.</span>
 <a id="many-csv" download="answers.csv" hidden>Save as CSV</a></p>
 <table id="many-table" hidden><thead><tr><th scope="col">picture</th><th scope="col">file</th>
 <th scope="col">class</th><th scope="col">probability</th></tr></thead><tbody></tbody></table></details>"""
@@ -23,7 +24,15 @@ KEY = '<span class="lf-key">ARTIFACT</span>'
 CODED_KEY = '<span class="lf-coded-key">ARTIFACT</span>'
 SNIPPETS = {
     "Shell": f"curl --data-binary @photo.jpg '{HERE}/v1/classify?artifact={CODED_KEY}'",
-    "Python": f"""import lfdeploy
+    "Python": f"""import json
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+picture = Path("photo.jpg").read_bytes()
+request = Request("{HERE}/v1/classify?artifact={CODED_KEY}", picture, {{"Content-Type": "image/jpeg"}})
+with urlopen(request) as reply:
+    print(json.load(reply)["label"])""",
+    "Python, where lfdeploy is installed": f"""import lfdeploy
 
 with lfdeploy.Client("{HERE}") as client:
     print(client.predict("photo.jpg", artifact="{KEY}").label)""",
@@ -39,7 +48,9 @@ client = InferenceServerClient("{HOST}")
 print(client.infer("{KEY}", [given]).as_numpy("probabilities"))""",
 }
 _BLOCKS = "".join(
-    f"<h3>{name}</h3><pre tabindex='0'><code>{text}</code></pre>" for name, text in SNIPPETS.items()
+    f"<h3>{name}</h3><div class='lf-code'><pre tabindex='0'><code>{text}</code></pre>"
+    f'<button type="button" class="lf-button lf-copy" aria-label="Copy: {name}">Copy</button></div>'
+    for name, text in SNIPPETS.items()
 )
 #: curl, Python and Triton's client; the browser puts its own address in, and the artifact that is chosen.
 CODE = (

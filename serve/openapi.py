@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -12,51 +13,29 @@ from starlette.routing import Route
 
 from lfdeploy import __version__
 from serve.bodies import MOST_BATCH, MOST_PICTURE, MOST_PICTURES
+from serve.problems import STATUS
+from serve.schemas import FIELDS, SCHEMAS, TEXT
 
-QUERY = {
-    "artifact": ("string", "which artifact; by default the one that the page opens with"),
-    "top": ("integer", "how many classes (default 5)"),
-    "explain": ("boolean", "also the heat map, where the artifact has one"),
+QUERY: dict[str, tuple[dict[str, Any], str]] = {
+    "artifact": (
+        {"type": "string"},
+        "which artifact, by its name in /v1/artifacts; by default the one that the page opens with",
+    ),
+    "top": (
+        {"type": "integer", "minimum": 1, "default": 5},
+        "how many classes, at most as many as there are",
+    ),
+    "explain": (
+        {"type": "boolean", "default": False},
+        "also the heat map; 409 where the artifact has none",
+    ),
 }
+#: Codes of pictures that cannot be read, by status; `PictureError` has them from where they are found.
+PICTURES = {
+    "empty": 400, "unreadable": 400, "too_many_pixels": 413, "too_many_scans": 413, "not_an_image": 415,
+    "heic": 415, "unsupported": 415, "truncated": 422, "damaged": 422,
+}  # fmt: skip
 PICTURE, FORM = {"type": "string", "format": "binary"}, "multipart/form-data"
-NUMBER, TEXT = {"type": "number"}, {"type": "string"}
-SCHEMAS: dict[str, Any] = {
-    "Answer": {
-        "type": "object",
-        "properties": {
-            "artifact": TEXT,
-            "sha256": {**TEXT, "description": "of the file that answered"},
-            "parity": {"enum": ["pass", "unverified", "fail"]},
-            "label": TEXT,
-            "probability": NUMBER,
-            "top": {
-                "type": "array",
-                "items": {"type": "object", "properties": {"label": TEXT, "probability": NUMBER}},
-            },
-            "abstain": {"type": ["boolean", "null"], "description": "not sure; null without a threshold"},
-            "unfamiliar": {
-                "type": ["boolean", "null"],
-                "description": "unlike the training pictures; null where nothing is known of that",
-            },
-            "notes": {"type": "array", "items": TEXT},
-            "milliseconds": {
-                "type": "object",
-                "properties": {"decode": NUMBER, "queue": NUMBER, "model": NUMBER},
-            },
-            "batch": {"type": "integer", "description": "pictures that shared the model's run"},
-            "request_id": TEXT,
-        },
-    },
-    "Error": {
-        "type": "object",
-        "properties": {
-            "error": {
-                "type": "object",
-                "properties": {"code": TEXT, "message": TEXT, "request_id": TEXT},
-            }
-        },
-    },
-}
 JSON, TENSORS = "application/json", ("application/json", "application/octet-stream")
 
 
@@ -84,17 +63,18 @@ OPERATIONS = (
         "post",
         "/v1/batch",
         f"Classify up to {MOST_PICTURES} files of a form, {MOST_BATCH // 1_000_000} MB in all. A line of "
-        "JSON a picture as soon as it is answered; one that fails says why and stops no other.",
+        "JSON a picture as soon as it is answered, in that order: what /v1/classify says, or an error, with "
+        "the file's index and name. One that fails stops no other.",
         (FORM,),
-        "application/x-ndjson",
+        "Line",
     ),
-    Operation("get", "/v1/artifacts", "What is served: hashes, verdicts, classes, devices."),
+    Operation("get", "/v1/artifacts", "What is served: hashes, verdicts, classes, devices.", (), "Artifacts"),
     Operation("get", "/health/live", "200 as long as the process answers; needs no token."),
     Operation("get", "/health/ready", "200 while pictures are taken, else 503."),
     Operation("get", "/metrics", "Counters for Prometheus.", (), "text/plain"),
     Operation("get", "/v2", "The Open Inference Protocol: name, version and extensions."),
-    Operation("get", "/v2/health/live", "As /health/live.", (), ""),
-    Operation("get", "/v2/health/ready", "As /health/ready.", (), ""),
+    Operation("get", "/v2/health/live", "200 and no body as long as the process answers.", (), ""),
+    Operation("get", "/v2/health/ready", "200 and no body while pictures are taken, else 503.", (), ""),
     Operation("get", "/v2/models/{model}", "Inputs and outputs of an artifact."),
     Operation("get", "/v2/models/{model}/ready", "200 where it runs.", (), ""),
     Operation("get", "/v2/models/{model}/config", "The same as Triton writes it."),
@@ -109,8 +89,8 @@ OPERATIONS = (
     Operation(
         "post",
         "/v2/repository/models/{model}/load",
-        "Read an artifact's directory anew and serve it, if it is whole and has the same classes. Takes a "
-        "token.",
+        "Read an artifact's directory anew and serve it, if it is whole and has the same classes. Only for "
+        "a server that was started with --token-file, and with that token.",
     ),
 )
 
@@ -152,14 +132,15 @@ def _operation(each: Operation) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = []
     if path in ("/v1/classify", "/v1/batch"):
         parameters = [
-            {"name": name, "in": "query", "description": about, "schema": {"type": kind}}
-            for name, (kind, about) in QUERY.items()
+            {"name": name, "in": "query", "description": about, "schema": schema}
+            for name, (schema, about) in QUERY.items()
         ]
     if "{model}" in path:
         parameters.append({"name": "model", "in": "path", "required": True, "schema": TEXT})
     found: dict[str, Any] = {"summary": each.text, "parameters": parameters}
     if each.bodies:
-        form = {"type": "object", "properties": {"file": PICTURE}}
+        files: dict[str, Any] = {"type": "array", "items": PICTURE} if path == "/v1/batch" else PICTURE
+        form = {"type": "object", "properties": {"file": files}, "description": "any field's name will do"}
         schemas = {FORM: form, "image/*": PICTURE}
         found["requestBody"] = {
             "required": True,
@@ -167,8 +148,10 @@ def _operation(each: Operation) -> dict[str, Any]:
         }
     content: dict[str, Any] = {answer: {}} if answer else {}
     if answer in SCHEMAS:
-        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
-    problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+        kind = "application/x-ndjson" if answer == "Line" else JSON
+        content = {kind: {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
+    error = "Sentence" if path.startswith("/v2") else "Error"
+    problem = {JSON: {"schema": {"$ref": f"#/components/schemas/{error}"}}}
     found["responses"] = {
         "200": {"description": "The answer", **({"content": content} if content else {})},
         "default": {"description": "A problem: a status, a stable code, a sentence", "content": problem},
@@ -184,22 +167,38 @@ background: color-mix(in srgb, currentColor 8%, transparent); border-radius: .4r
 """
 EXAMPLE = """curl --data-binary @photo.jpg 'ADDRESS/v1/classify?top=3'
 curl -F file=@one.jpg -F file=@two.jpg ADDRESS/v1/batch"""
+PYTHON = """import json
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+picture = Path("photo.jpg").read_bytes()
+with urlopen(Request("ADDRESS/v1/classify?top=3", picture, {"Content-Type": "image/jpeg"})) as reply:
+    print(json.load(reply)["label"])"""
+
+
+def _terms(rows: Iterable[tuple[str, str]]) -> str:
+    told = (f"<dt><code>{escape(term)}</code></dt><dd>{escape(about)}</dd>" for term, about in rows)
+    return f"<dl>{''.join(told)}</dl>"
 
 
 def page() -> str:
     """The routes in words."""
-    rows = "".join(
-        f"<dt><code>{each.method.upper()} {escape(each.path)}</code></dt><dd>{escape(each.text)}</dd>"
-        for each in OPERATIONS
-    )
-    query = "".join(
-        f"<dt><code>{name}</code></dt><dd>{escape(about)}</dd>" for name, (_, about) in QUERY.items()
-    )
+    routes = _terms((f"{each.method.upper()} {each.path}", each.text) for each in OPERATIONS)
+    query = _terms((name, about) for name, (_, about) in QUERY.items())
+    codes: dict[int, list[str]] = {}
+    for code, status in (STATUS | PICTURES).items():
+        codes.setdefault(status, []).append(code)
+    errors = _terms((str(status), ", ".join(names)) for status, names in sorted(codes.items()))
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>lfdeploy serve: API</title>"
         f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style></head><body><main>"
-        f"<h1>lfdeploy serve: the API</h1><p>ADDRESS is where this page is. "
-        f"The whole description is <a href='openapi.json'>an OpenAPI document</a>.</p>"
-        f"<pre>{escape(EXAMPLE)}</pre><h2>Routes</h2><dl>{rows}</dl>"
-        f"<h2>Parameters of /v1</h2><dl>{query}</dl></main></body></html>"
+        f"<p><a href='./'>Back to the page</a></p><h1>lfdeploy serve: the API</h1>"
+        f"<p>ADDRESS is this page's without <code>/docs</code>. The whole description is "
+        f"<a href='openapi.json'>an OpenAPI document</a>.</p>"
+        f"<pre>{escape(EXAMPLE)}</pre><pre>{escape(PYTHON)}</pre><h2>Routes</h2>{routes}"
+        f"<h2>Parameters of /v1</h2>{query}<h2>What an answer says</h2>{_terms(FIELDS.items())}"
+        f"<h2>When there is no answer</h2><p>A status, a stable code and a sentence: "
+        f'<code>{{"error": {{"code", "message", "request_id"}}}}</code>; at /v2 '
+        f'<code>{{"error": sentence}}</code>, the code in the header X-Error-Code.</p>{errors}'
+        f"</main></body></html>"
     )

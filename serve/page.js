@@ -28,6 +28,7 @@ const emptied = async () => {
   return input();
 };
 const take = async (files) => {
+  if (files.length > 1) { several(files); return; }
   const file = files[0];
   if (!file || tooLarge(file)) return;
   const target = await emptied();
@@ -37,6 +38,45 @@ const take = async (files) => {
   target.files = data.files;
   target.dispatchEvent(new Event('change', { bubbles: true }));
 };
+
+// An answer that is out of date is dimmed until the next one is there, whoever brings it.
+const STALE = 4000;
+let waits = 0;
+const old = new WeakMap();
+const arrived = (target) => { target.classList.remove('lf-waiting'); target.removeAttribute('aria-busy'); };
+const wait = (place = '#answer') => {
+  const target = document.querySelector(place), number = waits += 1;
+  if (!target) return;
+  old.set(target, target.querySelector('[role=status], figure'));
+  target.classList.add('lf-waiting');
+  target.setAttribute('aria-busy', 'true');
+  const check = async () => {
+    if (number !== waits || !target.classList.contains('lf-waiting')) return;
+    try { await fetch('health/live', { cache: 'no-store' }); setTimeout(check, STALE); } catch (error) {
+      arrived(target);
+      if (place === '#answer') refuse('The server does not answer. Try again when it does.');
+    }
+  };
+  setTimeout(check, STALE);
+};
+new MutationObserver((changes) => {
+  changes.forEach((change) => {
+    const target = change.target.closest && change.target.closest('.lf-waiting');
+    if (target && !(old.get(target) && old.get(target).isConnected)) arrived(target);
+  });
+}).observe(document.body, { childList: true, subtree: true });
+const chosen = {};
+const reconsider = () => {
+  ['#picker', '#other'].forEach((name) => {
+    const field = document.querySelector(`${name} input`);
+    if (!field || !field.value || field.value === chosen[name]) return;
+    const first = !(name in chosen);
+    chosen[name] = field.value;
+    if (!first && document.querySelector('#photo img')) wait();
+  });
+};
+['click', 'keydown', 'focusout'].forEach((kind) => document.addEventListener(kind, () => setTimeout(reconsider, 60)));
+setTimeout(reconsider, 0);
 
 // The answer does not wait until Gradio has put the picture in its place; the server remembers it until then.
 let asked = 0;
@@ -58,6 +98,7 @@ document.addEventListener('change', (event) => {
   event.stopImmediatePropagation();
   if (tooLarge(target.files[0])) { target.value = ''; return; }
   link('example', '');
+  wait();
   const late = new Promise((resolve) => setTimeout(resolve, HEAD_START));
   Promise.race([ask(target.files[0]), late]).then(() => {
     const again = new Event('change', { bubbles: true });
@@ -159,16 +200,22 @@ let followed = !linked.get('artifact'), tried = !linked.get('example');
 const follow = () => {
   const key = artifact();
   followed = followed || key === linked.get('artifact');
-  if (followed && key && document.querySelector('#other')) link('artifact', key);
+  if (followed && key && document.querySelector('#other')) {
+    link('artifact', key);
+    const beside = document.querySelector('.lf-compare[data-other]'), other = document.querySelector('#other input');
+    if (beside) link('compare', beside.dataset.other); else if (other && other.value === 'no other') link('compare', '');
+  }
   const button = document.querySelectorAll('#examples .gallery-item')[Number(linked.get('example')) - 1];
   if (!tried && followed && button) { tried = true; button.click(); }
 };
 setTimeout(follow, 0);
+setTimeout(() => { followed = true; follow(); }, 3000); // the address may name something that is not served here
 new MutationObserver(follow).observe(document.body, { childList: true, subtree: true });
 document.addEventListener('click', (event) => {
   const button = event.target.closest && event.target.closest('#examples .gallery-item, #photo button');
   if (!button) return;
   const number = Array.from(document.querySelectorAll('#examples .gallery-item')).indexOf(button);
+  if (number >= 0 || button.getAttribute('aria-label') === 'Remove Image') wait();
   if (number >= 0) link('example', String(number + 1));
   else if (button.getAttribute('aria-label') === 'Remove Image') link('example', '');
 }, true);
@@ -190,8 +237,11 @@ const parts = (files) => {
   });
   return found.filter((part) => part.length);
 };
-const row = (file, told) => {
+// What is said of an answer beside its class.
+const doubt = (told) => (told.unfamiliar ? 'unlike its training pictures: ' : told.abstain ? 'not sure: ' : told.probability < 0.5 ? 'perhaps ' : '');
+const row = (file, told, place) => {
   const line = document.createElement('tr');
+  line.dataset.place = place;
   const first = document.createElement('td');
   const image = document.createElement('img');
   image.alt = '';
@@ -200,7 +250,7 @@ const row = (file, told) => {
   image.onerror = () => { URL.revokeObjectURL(image.src); image.remove(); };
   first.append(image);
   const error = told.error && told.error.message;
-  line.append(first, cell(file.name), cell(error || (told.unfamiliar ? `unlike all it knows: ${told.label}` : told.abstain ? `not sure: ${told.label}` : told.label)));
+  line.append(first, cell(file.name), cell(error || doubt(told) + told.label));
   if (error) { line.lastChild.colSpan = 2; line.className = 'lf-failed'; }
   else line.append(cell(`${(100 * told.probability).toFixed(1)} %`));
   return line;
@@ -216,43 +266,79 @@ const lines = async function* (response) {
     yield* texts.map((text) => JSON.parse(text));
   }
 };
+const COLUMNS = ['file', 'label', 'probability', 'abstain', 'unfamiliar', 'notes', 'error', 'artifact', 'sha256'];
+const columns = (file, told, key) => (told.error
+  ? [file.name, '', '', '', '', '', told.error.message, key, '']
+  : [file.name, told.label, told.probability, told.abstain ?? '', told.unfamiliar ?? '', told.notes.join('; '), '', told.artifact, told.sha256]);
+const summary = (seen, total, key) => {
+  const count = (what) => seen.filter(what).length;
+  const failed = count((told) => told.error), odd = count((told) => told.unfamiliar), unsure = count((told) => told.abstain && !told.unfamiliar);
+  const said = [`${seen.length - failed} of ${total} answered by ${key}`];
+  if (odd) said.push(`${odd} unlike its training pictures`);
+  if (unsure) said.push(`${unsure} not sure`);
+  if (failed) said.push(`${failed} without an answer`);
+  return said.join(', ');
+};
+let stopped = new AbortController();
 const many = async (files) => {
   const state = document.querySelector('#many-state'), table = document.querySelector('#many-table');
   const link = document.querySelector('#many-csv'), body = table.querySelector('tbody');
-  const key = artifact();
-  const csv = new Array(files.length);
-  let answered = 0, failed = 0;
+  const key = artifact(), csv = new Array(files.length), seen = [];
+  stopped = new AbortController();
   body.replaceChildren();
   table.hidden = false;
   link.hidden = true;
-  const told = (file, place, row_) => {
-    answered += 1;
-    failed += row_.error ? 1 : 0;
-    body.append(row(file, row_));
-    csv[place] = [file.name, row_.label || '', row_.probability ?? '', row_.error ? row_.error.message : ''].map((v) => quoted(String(v))).join(',');
-    state.textContent = `${answered} of ${files.length} answered` + (failed ? `, ${failed} without a class` : '');
+  state.textContent = `0 of ${files.length} answered by ${key}`;
+  const told = (place, answer) => {
+    seen.push(answer);
+    const after = Array.from(body.children).find((line) => Number(line.dataset.place) > place);
+    body.insertBefore(row(files[place], answer, place), after || null);
+    csv[place] = columns(files[place], answer, key).map((value) => quoted(String(value))).join(',');
+    state.textContent = summary(seen, files.length, key);
   };
-  let begin = 0;
-  for (const part of parts(files)) {
-    const form = new FormData();
-    part.forEach((file) => form.append('file', file, file.name));
-    const seen = new Set();
+  const fits = [];
+  files.forEach((file, place) => {
+    if (file.size <= limit) fits.push({ file, place, size: file.size });
+    else told(place, { error: { message: `It has ${(file.size / 1e6).toFixed(1)} MB; at most ${LIMIT} MB are accepted.` } });
+  });
+  for (const part of parts(fits)) {
+    const form = new FormData(), answered = new Set();
+    part.forEach(({ file }) => form.append('file', file, file.name));
     let problem = 'The server sent no answer.';
     try {
-      const response = await fetch(`v1/batch?top=1&artifact=${encodeURIComponent(key)}`, { method: 'POST', body: form });
-      if (response.ok) { for await (const line of lines(response)) { seen.add(line.index); told(part[line.index], begin + line.index, line); } }
+      const response = await fetch(`v1/batch?top=1&artifact=${encodeURIComponent(key)}`, { method: 'POST', body: form, signal: stopped.signal });
+      if (response.ok) { for await (const line of lines(response)) { answered.add(line.index); told(part[line.index].place, line); } }
       else problem = (await response.json()).error.message;
-    } catch (error) { problem = 'The server does not answer.'; }
-    part.forEach((file, index) => { if (!seen.has(index)) told(file, begin + index, { error: { message: problem } }); });
-    begin += part.length;
+    } catch (error) { problem = stopped.signal.aborted ? 'Stopped before it was answered.' : 'The server does not answer.'; }
+    part.forEach(({ place }, index) => { if (!answered.has(index)) told(place, { error: { message: problem } }); });
   }
-  link.href = URL.createObjectURL(new Blob(['file,label,probability,error\n' + csv.join('\n') + '\n'], { type: 'text/csv' }));
+  link.href = URL.createObjectURL(new Blob([`${COLUMNS.join(',')}\n${csv.join('\n')}\n`], { type: 'text/csv' }));
+  link.download = `answers by ${key.replaceAll('/', ' ')}.csv`;
   link.hidden = false;
 };
+const several = (files) => {
+  const chooser = document.querySelector('#many-files'), stop = document.querySelector('#many-stop');
+  if (chooser.disabled) return;
+  document.querySelector('#many').open = true;
+  chooser.disabled = true;
+  stop.hidden = false;
+  many(Array.from(files)).finally(() => { chooser.disabled = false; chooser.value = ''; stop.hidden = true; });
+  document.querySelector('#many').scrollIntoView({ block: 'nearest' });
+};
 document.addEventListener('change', (event) => {
-  if (event.target && event.target.id === 'many-files' && event.target.files.length) {
-    const chooser = event.target;
-    chooser.disabled = true;
-    many(Array.from(chooser.files)).finally(() => { chooser.disabled = false; chooser.value = ''; });
+  if (event.target && event.target.id === 'many-files' && event.target.files.length) several(event.target.files);
+});
+
+// The page's own buttons: to stop, to copy what stands beside one, and to ask why.
+document.addEventListener('click', (event) => {
+  const button = event.target.closest && event.target.closest('#many-stop, .lf-copy, #ask-why');
+  if (!button) return;
+  if (button.id === 'many-stop') stopped.abort();
+  else if (button.id === 'ask-why') wait('#why');
+  else {
+    const text = button.parentElement.querySelector('code');
+    const done = () => { button.textContent = 'Copied'; setTimeout(() => { button.textContent = 'Copy'; }, 1500); };
+    if (navigator.clipboard) navigator.clipboard.writeText(text.textContent).then(done);
+    else getSelection().selectAllChildren(text);
   }
 });

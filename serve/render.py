@@ -10,7 +10,7 @@ from lfdeploy.confidence import KEY, temperature, threshold
 from serve.answer import Answer
 from serve.entries import Entry
 
-SHOWN = 5
+SHOWN, MOST_SHOWN, FEW, HALF = 5, 100, 12, 0.5
 
 
 def verbatim(html: str) -> str:
@@ -36,12 +36,7 @@ def answered(found: Answer | None) -> str:
     if found.error or found.entry is None:
         return _status("error", f"<h2>No answer</h2><p>{escape(found.error)}</p>")
     label, probability = found.top[0]
-    rest = len(found.top) - SHOWN
-    more = (
-        f'<p class="lf-quiet">and {rest} less probable {"class" if rest == 1 else "classes"}</p>'
-        if rest > 0
-        else ""
-    )
+    more = others(found.top[SHOWN:])
     notes = "".join(f'<p class="lf-note">{escape(note[:1].upper() + note[1:])}.</p>' for note in found.notes)
     total = found.decode_ms + found.model_ms
     times = f"Answered in {total:.1f} ms: decode {found.decode_ms:.1f} ms, model {found.model_ms:.1f} ms"
@@ -56,14 +51,18 @@ def _head(label: str, probability: float, found: Answer) -> str:
     """
     if found.unfamiliar:
         return (
-            "<h2>Unlike anything it was trained on</h2>"
+            "<h2>Unlike its training pictures</h2>"
             f"<p class='lf-sure'>Closest: <b>{escape(label)}</b>, {escape(percent(probability))}</p>"
-            "<p class='lf-note'>Of such pictures it knows nothing: the probability is only that of this "
-            "class among those it knows.</p>"
+            "<p class='lf-note'>So its answer may mean nothing. About one in twenty pictures of the known "
+            "kind is marked so too.</p>"
         )
     if not found.abstain or found.entry is None:
         word = "sure" if found.entry is not None and calibrated(found.entry) else "probability"
-        return f"<h2>{escape(label)}</h2><p class='lf-sure'>{escape(percent(probability))} {word}</p>"
+        perhaps, little = ("Perhaps ", "only ") if probability < HALF else ("", "")
+        return (
+            f"<h2>{perhaps}{escape(label)}</h2>"
+            f"<p class='lf-sure'>{little}{escape(percent(probability))} {word}</p>"
+        )
     told = found.entry.artifact.manifest[KEY]
     seen = found.entry.artifact.manifest["parity"].get("probabilities") or told
     split = "test" if seen["split"] == "test" else "validation"
@@ -99,9 +98,19 @@ def _status(kind: str, inner: str) -> str:
     return f'<div class="lf-{kind}" role="status">{inner}</div>'
 
 
-def bars(rows: Sequence[tuple[str, float]]) -> str:
+def others(rows: Sequence[tuple[str, float]]) -> str:
+    """The less probable classes, folded; empty where there are none."""
+    if not rows:
+        return ""
+    count = f"{len(rows)} less probable {'class' if len(rows) == 1 else 'classes'}"
+    return (
+        f'<details class="lf-rest"><summary>{count}</summary>{bars(rows[:MOST_SHOWN], "lf-tail")}</details>'
+    )
+
+
+def bars(rows: Sequence[tuple[str, float]], kind: str = "lf-bars") -> str:
     """Classes with their probabilities, as bars."""
-    return f"<ol class='lf-bars'>{''.join(_bar(name, value) for name, value in rows)}</ol>"
+    return f"<ol class='{kind}'>{''.join(_bar(name, value) for name, value in rows)}</ol>"
 
 
 def _bar(name: str, value: float) -> str:
@@ -118,7 +127,24 @@ def by(entry: Entry) -> str:
     where = (
         f" ({entry.predictor.session.backend} on {entry.predictor.session.device})" if entry.predictor else ""
     )
-    return f"<p class='lf-by'>By <b>{escape(entry.key)}</b>{escape(where)}. {verdict(entry)}</p>"
+    percents = (
+        "Its percentages were held against pictures that it had not learnt from."
+        if calibrated(entry)
+        else "Its percentages are its own: nothing was calibrated."
+    )
+    return (
+        f"<p class='lf-by'>By <b>{escape(entry.key)}</b>{escape(where)}. {right(entry)}{percents}</p>"
+        f"<p class='lf-by'>{verdict(entry)}</p>"
+    )
+
+
+def right(entry: Entry) -> str:
+    """How many pictures it was right on, as a sentence; empty where nobody knows."""
+    accuracy = entry.artifact.manifest.get("accuracy")
+    if not accuracy or "top1" not in accuracy:
+        return ""
+    split = escape(str(accuracy["split"]))
+    return f"<b>{accuracy['top1']:.1f} %</b> right on {accuracy['images']:,} {split} pictures. "
 
 
 def verdict(entry: Entry) -> str:
@@ -128,7 +154,8 @@ def verdict(entry: Entry) -> str:
     if entry.artifact.verdict == "pass":
         on = f" on {images:,} test pictures" if isinstance(images, int) else ""
         return (
-            f'<span class="lf-badge lf-pass">Export verified</span> It answers as the training code did{on}.'
+            f'<span class="lf-badge lf-pass">Export verified</span> Its file answers as the trained network '
+            f"did{on}."
         )
     reason = escape(str(parity.get("reason") or "").rstrip("."))
     if entry.artifact.verdict == "unverified":
@@ -152,17 +179,19 @@ def heading(entry: Entry, named: str = "") -> str:
     classes = len(entry.artifact.manifest["labels"])
     return (
         f'<header class="lf-head"><h1>{escape(named or title(entry))}</h1>'
-        f"<p>Show it a picture, and it says which of {classes} classes it is: "
-        f"{escape(some(entry.artifact.manifest['labels']))}. The picture stays on this machine.</p><p "
-        f"class='lf-quiet'>{' · '.join(parts)}</p></header>"
+        f"<div class='lf-lead'>Show it a picture, and it says which of {classes} classes it is: "
+        f"{some(entry.artifact.manifest['labels'])}. The picture goes to this server alone, "
+        f"which does not keep it.</div><p class='lf-quiet'>{' · '.join(parts)}</p></header>"
     )
 
 
 def some(labels: Sequence[str]) -> str:
-    """The names of a few classes, all where they are few."""
-    if len(labels) <= 6:
-        return f"{', '.join(labels[:-1])} or {labels[-1]}"
-    return f"{', '.join(labels[:5])} and {len(labels) - 5} more"
+    """The names of a few classes, as HTML; all where they are not many, the others folded."""
+    names = [escape(label) for label in labels]
+    if len(names) <= FEW:
+        return f"{', '.join(names[:-1])} or {names[-1]}"
+    rest = f"<details class='lf-all'><summary>{len(names) - SHOWN} more</summary>{', '.join(names[SHOWN:])}"
+    return f"{', '.join(names[:SHOWN])} and {rest}</details>"
 
 
 def title(entry: Entry) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from html import escape
 
 from lfdeploy.errors import LfdeployError
@@ -11,16 +12,17 @@ from lfdeploy.images import prepare
 from lfdeploy.overlay import picture
 from serve.answer import answer_of, sentence_of
 from serve.engine import Engine
+from serve.entries import mapless
 from serve.render import percent
 
 
-def why(engine: Engine, blob: bytes | None) -> str:
-    """The picture and its map side by side, as HTML; or a sentence."""
+def why(engine: Engine, blob: bytes | None, able: Sequence[str] = ()) -> str:
+    """The picture and its map side by side, as HTML; or a sentence, with the artifacts that are ``able``."""
     entry = engine.entry
     if blob is None:
         return _said("There is no picture yet.")
     if not entry.explains:
-        return _said(f"{entry.key} has no heat map. Export one that has: lfdeploy export --explain.")
+        return _said(mapless(entry.key, able))
     try:
         outcome = engine.submit(blob, explain=True, here=True).result()
         seen = prepare(blob, int(outcome.entry.artifact.manifest["input"]["height"]))

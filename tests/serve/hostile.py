@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -32,11 +32,13 @@ SERVE = "from lfdeploy.cli import main; main()"
 
 
 @contextmanager
-def running(*words: object, visits: bool = True) -> Iterator[tuple[str, subprocess.Popen[str], list[str]]]:
+def running(
+    *words: object, visits: bool = True, under: Sequence[str] = ()
+) -> Iterator[tuple[str, subprocess.Popen[str], list[str]]]:
     """`lfdeploy serve` on a free port: its address, its process, and the lines that it says. ``visits``: only
-    once the page is there.
+    once the page is there. ``under``: another command that runs it in its own process.
     """
-    command = [sys.executable, "-c", SERVE, "serve", *map(str, words), "--port", "0"]
+    command = [*under, sys.executable, "-c", SERVE, "serve", *map(str, words), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     lines: list[str] = []
     listening = threading.Event()

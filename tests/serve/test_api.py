@@ -23,7 +23,8 @@ from lfdeploy.predict import Predictor
 from lfdeploy.run import Run
 from serve.access import Rules
 from serve.entries import Entry, open_all
-from serve.openapi import OPERATIONS
+from serve.openapi import OPERATIONS, PICTURES
+from serve.problems import STATUS
 from serve.state import state_of
 
 FUSED, PEER = "fused-onnx-fp32", "peer0-onnx-fp32"
@@ -325,6 +326,34 @@ def test_the_document_names_every_route_and_no_other(api: Api) -> None:
         path = each.path.replace("{model}", PEER)
         status, _, _ = api(each.method.upper(), path, b"x" if each.method == "post" else b"")
         assert status not in (404, 405), each.path
+
+
+def test_the_document_s_fields_are_those_of_the_answers(api: Api) -> None:
+    document = json.loads(api("GET", "/openapi.json")[2])
+    schemas = document["components"]["schemas"]
+
+    def known(schema: dict[str, Any], told: dict[str, Any], *absent: str) -> None:
+        assert set(schema["properties"]) - set(absent) == set(told)
+
+    known(schemas["Answer"], json.loads(api("POST", "/v1/classify", JPEG)[2]), "heatmap")
+    known(schemas["Error"], json.loads(api("POST", "/v1/classify", b"x")[2]))
+    known(schemas["Sentence"], json.loads(api("POST", f"/v2/models/{PEER}/infer", b"x")[2]))
+    (row, *_) = json.loads(api("GET", "/v1/artifacts")[2])["artifacts"]
+    known(schemas["Artifacts"]["properties"]["artifacts"]["items"], row)
+    body, kind = form(("a.jpg", JPEG), ("b.jpg", b"x"))
+    lines = api("POST", "/v1/batch", body, Content_Type=kind)[2].splitlines()
+    good, bad = sorted((json.loads(line) for line in lines), key=lambda line: line["index"])
+    known(schemas["Line"], good, "heatmap", "error")
+    assert set(bad) == {"index", "name", "error"}
+    assert set(schemas["Line"]["properties"]["error"]["properties"]) == set(bad["error"])
+
+
+def test_the_page_of_routes_names_every_code_of_a_picture(api: Api) -> None:
+    """Codes of pictures are told where they are found; here they are listed once more."""
+    found = {(code, status) for status, code in CODES.values()} - {("too_large", 413)}
+    assert found <= set(PICTURES.items())
+    page = api("GET", "/docs")[2].decode()
+    assert all(code in page for code in {**PICTURES, **STATUS})
 
 
 def test_a_version_of_a_name_with_a_slash(entries: dict[str, Entry]) -> None:

@@ -55,6 +55,10 @@ def test_a_page_in_pieces_is_hashed_whole_and_anything_else_passes() -> None:
     headers, body, asked = answered(b"text/html; charset=utf-8", b"<script>let a", b" = 1;\n</script>")
     assert body == b"<script>" + INLINE + b"</script>"
     assert hash_of(INLINE) in headers[b"content-security-policy"].decode() and asked == [b"accept"]
+    preview = b'<meta property="og:image" content="https://elsewhere.example/a.png" />'
+    headers, body, _ = answered(b"text/html", b"<head><title>x</title>\n  " + preview + b"</head>")
+    assert body == b"<head><title>x</title></head>"  # what Gradio would have others show of it
+    assert headers[b"content-length"] == str(len(body)).encode()
     headers, body, _ = answered(b"application/json", b"{", b"}")
     assert b"content-security-policy" not in headers and body == b"{}"
 

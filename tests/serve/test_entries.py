@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_a_changed_file_is_listed_and_not_run(
     artifact = changed("peer0-onnx-fp32", sha256="0" * 64)
     (entry,) = open_all([artifact], "cpu")
     assert entry.predictor is None and "sha256" in entry.reason
-    assert entry.choice == "peer0-onnx-fp32 · export verified, cannot run here"
+    assert re.fullmatch(r"peer0-onnx-fp32 · [\d.]+ % right, cannot run here", entry.choice)
     assert preferred([entry, entries["peer0-onnx-fp32"]]) is entries["peer0-onnx-fp32"]
 
 
@@ -60,7 +61,9 @@ def test_a_verified_one_is_preferred(changed: Callable[..., Artifact], entries: 
         "fused-doubtful", target="fused", parity={"verdict": "unverified", "reason": "no GPU", "checks": []}
     )
     (entry,) = open_all([doubtful], "cpu")
-    assert entry.predictor is not None and entry.choice == "fused-doubtful · unverified"
+    assert entry.predictor is not None and re.fullmatch(
+        r"fused-doubtful · [\d.]+ % right · unverified", entry.choice
+    )
     assert preferred([entry, *entries.values()]).key == "fused-onnx-fp32"
     assert preferred([entry, entries["peer0-onnx-fp32"]]).key == "peer0-onnx-fp32"
 
