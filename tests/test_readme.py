@@ -44,6 +44,16 @@ def test_every_command_and_row_is_named() -> None:
     assert [family for family in families if f"`{family}" not in TEXT] == []
 
 
+def test_nobody_is_told_to_install_a_stranger_s_package() -> None:
+    """The package index has another project by our name."""
+    files = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "Dockerfile", *ROOT.glob("serve/*.txt")]
+    files += [
+        file for stage in ("lfdeploy", "training", "export", "serve") for file in (ROOT / stage).rglob("*.py")
+    ]
+    told = re.compile(r"pip install[^\n`;)]*[ '\"]lfdeploy(?![\w./-])")
+    assert [str(file) for file in files if told.search(file.read_text())] == []
+
+
 def test_it_is_short() -> None:
     assert len(TEXT.split()) < 1200
 
