@@ -22,6 +22,8 @@ import numpy as np
 from lfdeploy.devices import instruction_set
 
 SPINNERS, SECONDS = 8, 12.0
+#: One network takes all cores by OpenMP; two take a core each. ``LFDEPLOY_PEERS=1`` measures the one alone.
+PEERS = [int(word) for word in os.environ.get("LFDEPLOY_PEERS", "2 1").split()]
 SMALL = ("resnet8", "resnet32", "wrn16_2", "mobilenet_v2_cifar")
 ARCHS = (*SMALL, "resnet18", "mobilenet_v3_small", "efficientnet_lite0")
 
@@ -72,7 +74,7 @@ def main(spinners: int, rounds: int, archs: list[str]) -> None:
     for each in others:
         each.start()
     for arch in archs:
-        for peers in (2, 1):
+        for peers in PEERS:
             ratios = [measured(arch, peers, False) / measured(arch, peers, True) for _ in range(rounds)]
             row = {"arch": arch, "peers": peers, "ratio": statistics.median(ratios), "least": min(ratios)}
             row |= {"spinners": spinners, "rounds": rounds, "cpu": instruction_set()}
