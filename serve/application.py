@@ -18,7 +18,7 @@ from serve.csp import Scripts
 from serve.problems import Problem, problem_of, response
 from serve.proxy import Below
 from serve.request_log import RequestLog
-from serve.state import State
+from serve.state import PRIVATE, State
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -115,7 +115,7 @@ class Counted:
         finally:
             share.release()
             self.state.active.discard(number)
-            if scope.get("client") is not None:  # not the first process that asks a worker
+            if not scope["state"].get(PRIVATE):  # not the first process that asks a worker
                 name = getattr(scope.get("endpoint"), "__name__", "none")
                 place = scope["path"].split("/")[1]
                 self.state.metrics.requests.labels(f"{place}:{name}", status).inc()

@@ -82,6 +82,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._clock = None
 
     def _late(self) -> None:
+        if self.scope is None:  # browsers open connections in advance
+            self.transport.close()
+            return
         self._problem = Problem("timeout", "The request did not arrive in time.")
         self.send_400_response("")
 

@@ -7,12 +7,13 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
 
 from serve.http_limits import LimitedProtocol
-from serve.state import State
+from serve.state import PRIVATE, State
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -38,17 +39,13 @@ class Server(uvicorn.Server):
         self.state = state
         self._taken: set[asyncio.Task[object]] = set()
 
-    def take(self, connection: socket.socket) -> None:
-        """Answer a connection that was accepted elsewhere."""
+    def take(self, connection: socket.socket, private: bool = False) -> None:
+        """Answer a connection that was accepted elsewhere; a ``private`` one is another process's of ours."""
         loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(loop.connect_accepted_socket(self._protocol, connection))
+        made = partial(LimitedProtocol, self.config, self.server_state, {PRIVATE: True} if private else {})
+        task = asyncio.ensure_future(loop.connect_accepted_socket(made, connection))
         self._taken.add(task)
         task.add_done_callback(self._taken.discard)
-
-    def _protocol(self) -> asyncio.Protocol:
-        return LimitedProtocol(
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new work, finish what is under way, and close."""
@@ -86,7 +83,7 @@ class First(Server):
         """Answer, with every worker there is, and say where."""
         await super().startup([] if self.team else sockets)
         if self.team is not None and sockets:
-            await self.team.gathered(self.take)
+            await self.team.gathered(self.take, lambda: self.should_exit)
             self.team.accept_from(sockets[0])
         if self.started:
             self.greet()

@@ -40,9 +40,9 @@ const take = async (files) => {
 };
 
 // An answer that is out of date is dimmed until the next one is there, whoever brings it.
-const STALE = 4000;
+const STALE = 4000, PATIENCE = 8;
+const old = new WeakMap(), renewed = new WeakMap();
 let waits = 0;
-const old = new WeakMap();
 const arrived = (target) => { target.classList.remove('lf-waiting'); target.removeAttribute('aria-busy'); };
 const wait = (place = '#answer') => {
   const target = document.querySelector(place), number = waits += 1;
@@ -50,33 +50,40 @@ const wait = (place = '#answer') => {
   old.set(target, target.querySelector('[role=status], figure'));
   target.classList.add('lf-waiting');
   target.setAttribute('aria-busy', 'true');
-  const check = async () => {
+  const check = async (times) => {
     if (number !== waits || !target.classList.contains('lf-waiting')) return;
-    try { await fetch('health/live', { cache: 'no-store' }); setTimeout(check, STALE); } catch (error) {
+    try {
+      await fetch('health/live', { cache: 'no-store' });
+      if (times < PATIENCE) setTimeout(check, STALE, times + 1); else arrived(target);
+    } catch (error) {
       arrived(target);
       if (place === '#answer') refuse('The server does not answer. Try again when it does.');
     }
   };
-  setTimeout(check, STALE);
+  setTimeout(check, STALE, 1);
 };
 new MutationObserver((changes) => {
   changes.forEach((change) => {
-    const target = change.target.closest && change.target.closest('.lf-waiting');
-    if (target && !(old.get(target) && old.get(target).isConnected)) arrived(target);
+    const target = change.target.closest && change.target.closest('#answer, #why');
+    if (!target || (old.get(target) && old.get(target).isConnected)) return;
+    renewed.set(target, performance.now());
+    old.set(target, target.querySelector('[role=status], figure'));
+    arrived(target);
   });
 }).observe(document.body, { childList: true, subtree: true });
-const chosen = {};
-const reconsider = () => {
-  ['#picker', '#other'].forEach((name) => {
-    const field = document.querySelector(`${name} input`);
-    if (!field || !field.value || field.value === chosen[name]) return;
-    const first = !(name in chosen);
-    chosen[name] = field.value;
-    if (!first && document.querySelector('#photo img')) wait();
-  });
-};
-['click', 'keydown', 'focusout'].forEach((kind) => document.addEventListener(kind, () => setTimeout(reconsider, 60)));
-setTimeout(reconsider, 0);
+// Another artifact is another answer; Gradio says nothing of it here, but the fields show it.
+const PICKERS = ['#picker', '#other'], chosen = {};
+const reconsider = (asks, since) => PICKERS.forEach((name) => {
+  const field = document.querySelector(`${name} input`), answer = document.querySelector('#answer');
+  if (!field || !field.value || field.value === chosen[name]) return;
+  chosen[name] = field.value;
+  if (asks && document.querySelector('#photo img') && !(renewed.get(answer) > since)) wait();
+});
+['click', 'keydown', 'focusout'].forEach((kind) => document.addEventListener(kind, (event) => {
+  const asks = Boolean(event.target.closest && event.target.closest(PICKERS.join(', ')));
+  setTimeout(reconsider, 60, asks, performance.now());
+}));
+setTimeout(reconsider, 0, false, 0);
 
 // The answer does not wait until Gradio has put the picture in its place; the server remembers it until then.
 let asked = 0;
@@ -170,6 +177,9 @@ const name = () => {
     button.append(caption);
   });
 };
+// Its buttons have names for those who hear them; those who see them get the same.
+const hints = () => document.querySelectorAll('#photo button[aria-label]:not([title])').forEach((button) => { button.title = button.getAttribute('aria-label'); });
+new MutationObserver(hints).observe(document.body, { childList: true, subtree: true });
 setTimeout(name, 0);
 new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
 

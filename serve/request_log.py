@@ -12,6 +12,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
+from serve.state import PRIVATE
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,7 +29,7 @@ class RequestLog:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
-        if scope["type"] != "http" or scope.get("client") is None:  # the first process asks a worker
+        if scope["type"] != "http" or scope.get("state", {}).get(PRIVATE):  # the first process asks a worker
             await self.app(scope, receive, send)
             return
         begun, start = datetime.now(UTC), time.perf_counter()

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from serve.workers.team import Team
 
 
+#: In the state of a request that another process of this server sent; nobody else can put it there.
+PRIVATE = "private"
+
+
 @dataclass(frozen=True)
 class State:
     """The engines by key, the counters, whether the server stops, and which requests of programs are under

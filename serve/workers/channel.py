@@ -8,7 +8,7 @@ from contextlib import suppress
 
 #: From the first process: a visitor's connection; read the artifacts anew; finish and end.
 #: From a worker: it answers now. From both: a private connection, to be answered as any other.
-VISITOR, RELOAD, END, READY, PRIVATE = b"v", b"h", b"e", b"r", b"p"
+VISITOR, RELOAD, END, READY, ASKED = b"v", b"h", b"e", b"r", b"a"
 #: Messages that are read at once; others of the loop come between.
 AT_ONCE = 64
 
@@ -44,7 +44,7 @@ class Channel:
     def connect(self) -> socket.socket | None:
         """A private connection that the other side answers; None where it is gone."""
         ours, theirs = socket.socketpair()
-        if self.send(PRIVATE, theirs):
+        if self.send(ASKED, theirs):
             ours.setblocking(False)
             return ours
         ours.close()

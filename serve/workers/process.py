@@ -23,9 +23,9 @@ from serve.entries import open_all
 from serve.heap import few_arenas
 from serve.http_server import Server
 from serve.proxy import Below
-from serve.state import State, state_of
+from serve.state import PRIVATE, State, state_of
 from serve.swap import swap_all
-from serve.workers.channel import END, PRIVATE, READY, RELOAD, VISITOR, Channel
+from serve.workers.channel import ASKED, END, READY, RELOAD, VISITOR, Channel
 from serve.workers.relay import Relay
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Worker(Server):
 
     def _listen(self) -> None:
         for word, connection in self.channel.messages():
-            if word in (VISITOR, PRIVATE) and connection is not None:
-                self.take(connection)
+            if word in (VISITOR, ASKED) and connection is not None:
+                self.take(connection, private=word == ASKED)
             elif word == RELOAD:
                 threading.Thread(target=swap_all, args=(self.state,), name="lfdeploy-swap").start()
             elif word in (END, b""):
@@ -64,7 +64,7 @@ class Worker(Server):
 
     def under_way(self) -> tuple[bool, bool]:
         """Its own answers, and those of the first process that it passes on."""
-        return super().under_way()[0], self.relay.active > 0
+        return super().under_way()[0] or self.relay.active > 0, False
 
 
 def divided(here: ASGIApp, relay: Relay, outside: Below) -> ASGIApp:
@@ -74,7 +74,7 @@ def divided(here: ASGIApp, relay: Relay, outside: Below) -> ASGIApp:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         ours = scope["type"] == "http" and (
-            scope.get("client") is None or _answered_here(outside.path(scope), scope["method"])
+            scope["state"].get(PRIVATE) or _answered_here(outside.path(scope), scope["method"])
         )
         await (here if ours else relay)(scope, receive, send)
 

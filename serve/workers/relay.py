@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import h11
 
 from serve.problems import Problem, request_number, response
+from serve.state import PRIVATE
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -109,14 +110,15 @@ class Told:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on. Only a private connection, which has no address, is believed."""
-        if scope["type"] == "http" and scope.get("client") is None:
+        """Pass the request on. Only a private connection is believed, which is no visitor's."""
+        if scope["type"] == "http" and scope["state"].get(PRIVATE):
             told = dict(scope["headers"]).get(FROM, b"").decode("latin-1")
             scheme, _, client = told.partition(" ")
             kept = [row for row in scope["headers"] if row[0] != FROM]
             scope = {**scope, "headers": kept}
             if client:
-                scope |= {"scheme": scheme, "client": (client, 0)}
+                state = {key: value for key, value in scope["state"].items() if key != PRIVATE}
+                scope |= {"scheme": scheme, "client": (client, 0), "state": state}
         await self.app(scope, receive, send)
 
 

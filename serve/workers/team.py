@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lfdeploy.console import say
 from serve.problems import Problem
-from serve.workers.channel import AT_ONCE, END, PRIVATE, READY, RELOAD, VISITOR, Channel
+from serve.workers.channel import ASKED, AT_ONCE, END, READY, RELOAD, VISITOR, Channel
 from serve.workers.relay import fetch
 from serve.workers.summed import lasting, summed
 
@@ -34,7 +34,7 @@ class Member:
     process: subprocess.Popen[bytes]
     channel: Channel
     ready: bool = False
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    settled: bool = False
     metrics: str = ""
 
 
@@ -43,18 +43,21 @@ class Team:
 
     def __init__(self, count: int, settings: Callable[[], dict[str, Any]], token: str) -> None:
         self._settings, self._token = settings, token
-        self._take: Callable[[socket.socket], None] = socket.socket.close
+        self._take: Callable[[socket.socket, bool], None] = lambda connection, private: connection.close()
         self._listener: socket.socket | None = None
         self._turn, self._ends, self._lost_metrics = 0, False, ""
         self._members = [started(settings()) for _ in range(count)]
         self._processes = [member.process for member in self._members]
 
-    async def gathered(self, take: Callable[[socket.socket], None]) -> None:
-        """Wait until every worker answers or has ended. ``take`` answers a connection in this process."""
-        self._take = take
-        for member in self._members:
+    async def gathered(self, take: Callable[[socket.socket, bool], None], ends: Callable[[], bool]) -> None:
+        """Wait until every worker answers or has ended, or ``ends()``. ``take`` answers a connection in this
+        process.
+        """
+        self._take, awaited = take, list(self._members)
+        for member in awaited:
             self._listen(member)
-        await asyncio.gather(*(member.settled.wait() for member in list(self._members)))
+        while not all(member.settled for member in awaited) and not ends():
+            await asyncio.sleep(0.02)
 
     def accept_from(self, listener: socket.socket) -> None:
         """Hand out the connections that arrive there from now on."""
@@ -86,7 +89,7 @@ class Team:
         self._turn = (self._turn + 1) % len(able)
         member = able[self._turn]
         if member is None or not member.channel.send(VISITOR, connection):
-            self._take(connection)
+            self._take(connection, False)
 
     def _listen(self, member: Member) -> None:
         asyncio.get_running_loop().add_reader(member.channel.fileno(), self._heard, member)
@@ -94,10 +97,9 @@ class Team:
     def _heard(self, member: Member) -> None:
         for word, connection in member.channel.messages():
             if word == READY:
-                member.ready = True
-                member.settled.set()
-            elif word == PRIVATE and connection is not None:
-                self._take(connection)
+                member.ready = member.settled = True
+            elif word == ASKED and connection is not None:
+                self._take(connection, True)
             elif not word:
                 self._lost(member)
 
@@ -106,7 +108,7 @@ class Team:
         loop = asyncio.get_running_loop()
         loop.remove_reader(member.channel.fileno())
         member.channel.close()
-        member.settled.set()
+        member.settled = True
         self._members.remove(member)
         self._lost_metrics = lasting([self._lost_metrics, member.metrics])
         if self._ends:

@@ -21,7 +21,7 @@ from serve_pictures import JPEG
 from lfdeploy.artifact import read
 from lfdeploy.run import Run
 from serve.metrics import Metrics
-from serve.workers.channel import PRIVATE, READY, Channel
+from serve.workers.channel import ASKED, READY, Channel
 from serve.workers.summed import lasting, summed
 
 ARTIFACT = "peer0-onnx-fp32"
@@ -239,7 +239,7 @@ def test_a_channel_says_what_was_said_in_order() -> None:
     private = ours.connect()
     assert private is not None
     ((word, other),) = theirs.messages()
-    assert word == PRIVATE and other is not None
+    assert word == ASKED and other is not None
     private.send(b"asked")
     assert other.recv(9) == b"asked"
     private.close()
