@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from starlette.exceptions import HTTPException
@@ -71,9 +72,10 @@ def _repository(state: State) -> list[Route]:
         if not request.state.trusted:
             text = "Replacing an artifact takes a token: lfdeploy serve --token-file FILE."
             raise Problem("forbidden", text)
-        await asyncio.to_thread(swap, state, request.path_params["model"])
+        model = request.path_params["model"]
+        await asyncio.to_thread(swap, state, model)
         if state.team is not None:
-            await state.team.load(request.scope["raw_path"].decode())
+            await state.team.load(f"/v2/repository/models/{quote(model)}/load")
         return JSONResponse({})
 
     return [

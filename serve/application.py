@@ -18,7 +18,8 @@ from serve.csp import Scripts
 from serve.problems import Problem, problem_of, response
 from serve.proxy import Below
 from serve.request_log import RequestLog
-from serve.state import PRIVATE, State
+from serve.state import State
+from serve.workers.channel import PRIVATE
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

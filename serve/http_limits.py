@@ -20,7 +20,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._in_head, self._began_now, self._arrived, self._read = True, False, 0, 0
+        self._went_on, self._between, self._head = False, 0, 0
         self._clock: asyncio.TimerHandle | None = None
         self._problem = _malformed()
 
@@ -35,19 +35,23 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """A piece; of a head that goes on from piece to piece all bytes count."""
-        self._began_now = False
+        """A piece. Bytes that bring no head to its end and are of no body count: those of an endless header,
+        of an endless trailer, of an endless size of a chunk.
+        """
+        self._went_on = False
         super().data_received(data)
-        if self._in_head and not self._began_now:
-            self._arrived += len(data)
-            if self._arrived > MOST_HEAD:
+        if not self._went_on:
+            self._between += len(data)
+            if self._between > MOST_HEAD:
                 self._problem = _too_long()
                 self.send_400_response("")
+        if self._answered() and not self.pipeline:
+            self._expect()  # uvicorn's own clock stops at any byte
 
     def on_message_begin(self) -> None:
         """A head begins; the clock of a connection's first one runs already."""
         super().on_message_begin()
-        self._in_head, self._began_now, self._arrived, self._read = True, True, 0, 0
+        self._went_on, self._between, self._head = True, 0, 0
         self._expect()
 
     def on_url(self, url: bytes) -> None:
@@ -56,24 +60,32 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A whole header."""
+        """A whole header, or a whole trailer."""
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
     def _count(self, length: int) -> None:
-        self._read += length
-        if self._read > MOST_HEAD:
+        self._head += length
+        if self._head > MOST_HEAD:
             self._problem = _too_long()
             raise ValueError("the head is too long")  # the parser stops, and `send_400_response` follows
 
     def on_headers_complete(self) -> None:
         """The head is whole; its body has limits of its own."""
-        self._in_head = False
+        self._went_on, self._between = True, 0
         self._stop_clock()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._went_on, self._between = True, 0
+        super().on_body(body)
+
+    def _answered(self) -> bool:
+        return self.cycle is not None and self.cycle.response_complete
+
     def _expect(self) -> None:
-        if self._clock is None:
+        if self._clock is None and not self.transport.is_closing():
             self._clock = self.loop.call_later(HEAD_WITHIN, self._late)
 
     def _stop_clock(self) -> None:
@@ -82,17 +94,23 @@ class LimitedProtocol(HttpToolsProtocol):
             self._clock = None
 
     def _late(self) -> None:
-        if self.scope is None:  # browsers open connections in advance
-            self.transport.close()
+        self._clock = None
+        if self.scope is None or (self._answered() and self.scope is self.cycle.scope):
+            self.transport.close()  # nothing was asked: browsers open connections in advance
             return
         self._problem = Problem("timeout", "The request did not arrive in time.")
         self.send_400_response("")
 
     def send_400_response(self, msg: str) -> None:
-        """The problem, as all others are told, and the end of the connection."""
+        """The problem, as all others are told, and the end of the connection; where an answer was begun, its
+        end alone.
+        """
+        self._stop_clock()
         if self.transport.is_closing():
             return
-        self._stop_clock()
+        if self.cycle is not None and self.scope is self.cycle.scope and self.cycle.response_started:
+            self.transport.close()
+            return
         problem, number = self._problem, request_number()
         body = json.dumps(document(problem, number)).encode()
         told = [

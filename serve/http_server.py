@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from serve.http_limits import LimitedProtocol
-from serve.state import PRIVATE, State
+from serve.state import State
+from serve.workers.channel import PRIVATE
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

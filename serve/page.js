@@ -40,7 +40,7 @@ const take = async (files) => {
 };
 
 // An answer that is out of date is dimmed until the next one is there, whoever brings it.
-const STALE = 4000, PATIENCE = 8;
+const STALE = 4000, PATIENCE = 40;
 const old = new WeakMap(), renewed = new WeakMap();
 let waits = 0;
 const arrived = (target) => { target.classList.remove('lf-waiting'); target.removeAttribute('aria-busy'); };
@@ -54,13 +54,16 @@ const wait = (place = '#answer') => {
     if (number !== waits || !target.classList.contains('lf-waiting')) return;
     try {
       await fetch('health/live', { cache: 'no-store' });
-      if (times < PATIENCE) setTimeout(check, STALE, times + 1); else arrived(target);
+      const failed = document.querySelector('.toast-body.error');
+      if (times < PATIENCE && !failed) { setTimeout(check, STALE / 4, times + 1); return; }
+      arrived(target);
+      if (place === '#answer') refuse('The server could not answer this. Choose the picture again.');
     } catch (error) {
       arrived(target);
       if (place === '#answer') refuse('The server does not answer. Try again when it does.');
     }
   };
-  setTimeout(check, STALE, 1);
+  setTimeout(check, STALE / 4, 1);
 };
 new MutationObserver((changes) => {
   changes.forEach((change) => {
@@ -206,20 +209,21 @@ const link = (name, value) => {
   }
 };
 const linked = new URLSearchParams(location.search);
-let followed = !linked.get('artifact'), tried = !linked.get('example');
+let followed = !linked.get('artifact'), compared = !linked.get('compare'), tried = !linked.get('example');
 const follow = () => {
   const key = artifact();
   followed = followed || key === linked.get('artifact');
   if (followed && key && document.querySelector('#other')) {
     link('artifact', key);
     const beside = document.querySelector('.lf-compare[data-other]'), other = document.querySelector('#other input');
-    if (beside) link('compare', beside.dataset.other); else if (other && other.value === 'no other') link('compare', '');
+    compared = compared || Boolean(beside);
+    if (beside) link('compare', beside.dataset.other); else if (compared && other && other.value === 'no other') link('compare', '');
   }
   const button = document.querySelectorAll('#examples .gallery-item')[Number(linked.get('example')) - 1];
   if (!tried && followed && button) { tried = true; button.click(); }
 };
 setTimeout(follow, 0);
-setTimeout(() => { followed = true; follow(); }, 3000); // the address may name something that is not served here
+setTimeout(() => { followed = true; compared = compared || !document.querySelector('#photo img'); follow(); }, 3000); // the address may name something that is not served here
 new MutationObserver(follow).observe(document.body, { childList: true, subtree: true });
 document.addEventListener('click', (event) => {
   const button = event.target.closest && event.target.closest('#examples .gallery-item, #photo button');

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from starlette.responses import RedirectResponse
 
@@ -58,7 +59,7 @@ class Below:
         if prefix and (path == prefix or path.startswith(f"{prefix}/")):
             path = path[len(prefix) :] or "/"
         kept = [(name, value) for name, value in scope["headers"] if name not in replaced]
-        return {**scope, "path": path, "raw_path": path.encode(), "headers": kept + ours}
+        return {**scope, "path": path, "raw_path": quote(path).encode(), "headers": kept + ours}
 
 
 def parts_of(root_path: str) -> tuple[str, str, str]:

@@ -17,14 +17,11 @@ if TYPE_CHECKING:
     from serve.workers.team import Team
 
 
-#: In the state of a request that another process of this server sent; nobody else can put it there.
-PRIVATE = "private"
-
-
 @dataclass(frozen=True)
 class State:
     """The engines by key, the counters, whether the server stops, and which requests of programs are under
-    way; in the first of several processes the other ones. A ``quiet`` one leaves the telling to the first.
+    way; in the first of several processes the other ones. A ``quiet`` one leaves telling and counting of what
+    went well to the first.
     """
 
     engines: Mapping[str, Engine]

@@ -25,18 +25,15 @@ def swap(state: State, key: str) -> Entry:
         try:
             entry = _checked(before)
         except Exception as error:  # whatever it is, the one before goes on
-            state.metrics.swaps.labels(key, "refused").inc()
-            _tell(state, f"{key} stays as it was: {error}")
+            if not state.quiet:
+                state.metrics.swaps.labels(key, "refused").inc()
+            say(f"lfdeploy serve: {key} stays as it was: {error}")
             raise Problem("swap_refused", f"{key} stays as it was: {error}") from None
         engine.swap(entry)
-    state.metrics.swaps.labels(key, "success").inc()
-    _tell(state, f"{key} is now {entry.artifact.manifest['sha256'][:12]} ({entry.verdict})")
-    return entry
-
-
-def _tell(state: State, what: str) -> None:
     if not state.quiet:
-        say(f"lfdeploy serve: {what}")
+        state.metrics.swaps.labels(key, "success").inc()
+        say(f"lfdeploy serve: {key} is now {entry.artifact.manifest['sha256'][:12]} ({entry.verdict})")
+    return entry
 
 
 def swap_all(state: State) -> None:

@@ -9,6 +9,8 @@ from contextlib import suppress
 #: From the first process: a visitor's connection; read the artifacts anew; finish and end.
 #: From a worker: it answers now. From both: a private connection, to be answered as any other.
 VISITOR, RELOAD, END, READY, ASKED = b"v", b"h", b"e", b"r", b"a"
+#: In the state of a request that another process of this server sent; nobody else can put it there.
+PRIVATE = "private"
 #: Messages that are read at once; others of the loop come between.
 AT_ONCE = 64
 

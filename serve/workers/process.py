@@ -23,9 +23,9 @@ from serve.entries import open_all
 from serve.heap import few_arenas
 from serve.http_server import Server
 from serve.proxy import Below
-from serve.state import PRIVATE, State, state_of
+from serve.state import State, state_of
 from serve.swap import swap_all
-from serve.workers.channel import ASKED, END, READY, RELOAD, VISITOR, Channel
+from serve.workers.channel import ASKED, END, PRIVATE, READY, RELOAD, VISITOR, Channel
 from serve.workers.relay import Relay
 
 if TYPE_CHECKING:
@@ -74,16 +74,20 @@ def divided(here: ASGIApp, relay: Relay, outside: Below) -> ASGIApp:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         ours = scope["type"] == "http" and (
-            scope["state"].get(PRIVATE) or _answered_here(outside.path(scope), scope["method"])
+            scope["state"].get(PRIVATE) or _answered_here(outside.path(scope), scope)
         )
         await (here if ours else relay)(scope, receive, send)
 
     return app
 
 
-def _answered_here(path: str, method: str) -> bool:
-    replaces = path.startswith("/v2/repository/models/") and method == "POST"
-    return below(path, OURS) and path != "/metrics" and not replaces
+def _answered_here(path: str, scope: Scope) -> bool:
+    replaces = path.startswith("/v2/repository/models/") and scope["method"] == "POST"
+    # the page asks there what it is to show next, and the first process remembers it until then
+    shows = path == "/v1/classify" and any(
+        name == b"accept" and b"text/html" in value for name, value in scope["headers"]
+    )
+    return below(path, OURS) and path != "/metrics" and not replaces and not shows
 
 
 def _opened(settings: dict[str, Any]) -> State:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import h11
 
 from serve.problems import Problem, request_number, response
-from serve.state import PRIVATE
+from serve.workers.channel import PRIVATE
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,9 +42,16 @@ class Relay:
             problem = Problem("stopping", "The server stops. Ask again later.", headers={"Retry-After": "10"})
             await response(problem, request_number())(scope, receive, send)
             return
-        self.active += 1
         link = h11.Connection(h11.CLIENT)
-        sending = asyncio.ensure_future(_ask(scope, receive, end, link))
+        try:
+            head = link.send(_head(scope)) or b""
+        except h11.LocalProtocolError:  # uvicorn's parser takes more than h11 does
+            end.close()
+            problem = Problem("bad_request", "The request's headers are not well formed.")
+            await response(problem, request_number())(scope, receive, send)
+            return
+        self.active += 1
+        sending = asyncio.ensure_future(_ask(head, receive, end, link))
         try:
             await _answer(end, link, send)
         finally:
@@ -55,13 +62,13 @@ class Relay:
             end.close()
 
 
-async def _ask(scope: Scope, receive: Receive, end: socket.socket, link: h11.Connection) -> None:
+async def _ask(head: bytes, receive: Receive, end: socket.socket, link: h11.Connection) -> None:
     """Send the request. Whoever answers before he has read it all is not sent the rest; where the sender
     leaves, the connection ends.
     """
     loop = asyncio.get_running_loop()
     with suppress(OSError):
-        await loop.sock_sendall(end, link.send(_head(scope)) or b"")
+        await loop.sock_sendall(end, head)
         more = True
         while more and (message := await receive())["type"] == "http.request":
             await loop.sock_sendall(end, link.send(h11.Data(data=message.get("body", b""))) or b"")
@@ -75,7 +82,10 @@ async def _ask(scope: Scope, receive: Receive, end: socket.socket, link: h11.Con
 
 
 def _head(scope: Scope) -> h11.Request:
-    headers = [row for row in scope["headers"] if row[0].lower() not in HOP | {FROM, b"expect"}]
+    left = HOP | {FROM, b"expect"}
+    headers = [(name, value.strip(b" \t")) for name, value in scope["headers"] if name.lower() not in left]
+    if not any(name.lower() == b"host" for name, _ in headers):  # as HTTP/1.0 may: the first one judges
+        headers.append((b"host", b""))
     if any(name.lower() == b"transfer-encoding" for name, _ in scope["headers"]):
         headers.append((b"transfer-encoding", b"chunked"))
     client, _ = scope.get("client") or ("", 0)
@@ -88,7 +98,10 @@ async def _answer(end: socket.socket, link: h11.Connection, send: Send) -> None:
     """Pass the answer on as it arrives. Raises `OSError` where it does not."""
     loop = asyncio.get_running_loop()
     while True:
-        event = link.next_event()
+        try:
+            event = link.next_event()
+        except h11.RemoteProtocolError as error:
+            raise OSError(f"the other process ended in its answer: {error}") from None
         if event is h11.NEED_DATA:
             link.receive_data(await loop.sock_recv(end, PIECE))
         elif isinstance(event, h11.Response):

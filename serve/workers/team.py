@@ -21,8 +21,10 @@ from serve.workers.relay import fetch
 from serve.workers.summed import lasting, summed
 
 COMMAND = [sys.executable, "-P", "-m", "serve.workers.process"]
-#: Seconds that a worker may take to end, and to answer a question; seconds before one that died is replaced.
-END_WITHIN, ANSWER_WITHIN, PAUSE = 20.0, 5.0, 1.0
+#: Seconds that a worker may take to end, to say its counts, and to open artifacts anew.
+END_WITHIN, ANSWER_WITHIN, LOAD_WITHIN = 20.0, 5.0, 120.0
+#: Seconds before one that died is replaced, and before one that did not start is tried again.
+PAUSE, AGAIN = 1.0, 10.0
 #: Where there are no more handles or buffers, connections wait in the kernel for a while.
 FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -119,13 +121,21 @@ class Team:
             say(f"lfdeploy serve: worker {member.process.pid} has ended; another one takes its place.")
             loop.call_later(PAUSE, self._replace)
         else:
-            say(f"lfdeploy serve: a worker did not start; {1 + len(self._members)} processes serve.")
+            count = 1 + len(self._members)
+            say(f"lfdeploy serve: a worker did not start; {count} processes serve meanwhile.")
+            loop.call_later(AGAIN, self._replace)
 
     def _replace(self) -> None:
-        if not self._ends:
-            self._members.append(started(self._settings()))
-            self._processes.append(self._members[-1].process)
-            self._listen(self._members[-1])
+        if self._ends:
+            return
+        try:
+            member = started(self._settings())
+        except OSError:  # no more processes or handles
+            asyncio.get_running_loop().call_later(AGAIN, self._replace)
+            return
+        self._members.append(member)
+        self._processes.append(member.process)
+        self._listen(member)
 
     def reload(self) -> None:
         """Let every worker read its artifacts anew."""
@@ -134,7 +144,8 @@ class Team:
 
     async def load(self, path: str) -> None:
         """Ask every worker for the path that replaces an artifact. Raises `Problem` where one does not."""
-        replies = await asyncio.gather(*(self._asked(member, "POST", path) for member in self._members))
+        able = [member for member in self._members if member.ready]
+        replies = await asyncio.gather(*(self._asked(member, "POST", path, LOAD_WITHIN) for member in able))
         refused = sum(status != 200 for status, _ in replies)
         if refused:
             text = f"{refused} of {len(replies) + 1} processes stay as they were; the terminal says why."
@@ -150,13 +161,15 @@ class Team:
         await asyncio.gather(*map(update, self._members))
         return summed([own.decode(), self._lost_metrics, *(member.metrics for member in self._members)])
 
-    async def _asked(self, member: Member, method: str, path: str) -> tuple[int, bytes]:
+    async def _asked(
+        self, member: Member, method: str, path: str, within: float = ANSWER_WITHIN
+    ) -> tuple[int, bytes]:
         """Status and body of a worker's answer; 0 where there is none."""
-        end = member.channel.connect() if member.ready else None
-        if end is None:
-            return 0, b""
         try:
-            async with asyncio.timeout(ANSWER_WITHIN):
+            end = member.channel.connect() if member.ready else None
+            if end is None:
+                return 0, b""
+            async with asyncio.timeout(within):
                 return await fetch(end, method, path, self._token)
         except (OSError, TimeoutError):
             return 0, b""
@@ -204,7 +217,9 @@ def started(settings: dict[str, Any]) -> Member:
     ours, theirs = socket.socketpair()
     with theirs:
         handle = theirs.fileno()
-        process = subprocess.Popen([*COMMAND, str(handle)], stdin=subprocess.PIPE, pass_fds=[handle])
+        # a group of its own: what a terminal sends to all is for the first process
+        command = [*COMMAND, str(handle)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[handle], process_group=0)
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin as stdin:
         stdin.write(json.dumps(settings).encode())

@@ -133,6 +133,29 @@ def test_a_head_without_an_end_is_not_kept(guarded: Api) -> None:
     assert said(guarded.port, *pieces)[:2] == GONE
 
 
+def test_a_trailer_without_an_end_is_not_kept(guarded: Api) -> None:
+    """Nor the size of a chunk: neither is of a head, nor of a body."""
+    begun = get("/health/live", f"{HOST}Transfer-Encoding: chunked\r\n")
+    for rest in (b"0\r\nX-A: ", b"1;"):
+        with socket.create_connection(("127.0.0.1", guarded.port), 30) as sender:
+            sender.sendall(begun + rest)
+            with pytest.raises(OSError):  # the other side has closed
+                sender.sendall(b"a" * 10_000_000)
+    assert guarded("GET", "/health/live", Host="localhost")[0] == 200
+
+
+def test_a_byte_does_not_keep_a_connection(guarded: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an answer, what begins no request is waited for as long as a head is."""
+    monkeypatch.setattr(http_limits, "HEAD_WITHIN", 0.2)
+    for more in (b"\r", b"\r\n"):
+        with socket.create_connection(("127.0.0.1", guarded.port), 30) as kept:
+            kept.sendall(get("/health/live"))
+            assert b"200 OK" in kept.recv(65_536)
+            kept.settimeout(3)  # before uvicorn's own five seconds
+            kept.sendall(more)
+            assert kept.recv(1) == b""
+
+
 def test_a_head_that_does_not_come_is_not_waited_for(guarded: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the first one of a connection, nor one that has begun on a kept connection."""
     monkeypatch.setattr(http_limits, "HEAD_WITHIN", 0.2)

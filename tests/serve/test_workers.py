@@ -111,6 +111,22 @@ def test_what_is_refused_is_refused_by_everybody(served: Served) -> None:
 
 
 @pytest.mark.slow
+def test_what_one_parser_takes_the_other_does_not_hang_on(served: Served) -> None:
+    """HTTP/1.0 without a host, as load balancers ask; blanks behind a value; two hosts."""
+    url, _, _ = served
+    host, _, port = url.removeprefix("http://").partition(":")
+    for lines, status in (
+        ("GET /metrics HTTP/1.0\r\n", b"400"),
+        ("GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-A: b \t\r\nConnection: close\r\n", b"200"),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\nConnection: close\r\n", b"400"),
+    ):
+        for _ in range(3):
+            with socket.create_connection((host, int(port)), 10) as asked:
+                asked.sendall(f"{lines}\r\n".encode())
+                assert asked.recv(65_536).split(b" ")[1] == status, lines
+
+
+@pytest.mark.slow
 def test_large_and_unmeasured_bodies_pass(served: Served) -> None:
     """Uploads to the page by any process: in pieces without a length, too large, and broken off."""
     url, _, _ = served
@@ -185,10 +201,11 @@ def test_a_stop_finishes_what_all_processes_have_under_way(tiny_run: Run, group:
 def test_an_artifact_is_replaced_in_all_processes(tiny_run: Run, tmp_path: Path) -> None:
     two = [tiny_run.artifacts / f"peer{number}-onnx-fp32" for number in (0, 1)]
     hashes = [read(path).manifest["sha256"] for path in two]
-    place, token = tmp_path / "served", tmp_path / "token"
+    place, token = tmp_path / "my served", tmp_path / "token"
     place.symlink_to(two[0])
     token.write_text(TOKEN)
     words = ("--device", "cpu", "--workers", 3, "--token-file", token)
+    words += ("--root-path", "/demo")
     knows = {"Authorization": f"Bearer {TOKEN}"}
     with running(place, *words, visits=False) as (url, process, said):
 
@@ -204,13 +221,15 @@ def test_an_artifact_is_replaced_in_all_processes(tiny_run: Run, tmp_path: Path)
         assert ask(url, "POST", "/v1/classify", JPEG)[0] == 401
         for number in (1, 0, 1):
             put(number)
-            status, _, body = ask(url, "POST", "/v2/repository/models/served/load", b"{}", **knows)
+            status, _, body = ask(url, "POST", "/v2/repository/models/my%20served/load", b"{}", **knows)
             assert (status, body) == (200, b"{}")
             assert answering() == {hashes[number]}
         put(0)
         process.send_signal(signal.SIGHUP)
         until(lambda: answering() == {hashes[0]})
-        assert "".join(said).count("is now") == 4  # said once, whoever did it
+        assert "".join(said).count("is now") == 4  # said once and counted once, whoever did it
+        text = ask(url, "GET", "/metrics", **knows)[2].decode()
+        assert 'lfdeploy_swaps_total{artifact="my served",outcome="success"} 4.0' in text
 
 
 def test_sums_are_what_one_process_would_have_counted() -> None:
