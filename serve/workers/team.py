@@ -122,7 +122,8 @@ class Team:
             loop.call_later(PAUSE, self._replace)
         else:
             count = 1 + len(self._members)
-            say(f"lfdeploy serve: a worker did not start; {count} processes serve meanwhile.")
+            serve = "process serves" if count == 1 else "processes serve"
+            say(f"lfdeploy serve: a worker did not start; {count} {serve} meanwhile.")
             loop.call_later(AGAIN, self._replace)
 
     def _replace(self) -> None:

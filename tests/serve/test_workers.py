@@ -232,6 +232,32 @@ def test_an_artifact_is_replaced_in_all_processes(tiny_run: Run, tmp_path: Path)
         assert 'lfdeploy_swaps_total{artifact="my served",outcome="success"} 4.0' in text
 
 
+@pytest.mark.slow
+def test_a_worker_that_does_not_start_is_tried_again(tiny_run: Run, tmp_path: Path) -> None:
+    """The artifact was exported anew, and the first process has not been told yet: nobody mixes the two."""
+    two = [tiny_run.artifacts / f"peer{number}-onnx-fp32" for number in (0, 1)]
+    place = tmp_path / "served"
+    place.symlink_to(two[0])
+    with running(place, "--device", "cpu", "--workers", 2, visits=False) as (url, process, said):
+        (tmp_path / "next").symlink_to(two[1])
+        os.replace(tmp_path / "next", place)
+        (worker,) = children(process.pid)
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: "a worker did not start; 1 process serves meanwhile" in "".join(said))
+        assert "is another artifact by now" in "".join(said)
+        process.send_signal(signal.SIGHUP)
+        wanted = read(two[1]).manifest["sha256"]
+        numbers = set()
+
+        def both() -> bool:
+            told = json.loads(ask(url, "POST", "/v1/classify", JPEG)[2])
+            numbers.update({told["request_id"][:8]} if told["sha256"] == wanted else ())
+            return len(numbers) > 1
+
+        until(both)
+    assert "Traceback" not in "".join(said)
+
+
 def test_sums_are_what_one_process_would_have_counted() -> None:
     many = [Metrics() for _ in range(3)]
     one = Metrics()

@@ -25,6 +25,7 @@ from lfdeploy.run import Run
 from training import train
 from training.compare import compare
 from training.compare.entries import entries_of, seeds_of
+from training.compare.report import document_of, markdown
 from training.compare.statistics import check_alone, compared, difference
 
 
@@ -136,6 +137,14 @@ def line(label: str, seed: int, peers: list[float], fused: float | None, **more:
         "precision": "fp32",
         "versions": {"lfdeploy": "1", "torch": "2", "python": "3"},
     } | more
+
+
+def test_every_machine_is_named() -> None:
+    lines = [line("a", 0, [60], None), line("a", 1, [61], None, cpu="AMX")]
+    lines = [each | {"settings": each["settings"] | {"recipe": "cifar"}} for each in lines]
+    lines = [each | {"data": {"name": "d", "train": 1, "test": 1, "split": "test"}} for each in lines]
+    document = document_of(compared(lines, ["a"], "a"), [], lines)
+    assert document["machine"]["cpu"] == "AVX2, AMX" and "cpu (AVX2, AMX), 2 threads" in markdown(document)
 
 
 def test_each_is_held_to_its_equal() -> None:

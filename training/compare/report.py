@@ -40,7 +40,7 @@ def document_of(
         "epochs": sorted({line["settings"]["epochs"] for line in lines}),
         "recipe": first["settings"]["recipe"],
         "archs": first["archs"],
-        "machine": {key: first[key] for key in ("device", "cpu", "threads")} | first["versions"],
+        "machine": {key: _all(lines, key) for key in ("device", "cpu", "threads")} | first["versions"],
         "rows": [asdict(row) for row in rows],
         "remarks": list(remarks),
         "table": {"columns": list(COLUMNS), "rows": [_texts(row) for row in rows]},
@@ -103,6 +103,11 @@ def _legend(document: dict[str, Any]) -> str:
         f"Each is held to its equal of {document['against']}; where that has no fused classifier, fused is "
         "held to its ensemble. Parameters are those that learn, training-only parts included."
     )
+
+
+def _all(lines: Sequence[dict[str, Any]], key: str) -> str:
+    """What the runs have under a key: each value once, in their order."""
+    return ", ".join(dict.fromkeys(str(line[key]) for line in lines))
 
 
 def markdown(document: dict[str, Any]) -> str:
