@@ -117,6 +117,7 @@ class Team:
             return
         member.process.kill()  # whatever it still does, nobody hears of it
         loop.run_in_executor(None, member.process.wait)
+        self._processes.remove(member.process)
         if member.ready:
             say(f"lfdeploy serve: worker {member.process.pid} has ended; another one takes its place.")
             loop.call_later(PAUSE, self._replace)
