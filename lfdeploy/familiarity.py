@@ -91,9 +91,9 @@ def _inverse(apart: Array) -> Array:
 
 def _scores(z: Array, numbers: tuple[Array, Array, Array, Array]) -> Array:
     means, within, middle, whole = numbers
-    apart = z[:, None] - means
-    nearest = np.einsum("nkd,de,nke->nk", apart, within, apart, optimize=True).min(1)
-    found: Array = nearest - np.einsum("nd,de,ne->n", z - middle, whole, z - middle, optimize=True)
+    near, far = z[:, None] - means, z - middle
+    nearest = (near @ within * near).sum(-1).min(1)
+    found: Array = nearest - (far @ whole * far).sum(-1)
     return found
 
 

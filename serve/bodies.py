@@ -80,13 +80,16 @@ async def whole(request: Request, most: int = MOST_PICTURE) -> bytes:
     parts: list[bytes] = []
     length = 0
     stream = request.stream()
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PATIENCE
     try:
-        async with asyncio.timeout(PATIENCE):
-            while fits and (part := await asyncio.wait_for(anext(stream, b""), SILENCE)):
+        async with asyncio.timeout(SILENCE) as clock:
+            while fits and (part := await anext(stream, b"")):
                 request.state.share.take(len(part))
                 parts.append(part)
                 length += len(part)
                 fits = length <= most
+                clock.reschedule(min(end, loop.time() + SILENCE))
     except TimeoutError:
         raise Problem("timeout", "The body did not arrive in time.", headers=CLOSE) from None
     except ClientDisconnect:

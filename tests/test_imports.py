@@ -5,8 +5,11 @@ stays light.
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,32 @@ def test_arrows(package: str) -> None:
             assert not imported(path, top_level_only=True) & forbidden, path
         else:
             assert not found, f"{path} imports {found}"
+
+
+@pytest.mark.parametrize("package", ["lfdeploy", *STAGES])
+def test_every_package_that_is_imported_is_declared(package: str) -> None:
+    """Not only there because something else needs it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    assert not _undeclared(package, lines)
+
+
+def test_the_server_has_what_it_imports() -> None:
+    assert not _undeclared("serve", (ROOT / "serve" / "requirements.txt").read_text().splitlines())
+
+
+def _undeclared(package: str, lines: list[str]) -> set[str]:
+    """Packages that the modules import and no line of requirements names."""
+    told = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
+    owners = importlib.metadata.packages_distributions()
+    known = {"lfdeploy", *STAGES, *sys.stdlib_module_names, "triton_python_backend_utils"}  # Triton's own
+    names = {name for path in (ROOT / package).rglob("*.py") for name in imported(path)} - known
+    return {
+        name
+        for name in names
+        if told.isdisjoint(owner.lower().replace("_", "-") for owner in owners.get(name, [name]))
+    }
 
 
 #: what a room of export/ may import of export/, besides itself
