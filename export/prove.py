@@ -22,6 +22,7 @@ from export.parity.verdict import Report, judge
 from export.report.page import page
 from lfdeploy.artifact import Artifact, read, run_of
 from lfdeploy.backends import chosen
+from lfdeploy.by_class import by_class, mistakes
 from lfdeploy.chance import against_chance
 from lfdeploy.console import Meter, decoding, say
 from lfdeploy.data import Data, Split
@@ -166,6 +167,9 @@ def write_reports(run: Run, staged: Sequence[Path], data: str | None) -> None:
         if report.comparison:
             right = round(report.comparison["top1"] * report.comparison["images"] / 100)
             document["chance"] = against_chance(right, ref.images.labels)
+        if report.comparison and report.logits is not None:
+            answers = report.logits.argmax(1), ref.images.labels, report.logits.shape[1]
+            document["by_class"] = by_class(*answers) | mistakes(*answers)
         shown = page(artifact.manifest, document, ref.images, ref.logits, report.logits)
         (artifact.path / "report.html").write_text(shown, encoding="utf-8")
         write_json(artifact.path / REPORT, document)

@@ -39,7 +39,7 @@ def _with_report(place: Path) -> dict[str, Any]:
         "top1_reference": found["top1_reference"],
         "measured_on": report["subject"],
         "chance": report.pop("chance"),
-    } | _of_members(report) | report.pop("judged", {})
+    } | report.pop("by_class", {}) | _of_members(report) | report.pop("judged", {})
     manifest["parity"] = report
     write_json(place / "manifest.json", sealed(manifest))
     return manifest

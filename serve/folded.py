@@ -55,7 +55,8 @@ _BLOCKS = "".join(
 #: curl, Python and Triton's client; the browser puts its own address in, and the artifact that is chosen.
 CODE = (
     f'<details class="lf-fold" id="code"><summary>Use it from code</summary>{_BLOCKS}'
-    '<p class="lf-quiet">All routes: <a class="lf-docs" href="docs">the API</a>.</p></details>'
+    '<p class="lf-quiet">All routes: <a class="lf-docs" href="docs" target="_blank">the API</a>.</p>'
+    "</details>"
 )
 
 

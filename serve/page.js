@@ -117,16 +117,22 @@ document.addEventListener('change', (event) => {
   });
 }, true);
 
-const hasFiles = (event) => event.dataTransfer && Array.from(event.dataTransfer.types).includes('Files');
-document.addEventListener('dragover', (event) => { if (hasFiles(event)) event.preventDefault(); }, true);
+// A picture dragged from another page may come as its address alone, which nobody here fetches.
+const holds = (event, kind) => Boolean(event.dataTransfer) && Array.from(event.dataTransfer.types).includes(kind);
+const dropped = (event) => holds(event, 'Files') || holds(event, 'text/uri-list');
+document.addEventListener('dragover', (event) => { if (dropped(event)) event.preventDefault(); }, true);
 document.addEventListener('drop', (event) => {
-  if (!hasFiles(event)) return;
+  if (!dropped(event)) return;
   event.preventDefault();
   event.stopImmediatePropagation();
-  take(event.dataTransfer.files);
+  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
+  else refuse('That is the address of a picture, and this page fetches nothing. Save the picture, then drop the file.');
 }, true);
 document.addEventListener('paste', (event) => {
-  if (event.clipboardData && event.clipboardData.files.length) { event.preventDefault(); take(event.clipboardData.files); }
+  if (!event.clipboardData || event.target.closest('input:not([type=file]), textarea')) return;
+  event.preventDefault();
+  if (event.clipboardData.files.length) take(event.clipboardData.files);
+  else refuse('There is no picture in what was pasted. Copy a picture itself, or choose a file.');
 }, true);
 
 // A file the browser cannot draw (a TIFF, or a damaged one) has no preview; small pictures show their pixels.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import PurePath
 
+from lfdeploy import by_class
 from lfdeploy.confidence import KEY, temperature, threshold
 from serve.answer import Answer
 from serve.entries import Entry
@@ -214,4 +215,27 @@ def foot(entry: Entry) -> str:
     parts.append(f"sees {side} pixels, the largest centred square of the picture")
     key = escape(entry.key)
     facts = " · ".join([f"<b>{key}</b>", *parts])
-    return f'{warning(entry)}<p class="lf-foot" data-artifact="{key}">{facts}</p>'
+    return f'{warning(entry)}<p class="lf-foot" data-artifact="{key}">{facts}</p>{classes(entry)}'
+
+
+def classes(entry: Entry) -> str:
+    """How often it is right on pictures of each class, folded; empty where nobody knows."""
+    manifest = entry.artifact.manifest
+    found = by_class.rows(manifest.get("accuracy"), manifest["labels"])[:MOST_SHOWN]
+    if not found:
+        return ""
+    rows = "".join(
+        f'<li><span class="lf-name" title="{escape(one.name)}">{escape(one.name)}</span>'
+        f'<span class="lf-track" aria-hidden="true"><i style="width:{one.recall:.2f}%"></i></span>'
+        f'<span class="lf-value">{one.recall:.0f} % of {one.images:,}</span>'
+        f'<span class="lf-taken">{_taken(one)}</span></li>'
+        for one in found
+    )
+    return (
+        "<details class='lf-rest' id='classes'><summary>How often it is right, class by class</summary>"
+        f"<ol class='lf-tail lf-classes'>{rows}</ol></details>"
+    )
+
+
+def _taken(one: by_class.OfClass) -> str:
+    return f"{one.mistaken:,} taken for {escape(one.taken_for)}" if one.taken_for else ""

@@ -6,11 +6,12 @@ from typing import Any
 
 from export.parity.members import table
 from export.report.reliability import card_section
-from lfdeploy import familiarity
+from lfdeploy import by_class, familiarity
 from lfdeploy.chance import SENTENCE
 from lfdeploy.models.explain import HEATMAP
 from lfdeploy.models.multi_output import ALL
 
+MOST_CLASSES = 100  # rows of a table
 RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
@@ -30,6 +31,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         *_int8_rows(manifest),
         *_familiarity_rows(manifest),
         *_speed_rows(manifest),
+        *_balanced_rows(manifest["accuracy"]),
         *_chance_rows(manifest["accuracy"]),
         f"| parity | **{parity['verdict']}**{': ' + parity['reason'] if parity['reason'] else ''} |",
         "",
@@ -45,6 +47,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         "does just that, and lays transparent ones on white.",
         "",
         *_report_lines(manifest),
+        *_class_lines(manifest),
         *card_section(manifest),
         *_parity_lines(parity),
     ]
@@ -108,6 +111,35 @@ def _accuracy_rows(accuracy: dict[str, Any] | None) -> list[str]:
             for output, top1, module in table(accuracy)
         ],
     ]
+
+
+def _balanced_rows(accuracy: dict[str, Any] | None) -> list[str]:
+    """What top-1 hides where classes are unequally frequent."""
+    if not accuracy or "macro_f1" not in accuracy:
+        return []
+    return [
+        f"| class by class | balanced accuracy {accuracy['balanced']:.2f} %, "
+        f"macro-F1 {accuracy['macro_f1']:.2f} |"
+    ]
+
+
+def _class_lines(manifest: dict[str, Any]) -> list[str]:
+    """The section with a row per class, the least recognised first."""
+    found = by_class.rows(manifest["accuracy"], manifest["labels"])
+    if not found:
+        return []
+    lines = [
+        "## Class by class",
+        "",
+        "| class | recognised | of pictures | most often taken for |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for one in found[:MOST_CLASSES]:
+        other = f"{_cell(one.taken_for)} ({one.mistaken})" if one.taken_for else ""
+        lines.append(f"| {_cell(one.name)} | {one.recall:.1f} % | {one.images:,} | {other} |")
+    if len(found) > MOST_CLASSES:
+        lines += ["", f"{len(found) - MOST_CLASSES} classes that are recognised better are left out."]
+    return [*lines, ""]
 
 
 def _int8_rows(manifest: dict[str, Any]) -> list[str]:

@@ -107,6 +107,21 @@ def test_no_path_user_or_host_in_any_artifact(tiny_run: Run, elsewhere: list[Pat
             assert secret.encode() not in blob, (name, secret)
 
 
+def test_what_is_told_of_classes_is_what_training_found(tiny_run: Run) -> None:
+    """In the manifest, and in the card with a row for each class."""
+    path = tiny_run.artifacts / "fused-onnx-fp32"
+    manifest, found = read(path).manifest, tiny_run.read("summary.json")["test"]
+    for key in ("per_class_recall", "balanced", "macro_f1"):
+        assert manifest["accuracy"][key] == pytest.approx(found[key])
+    labels = tiny_run.data().test.labels
+    assert manifest["accuracy"]["per_class_images"] == np.bincount(labels).tolist()
+    section = (path / "README.md").read_text().split("## Class by class")[1].split("##")[0]
+    rows = [line.split(" | ")[1] for line in section.splitlines() if line.startswith("| ")][2:]
+    assert [float(cell.split()[0]) for cell in rows] == pytest.approx(
+        sorted(found["per_class_recall"]), abs=0.05
+    )
+
+
 @pytest.mark.slow
 def test_the_card_loads_the_model_in_five_lines(tiny_run: Run, elsewhere: list[Path], tmp_path: Path) -> None:
     """In a folder of its own with nothing but the model's files, and where lfdeploy cannot be imported."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score, recall_score
 
-from lfdeploy.by_class import by_class, told
+from lfdeploy.by_class import OfClass, by_class, mistakes, rows, told
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -40,3 +40,20 @@ def test_a_class_without_pictures_is_left_out() -> None:
 def test_no_pictures() -> None:
     none = np.zeros(0, np.int64)
     assert by_class(none, none, 2) == {"per_class_recall": [None, None], "macro_f1": None, "balanced": None}
+
+
+def test_what_a_class_is_taken_for() -> None:
+    labels, predicted = np.array([0, 0, 0, 0, 1, 1, 3]), np.array([0, 2, 2, 1, 1, 1, 1])
+    scores = by_class(predicted, labels, 4) | mistakes(predicted, labels, 4)
+    assert scores["per_class_images"] == [4, 2, 0, 1]
+    assert scores["per_class_taken_for"] == [(2, 2), None, None, (1, 1)]
+    assert rows(scores, ["a", "b", "c", "d"]) == [
+        OfClass("d", 0.0, 1, "b", 1),
+        OfClass("a", 25.0, 4, "c", 2),
+        OfClass("b", 100.0, 2, "", 0),
+    ]
+
+
+def test_an_older_manifest_tells_nothing() -> None:
+    assert rows({"top1": 80.0}, ["a", "b"]) == []
+    assert rows(None, ["a", "b"]) == []

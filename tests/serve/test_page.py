@@ -102,6 +102,16 @@ def test_page_in_a_browser(served: Any, page: Any, tmp_path: Path, tiny_run: Run
     expect(answer.locator(".lf-bars")).to_be_visible()
     page.get_by_role("button", name="Remove Image").click()
     expect(answer).to_contain_text("The answer appears here")
+    # What holds no picture is told so: pasted text, and the address of a picture on another page.
+    words = (
+        "() => { const d = new DataTransfer(); d.setData('text/uri-list', 'http://a.test/b.png'); return d }"
+    )
+    pasted = f"new ClipboardEvent('paste', {{clipboardData: ({words})(), bubbles: true}})"
+    page.evaluate(f"document.body.dispatchEvent({pasted})")
+    expect(answer).to_contain_text("There is no picture in what was pasted.")
+    page.locator("#heading").dispatch_event("drop", {"dataTransfer": page.evaluate_handle(words)})
+    expect(answer).to_contain_text("That is the address of a picture")
+
     paste = (
         "bytes => document.body.dispatchEvent(new ClipboardEvent('paste', "
         f"{{clipboardData: ({data})(bytes), bubbles: true}}))"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,17 @@ def test_title_shows_no_path(entries: dict[str, Entry]) -> None:
 
 def test_empty_place() -> None:
     assert "lf-empty" in answered(None)
+
+
+def test_classes_the_least_recognised_first(entries: dict[str, Entry]) -> None:
+    accuracy = {
+        "split": "test", "images": 30, "top1": 80.0, "per_class_recall": [90.0, None, 70.0],
+        "per_class_images": [10, 0, 20], "per_class_taken_for": [None, None, [0, 5]],
+    }  # fmt: skip
+    page = foot(entry(entries, accuracy=accuracy, labels=[EVIL, "dog", "cow"]))
+    assert "How often it is right, class by class" in page
+    assert page.index("70 % of 20") < page.index("90 % of 10")
+    assert f"5 taken for {escape(EVIL)}" in page
+    assert EVIL not in page
+    assert "dog" not in page
+    assert "class by class" not in foot(entry(entries, accuracy={"split": "test", "images": 3, "top1": 80.0}))
