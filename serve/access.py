@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LIVE = ("/health/live", "/v2/health/live")
+#: Gradio's own files, whose names change with what is in them.
+HASHED = re.compile(r"/assets/[^/]+-[\w-]{8,}\.(js|css|woff2)$")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 TOKEN = re.compile(r"[\x21-\x7e]{16,500}")
 #: Nothing is guessed from bytes, nobody puts the page into a frame of his own, no address leaks.
@@ -100,7 +102,7 @@ class Access:
             plain = scope["path"].startswith("/v2")
             await response(problem, number, plain)(scope, receive, _with_headers(send))
             return
-        await self.app(scope, receive, _with_headers(send))
+        await self.app(scope, receive, _with_headers(send, bool(HASHED.search(scope["path"]))))
 
     def _admit(self, method: str, headers: Mapping[str, str]) -> bool:
         """Whether the sender has the token. Raises `Problem` for those who may not ask."""
@@ -161,11 +163,16 @@ def _token(header: str) -> str:
     return ""
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, lasts: bool = False) -> Send:
+    """``lasts``: what is sent never changes, so that a browser need not ask for it again."""
+
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
             present = {name.lower() for name, _ in message["headers"]}
-            added = [(name, value) for name, value in HEADERS.items() if name not in present]
+            kept = b"private, max-age=31536000, immutable"
+            cache = kept if lasts and message["status"] in (200, 304) else b"no-cache"
+            wanted = {**HEADERS, b"cache-control": cache}
+            added = [(name, value) for name, value in wanted.items() if name not in present]
             message = {**message, "headers": [*message["headers"], *added]}
         await send(message)
 

@@ -10,6 +10,7 @@ import base64
 import re
 from collections.abc import Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL | re.IGNORECASE)
 #: What Gradio would have others show of the page: its own name and picture, from elsewhere.
 PREVIEW = re.compile(rb"\s*<meta\s+(?:property|name)=\"(?:og|twitter):[^>]*>", re.IGNORECASE)
+#: What Gradio's page has before Gradio draws it: a description, and places for what comes, lest it jump.
+EARLY = (
+    '<meta name="description" content="Show it a picture, and it says what it is.">'
+    f"<style>{Path(__file__).with_name('early.css').read_text(encoding='utf-8')}</style></head>"
+).encode()
 POLICY = (
     "default-src 'self'; script-src 'self'{hashes}; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; "
@@ -53,7 +59,7 @@ class Scripts:
             elif begun is not None:
                 body.extend(message.get("body", b""))
                 if not message.get("more_body", False):
-                    page = PREVIEW.sub(b"", bytes(body))
+                    page = _early(bytes(body))
                     told = [(b"content-security-policy", policy(page).encode())]
                     told.append((b"content-length", str(len(page)).encode()))
                     kept = [row for row in begun["headers"] if row[0].lower() != b"content-length"]
@@ -64,6 +70,11 @@ class Scripts:
 
         plain = [(name, value) for name, value in scope["headers"] if name.lower() != b"accept-encoding"]
         await self.app(scope if _takes_no_page(scope) else {**scope, "headers": plain}, receive, held)
+
+
+def _early(page: bytes) -> bytes:
+    """Gradio's page without its previews and with what it lacks at first; any other as it is."""
+    return PREVIEW.sub(b"", page).replace(b"</head>", EARLY, 1) if b"gradio_config" in page else page
 
 
 def _takes_no_page(scope: Scope) -> bool:

@@ -187,7 +187,10 @@ const name = () => {
   });
 };
 // Its buttons have names for those who hear them; those who see them get the same.
-const hints = () => document.querySelectorAll('#photo button[aria-label]:not([title])').forEach((button) => { button.title = button.getAttribute('aria-label'); });
+const hints = () => document.querySelectorAll('#photo button[aria-label]:not([title])').forEach((button) => {
+  if (button.innerText.trim()) button.setAttribute('aria-label', button.innerText.trim());
+  button.title = button.getAttribute('aria-label');
+});
 new MutationObserver(hints).observe(document.body, { childList: true, subtree: true });
 setTimeout(name, 0);
 new MutationObserver(name).observe(document.body, { childList: true, subtree: true });

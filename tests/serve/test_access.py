@@ -70,6 +70,7 @@ def test_nobody_may_read_answers_from_elsewhere(api: Api) -> None:
         assert not [name for name in headers if name.startswith("access-control-")]
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["content-security-policy"] == "frame-ancestors 'self'"
+    assert headers["cache-control"] == "no-cache"
 
 
 def test_a_token_opens_everything_and_liveness_needs_none(entries: dict[str, Entry]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serve.csp import Scripts, policy
+from serve.csp import EARLY, Scripts, policy
 
 INLINE = b"let a = 1;\n"
 
@@ -56,9 +56,12 @@ def test_a_page_in_pieces_is_hashed_whole_and_anything_else_passes() -> None:
     assert body == b"<script>" + INLINE + b"</script>"
     assert hash_of(INLINE) in headers[b"content-security-policy"].decode() and asked == [b"accept"]
     preview = b'<meta property="og:image" content="https://elsewhere.example/a.png" />'
-    headers, body, _ = answered(b"text/html", b"<head><title>x</title>\n  " + preview + b"</head>")
-    assert body == b"<head><title>x</title></head>"  # what Gradio would have others show of it
+    gradio = b"<title>x</title><script>window.gradio_config = {};</script>"
+    headers, body, _ = answered(b"text/html", b"<head>" + gradio + b"\n  " + preview + b"</head>")
+    assert body == b"<head>" + gradio + EARLY  # not what Gradio would have others show of it
     assert headers[b"content-length"] == str(len(body)).encode()
+    other = b"<head><title>x</title></head>"
+    assert answered(b"text/html", other)[1] == other
     headers, body, _ = answered(b"application/json", b"{", b"}")
     assert b"content-security-policy" not in headers and body == b"{}"
 

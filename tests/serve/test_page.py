@@ -34,6 +34,30 @@ def ask(url: str, *data: object) -> str:
         return str(stream.read().decode())
 
 
+JUMPS = """
+window.jumps = [];
+new PerformanceObserver((list) => list.getEntries().forEach((entry) => window.jumps.push(entry.value)))
+  .observe({ type: 'layout-shift', buffered: true });
+"""
+
+
+def test_nothing_jumps_and_files_are_kept(served: Any, page: Any) -> None:
+    """While the page comes what is there already stays in its place; at a second visit its files are there.
+    Lighthouse calls a sum of 0.1 good.
+    """
+    from playwright.sync_api import expect
+
+    page.add_init_script(JUMPS)
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(served.url)
+        expect(page.locator("#examples .lf-truth").first).to_be_visible(timeout=30_000)
+        assert sum(page.evaluate("window.jumps")) < 0.05
+    files = "performance.getEntriesByType('resource').filter((entry) => entry.name.includes('/assets/'))"
+    sizes = page.evaluate(f"{files}.map((entry) => entry.transferSize)")
+    assert len(sizes) > 20 and not any(sizes)  # the second visit's came from the browser's own store
+
+
 def test_page_in_a_browser(served: Any, page: Any, tmp_path: Path, tiny_run: Run) -> None:
     from playwright.sync_api import expect
 
