@@ -23,17 +23,18 @@ CHUNK = 256
 
 def pictures_below(given: Iterable[str]) -> list[Path]:
     """Files as they are; of a directory all pictures below it, in order, by the rules of training data."""
-    from lfdeploy import folders
+    from lfdeploy.folder_entries import LeftOut, sentences
+    from lfdeploy.folder_entries import pictures_below as below
 
     found: list[Path] = []
     for name in given:
         path = Path(name)
         if path.is_dir():
-            left_out: folders.LeftOut = {}
-            inside = sorted(folders.pictures_below(path, left_out))
+            left_out: LeftOut = {}
+            inside = sorted(below(path, left_out))
             if not inside:
                 raise LfdeployError(f"{path} has no pictures ({', '.join(SUFFIXES[:6])}...).")
-            for sentence in folders.sentences(left_out, path):
+            for sentence in sentences(left_out, path):
                 say(f"Note: {sentence}.")
             found += inside
         elif path.exists():

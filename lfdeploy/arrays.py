@@ -37,7 +37,10 @@ def npz(path: Path, judged: bool = False) -> Source:
     for split in splits:
         pixels = _pixels(arrays[f"{split}_x"], f"{path}: {split}_x")
         parts[split] = pixels, _labels(arrays[f"{split}_y"], f"{path}: {split}_y", len(pixels), classes)
-    return Source(classes, parts)
+    shapes = {pictures.shape[1:3] for pictures, _ in parts.values() if isinstance(pictures, np.ndarray)}
+    wide = [f"{width}x{height}" for height, width in sorted(shapes) if height != width]
+    remarks = (f"pictures of {', '.join(wide)}: only the centred square of each is seen",) if wide else ()
+    return Source(classes, parts, remarks=remarks)
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALPHA = 0.05
-SENTENCE = "not better than always answering the most frequent class"
+SENTENCE = "not shown to be better than always answering the most frequent class"
 
 
 def against_chance(right: int, labels: NDArray[np.int64]) -> dict[str, Any]:

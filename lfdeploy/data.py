@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfdeploy.config import DataConfig
-from lfdeploy.data_summary import outline, remarks_on, unread
+from lfdeploy.data_summary import odd, outline, remarks_on, unread, untested
 from lfdeploy.errors import LfdeployError, PictureError
 from lfdeploy.held_out_splits import held_out
 from lfdeploy.images import Pixels, fit_all
@@ -125,23 +125,30 @@ def load(
     if folder is not None:
         place = f"{folder} (--cache none: nowhere)" if config.cache == "auto" else str(folder)
         announce(f"Decoded pictures are kept in {place}: {space(source, size)} for all of them.")
-    found = decode_all(source, size, faults, report, cache)
+    notes: list[tuple[Path, str]] = []
+    found = decode_all(source, size, faults, report, cache, notes)
     if faults and config.strict:
         raise LfdeployError(f"{faults[0].message} ({len(faults)} such files; --strict was given)")
-    for label, count in enumerate(np.bincount(found["train"].labels, minlength=len(source.classes))):
-        if count == 0:
-            empty = f"class '{source.classes[label]}' has no readable training picture{why}"
-            raise LfdeployError(f"{empty}. Add some, or remove it.")
+    _check_classes(source, found["train"], faults)
     parts, remarks = held_out(found, config, together)
     if len(parts["test"]) == 0:
-        raise LfdeployError(f"{config.data}: the test split is empty; add pictures or raise --test-fraction.")
-    remarks = [*source.remarks, *unread(faults), *remarks, *remarks_on(parts, source.classes)]
+        raise LfdeployError(f"{config.data}: {untested(source, found, faults)}")
+    remarks = [*unread(faults), *odd(notes, source.root), *remarks, *remarks_on(parts, source.classes)]
     return Data(
         name=name_of(config.data), classes=source.classes, image_size=size,
-        train=parts["train"], val=parts["val"], test=parts["test"], remarks=tuple(remarks),
+        train=parts["train"], val=parts["val"], test=parts["test"], remarks=(*source.remarks, *remarks),
         bad=tuple(fault.message for fault in faults), bad_files=tuple(fault.file for fault in faults),
         epochs=source.epochs, arch=source.arch, flip=source.flip,
     )  # fmt: skip
+
+
+def _check_classes(source: Source, train: Split, faults: list[Fault]) -> None:
+    """Raise where a class has no training picture, with what is known of the reasons."""
+    for label, count in enumerate(np.bincount(train.labels, minlength=len(source.classes))):
+        if count == 0:
+            why = "".join(f". {remark}" for remark in [*source.remarks[:2], *unread(faults)])
+            empty = f"class '{source.classes[label]}' has no readable training picture{why}"
+            raise LfdeployError(f"{empty}. Add some, or remove it.")
 
 
 def name_of(data: str) -> str:
@@ -150,9 +157,16 @@ def name_of(data: str) -> str:
 
 
 def decode_all(
-    source: Source, size: int, faults: list[Fault], report: Report = silent, cache: PixelCache | None = None
+    source: Source,
+    size: int,
+    faults: list[Fault],
+    report: Report = silent,
+    cache: PixelCache | None = None,
+    notes: list[tuple[Path, str]] | None = None,
 ) -> dict[str, Split]:
-    """Every split of a source at model size, in its order; what cannot be read goes to ``faults``."""
+    """Every split of a source at model size, in its order; what cannot be read goes to ``faults``, what is
+    odd about a picture to ``notes``.
+    """
     total = sum(len(labels) for _, labels in source.splits.values())
     resident = total * size * size * 3 <= (RESIDENT_BYTES if cache is None else CACHED_BYTES)
     parts: dict[str, Split] = {}
@@ -163,7 +177,7 @@ def decode_all(
             parts[name] = _from_array(pictures, labels, paths, size)
         else:
             part = part_of(report, done, total)
-            parts[name] = _from_files(pictures, labels, paths, size, resident, faults, part, cache)
+            parts[name] = _from_files(pictures, labels, paths, size, resident, faults, part, cache, notes)
         done += len(labels)
     report(total, total)
     return parts
@@ -217,6 +231,7 @@ def _from_files(
     faults: list[Fault],
     report: Report,
     cache: PixelCache | None,
+    notes: list[tuple[Path, str]] | None,
 ) -> Split:
     """Decode files in threads, into one array where they all stay in memory."""
     pixels = np.empty((len(pictures) if resident else 0, size, size, 3), np.uint8)
@@ -224,7 +239,7 @@ def _from_files(
     def one(number: int) -> tuple[bytes, bytes, Fault | None]:
         file = file_digest(pictures[number])
         try:
-            image = prepared(pictures[number], size, cache, file)
+            image = prepared(pictures[number], size, cache, file, notes)
         except PictureError as error:
             return file, b"", Fault(error.code, str(error), file)
         if resident:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lfdeploy.folder_entries import shown
 from lfdeploy.held_out_splits import with_two_labels
 from lfdeploy.labels import counted, some
 from lfdeploy.sources import Source
@@ -48,6 +51,33 @@ def unread(faults: Sequence[Fault]) -> list[str]:
     return lines
 
 
+def odd(notes: Sequence[tuple[Path, str]], root: Path | None) -> list[str]:
+    """What is odd about pictures that were decoded, by kind: how many, and the first by its path."""
+    kinds: dict[str, list[tuple[Path, str]]] = {}
+    for path, note in sorted(notes):
+        kinds.setdefault(re.sub(r"[\d,]+", "0", note), []).append((path, note))
+    lines = []
+    for found in kinds.values():
+        path, note = found[0]
+        lines.append(f"{counted(len(found), 'picture')}: {note} ({shown(path, root or Path())})")
+    return lines
+
+
+def untested(source: Source, found: Mapping[str, Split], faults: Sequence[Fault]) -> str:
+    """Why there is no picture to test with, and what to do."""
+    why = "".join(f" {line[:1].upper()}{line[1:]}." for line in unread(faults)[:2])
+    if "test" in source.splits:
+        return f"no picture of the test split can be read.{why}"
+    train = found["train"]
+    _, group = np.unique(train.digests, return_inverse=True)
+    if with_two_labels(group, train.labels).all():
+        told = remarks_on({"train": train}, source.classes)[0]
+        return f"no picture can be held out to test: {told}. Take each out of one of them.{why}"
+    if all(len(np.unique(group[train.labels == label])) == 1 for label in np.unique(train.labels)):
+        return f"no picture can be held out to test: all pictures of a class have the same pixels.{why}"
+    return f"the test split is empty; add pictures or raise --test-fraction.{why}"
+
+
 def remarks_on(parts: Mapping[str, Split], classes: tuple[str, ...]) -> list[str]:
     """Equal pictures across every pair of splits and under two labels, and classes that val or test lacks."""
     remarks = []
@@ -73,7 +103,7 @@ def remarks_on(parts: Mapping[str, Split], classes: tuple[str, ...]) -> list[str
             example = " and ".join(f"{classes[split.labels[i]]}: {split.paths[i]}" for i in two)
             pictures = f"{counted(len(torn), 'picture')} of {name} have the same pixels"
             remarks.append(f"{pictures} as one of another class ({example})")
-    across = 0 if "train" not in parts else _across_with_two_labels(parts)
+    across = _across_with_two_labels(parts) if parts.keys() >= {"train", "val", "test"} else 0
     if across:
         have = "has" if across == 1 else "have"
         pictures = f"{counted(across, 'picture')} of val or test {have} the same pixels as one of train"

@@ -41,10 +41,10 @@ class Unsaid(LfdeployError):
     """An expected failure that another process has words for."""
 
 
-def choose(kind: str, name: str, known: list[str], command: str = "") -> str:
+def choose(kind: str, name: str, known: list[str], command: str = "", also: str = "") -> str:
     """Return ``name`` if known, else raise with the nearest guess and the choices.
 
-    ``command`` lists them where they are too many for a line.
+    ``command`` lists them where they are too many for a line. ``also`` is one more sentence.
     """
     if name in known:
         return name
@@ -53,7 +53,7 @@ def choose(kind: str, name: str, known: list[str], command: str = "") -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f" Did you mean '{near[0]}'?" if near else ""
     choices = f"See: {command}" if command else f"Choose one of: {', '.join(known)}."
-    raise UsageError(f"Unknown {kind} '{name}'.{guess} {choices}")
+    raise UsageError(f"Unknown {kind} '{name}'.{guess} {choices}{' ' * bool(also)}{also}")
 
 
 def sentence(error: OSError) -> str:

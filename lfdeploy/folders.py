@@ -1,43 +1,28 @@
-"""Folders of pictures: what they mean is said, and every file that is left out is counted with its reason.
-
-``left_out`` maps a reason, as a sentence with the place ``{}`` for how many, to the paths left out for it.
-"""
+"""Folders of pictures: what they mean is said, and every file that is left out is counted with its reason."""
 
 from __future__ import annotations
 
 import os
-import stat
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from lfdeploy.errors import LfdeployError
-from lfdeploy.images import SUFFIXES, Pixels
-from lfdeploy.labels import check_labels, clean, counted, label_of, some, split_of
+from lfdeploy.folder_entries import (
+    ARCHIVES,
+    WITHOUT,
+    LeftOut,
+    entries,
+    note_loose,
+    pictures_below,
+    pictures_of,
+    sentences,
+    shown,
+    subfolders,
+)
+from lfdeploy.images import Pixels
+from lfdeploy.labels import check_labels, counted, label_of, some, split_of
 from lfdeploy.sources import Labels, Source
-
-MORE_SUFFIXES = (".jfif", ".pjpeg", ".pjp", ".apng", ".dib", ".avifs")  # other names of formats that are read
-NOT_READ = {
-    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".psd", ".svg", ".jp2", ".j2k", ".jpx", ".jxl", ".tga", ".ico",
-    ".pcx", ".xpm", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raw", ".exr", ".hdr", ".dcm",
-    ".fits", ".pdf", ".eps", ".mpo",
-}  # fmt: skip
-JUNK = {
-    "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "__pycache__",
-    "lost+found", "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",
-    "icon\r",
-}  # fmt: skip
-LeftOut = dict[str, set[Path]]
-
-HIDDEN = "hidden and system files or folders skipped: {}"
-DANGLING = "{} left out: links to what is not there"
-CIRCLE = "{} left out: links back to a folder that was read already"
-DENIED = "{} left out: no permission to read"
-SPECIAL = "{} left out: not a regular file"
-LOOSE = "{} left out: beside the class folders, not in one"
-WITHOUT = "{} left out: no pictures inside"
 
 
 def folder(path: Path, judged: bool = False) -> Source:
@@ -75,7 +60,7 @@ def folder(path: Path, judged: bool = False) -> Source:
 
 def _parts(path: Path, judged: bool, left_out: LeftOut, remarks: list[str]) -> dict[str, Path]:
     """The folder of each split; one of class folders is ``train``, of which the other splits are held out."""
-    folders, files = _entries(path, left_out)
+    folders, files = entries(path, left_out)
     parts: dict[str, Path] = {}
     others = [child for child in folders if split_of(child.name) is None]
     for child in folders:
@@ -94,13 +79,18 @@ def _parts(path: Path, judged: bool, left_out: LeftOut, remarks: list[str]) -> d
             return _parts(inner, judged, left_out, remarks)
     if not parts:
         if not others:
-            loose = f", but {counted(len(_by_name(files)), 'picture')}" if _by_name(files) else ""
+            loose = f", but {counted(len(pictures_of(files)), 'picture')}" if pictures_of(files) else ""
+            packed = [file.name for file in files if file.suffix.lower() in ARCHIVES]
+            if packed:
+                raise LfdeployError(
+                    f"{path} has no class folders, but {some(packed)}. Unpack it there first."
+                )
             raise LfdeployError(
                 f"{path} has no class folders{loose}. Put each class's pictures in a folder of its own: "
-                + ", ".join(f"{path}/{example}." for example in ("cat/1.jpg", "dog/2.jpg"))
+                f"{path}/cat/1.jpg, {path}/dog/2.jpg"
             )
         return {"train": path}
-    _note_loose(files, left_out)
+    note_loose(files, left_out)
     if "train" not in parts and not judged:
         names = " and ".join(f"{place.name}/" for place in parts.values())
         lacks = f"{path} has {names} but no train/"
@@ -125,7 +115,7 @@ def _check_others(parts: dict[str, Path], others: list[Path], path: Path, left_o
 
 def _wrapped(path: Path, child: Path, judged: bool) -> Path | None:
     """The only folder in a folder, where that one is the data set; raises where that cannot be known."""
-    inner, _ = _entries(child, {})
+    inner, _ = entries(child, {})
     if any(split_of(place.name) for place in inner):
         return child
     if len(inner) > 1 and not judged:
@@ -137,20 +127,21 @@ def _wrapped(path: Path, child: Path, judged: bool) -> Path | None:
 
 def _class_folders(split: str, top: Path, path: Path, left_out: LeftOut, remarks: list[str]) -> list[Path]:
     """The class folders of one split, by name."""
-    folders, files = _entries(top, left_out)
+    folders, files = entries(top, left_out)
     while len(folders) == 1 and top != path and split_of(folders[0].name) == split:
         remarks.append(f"{shown(top, path)} holds one folder, {folders[0].name}/, taken in its place")
-        folders, files = _entries(folders[0], left_out)
+        folders, files = entries(folders[0], left_out)
     if not folders:
-        pictures = len(_by_name(files))
+        pictures = len(pictures_of(files))
         what = "is empty"
         if pictures:
             what = f"has {counted(pictures, 'picture')} but no class folders: what they show is not known"
         hold = "" if split == "train" else f", or move {top} away: then a share of train is held out"
         raise LfdeployError(f"{top} {what}. Sort pictures into a folder for each class{hold}.")
-    _note_loose(files, left_out)
+    note_loose(files, left_out)
+    remarks += _deeper(split, folders)
     for place in folders:
-        for child in _subfolders(place):
+        for child in subfolders(place):
             if split_of(child.name) and next(pictures_below(child, {}), None) is not None:
                 above = f"{path}/{child.name}/{place.name}/"
                 raise LfdeployError(
@@ -158,6 +149,23 @@ def _class_folders(split: str, top: Path, path: Path, left_out: LeftOut, remarks
                     f"As part of the class '{place.name}' it needs another name."
                 )
     return folders
+
+
+def _deeper(split: str, folders: list[Path]) -> list[str]:
+    """What is said of class folders that hold folders: their pictures are theirs, and perhaps are not."""
+    inner = {place: sorted(child.name for child in entries(place, {})[0]) for place in folders}
+    deep = [place for place in folders if inner[place]]
+    if not deep:
+        return []
+    first = inner[deep[0]]
+    if len(deep) == len(folders) > 1 and len(first) > 1 and all(inner[place] == first for place in folders):
+        names, outer = some(f"{name}/" for name in first), some(f"{place.name}/" for place in folders)
+        return [
+            f"every class folder of {split} ({outer}) holds the same folders ({names}): "
+            "if those are the classes, put them above, or name one folder by --data"
+        ]
+    said = f"{counted(len(deep), 'class folder')} of {split} {'holds' if len(deep) == 1 else 'hold'} folders"
+    return [f"{said}; pictures in {deep[0].name}/{first[0]}/ are of class '{deep[0].name}'"]
 
 
 def _classes(tops: dict[str, list[Path]], first: str, judged: bool) -> tuple[str, ...]:
@@ -174,98 +182,3 @@ def _classes(tops: dict[str, list[Path]], first: str, judged: bool) -> tuple[str
                 raise LfdeployError(f"{place.parent} has the class '{label}', which {top} has not.")
             classes.setdefault(label.casefold(), label)
     return tuple(sorted(classes.values()))
-
-
-def _entries(place: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
-    """Folders and files directly in a folder, by name, links followed; ``left_out`` takes what is skipped."""
-    folders: list[Path] = []
-    files: list[Path] = []
-    try:
-        children = sorted(place.iterdir())
-    except OSError:
-        left_out.setdefault(DENIED, set()).add(place)
-        return folders, files
-    for child in children:
-        if child.name.startswith(".") or child.name.casefold() in JUNK:
-            left_out.setdefault(HIDDEN, set()).add(child)
-            continue
-        try:
-            mode = child.stat().st_mode
-        except OSError:
-            left_out.setdefault(DANGLING if child.is_symlink() else DENIED, set()).add(child)
-            continue
-        if stat.S_ISDIR(mode):
-            folders.append(child)
-        elif stat.S_ISREG(mode):
-            files.append(child)
-        else:
-            left_out.setdefault(SPECIAL, set()).add(child)
-    return folders, files
-
-
-def _subfolders(place: Path) -> list[Path]:
-    """The folders directly in a folder, without a look at its files; none where it may not be read."""
-    try:
-        with os.scandir(place) as entries:
-            folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-            return [Path(entry.path) for entry in folders]
-    except OSError:
-        return []
-
-
-def pictures_below(
-    place: Path,
-    left_out: LeftOut,
-    known: set[tuple[int, int]] | None = None,
-) -> Iterator[Path]:
-    """Files that are pictures by name, at any depth; no folder is read twice, so links in a circle end."""
-    known = set() if known is None else known
-    here = place.stat()
-    if (here.st_dev, here.st_ino) in known:
-        left_out.setdefault(CIRCLE, set()).add(place)
-        return
-    known.add((here.st_dev, here.st_ino))
-    folders, files = _entries(place, left_out)
-    pictures = set(_by_name(files))
-    for file in files:
-        if file in pictures:
-            yield file
-        else:
-            left_out.setdefault(_unread(file), set()).add(file)
-    for child in folders:
-        yield from pictures_below(child, left_out, known)
-
-
-def _by_name(files: list[Path]) -> list[Path]:
-    return [file for file in files if file.suffix.lower() in SUFFIXES + MORE_SUFFIXES]
-
-
-def _note_loose(files: list[Path], left_out: LeftOut) -> None:
-    pictures = set(_by_name(files))
-    for file in files:
-        left_out.setdefault(LOOSE if file in pictures else _unread(file), set()).add(file)
-
-
-def _unread(file: Path) -> str:
-    suffix = clean(file.suffix.lower())
-    if suffix in NOT_READ:
-        return f"{{}} left out: {suffix} is a picture format that is not read, save as PNG"
-    return f"{{}} left out: {suffix} is no picture format" if suffix else "{} left out: no ending like .jpg"
-
-
-def sentences(left_out: LeftOut, root: Path) -> list[str]:
-    """One sentence for each reason: how many, why, and an example."""
-    lines = []
-    for reason, paths in left_out.items():
-        if reason == HIDDEN:
-            names = some(name for name, _ in Counter(path.name for path in sorted(paths)).most_common())
-            lines.append(f"{reason.format(len(paths))} ({names})")
-            continue
-        noun = "folder" if reason in (WITHOUT, CIRCLE) else "file"
-        lines.append(f"{reason.format(counted(len(paths), noun))} ({shown(min(paths), root)})")
-    return lines
-
-
-def shown(path: Path, root: Path) -> str:
-    """A path as it is told, from the folder or table that was named."""
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -32,6 +32,9 @@ def held_out(
         held[name], left = left[mask], left[~mask]
         if name == "test":
             remarks.append(f"no test split: {len(held[name])} pictures held out by seed {config.seed}")
+        elif fraction and not len(held[name]):
+            few = f"--val-fraction {fraction:g} of each class is less than one picture"
+            remarks.append(f"{few}: there are none to choose an epoch by, the last one is kept")
     parts = {name: found[name].take(found[name].by_content()) for name in ("val", "test") if name in found}
     parts |= {name: found["train"].take(index) for name, index in held.items()}
     return {"train": found["train"].take(left)} | parts, remarks

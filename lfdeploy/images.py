@@ -277,9 +277,14 @@ def fit(image: Image.Image, size: int) -> Pixels:
     return np.asarray(fitted, dtype=np.uint8).copy()
 
 
-def prepare(source: Given, size: int) -> Pixels:
-    """Decode and fit: the pixels (size, size, 3) that a model of that size is fed with."""
-    return fit(decode(source, size).image, size)
+def prepare(source: Given, size: int, notes: list[str] | None = None) -> Pixels:
+    """Decode and fit: the pixels (size, size, 3) that a model of that size is fed with; ``notes`` takes what
+    is odd about the picture.
+    """
+    picture = decode(source, size)
+    if notes is not None:
+        notes += picture.notes
+    return fit(picture.image, size)
 
 
 def fit_all(images: Pixels, size: int) -> Pixels:

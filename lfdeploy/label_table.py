@@ -30,12 +30,14 @@ class Row:
 def label_table(path: Path, judged: bool = False) -> Source:
     """A CSV file with the header ``path,label[,split]``, UTF-8; paths are relative to the file, or absolute.
 
-    ``judged``: pictures to be judged, not trained on: any split will do. Other columns are not looked at.
+    ``judged``: pictures to be judged, not trained on: any split will do. Other columns are not looked at, and
+    named in a remark; one that looks like splits is refused.
     Raises `LfdeployError` for what is not such a table, or contradicts itself.
     """
     if not path.is_file():
         raise LfdeployError(f"--data {path}: no such file.")
-    rows, again = _without_repeats(_rows(path), path)
+    found, others = _rows(path)
+    rows, again = _without_repeats(found, path)
     files = [path.parent / row.path for row in rows]
     if not any(_is_there(file) for file in files):
         slashes = " Write / in place of \\." if "\\" in rows[0].path else ""
@@ -43,7 +45,10 @@ def label_table(path: Path, judged: bool = False) -> Source:
         raise LfdeployError(f"{none}. Paths count from {path.parent}/.{slashes}")
     classes = tuple(sorted({row.label for row in rows}))
     check_labels(classes, str(path))
-    remarks = [f"{counted(again, 'row')} of {path.name} repeat another and count once"] if again else []
+    repeat = "repeats another and counts" if again == 1 else "repeat another and count"
+    remarks = [f"{counted(again, 'row')} of {path.name} {repeat} once"] if again else []
+    if others:
+        remarks.append(f"columns of {path.name} that are not looked at: {', '.join(others)}")
     splits: dict[str, tuple[Pixels | list[Path], Labels]] = {}
     for split in ("train", "val", "test"):
         index = [i for i, row in enumerate(rows) if (row.split or "train") == split]
@@ -55,7 +60,8 @@ def label_table(path: Path, judged: bool = False) -> Source:
     return Source(classes, splits, remarks=tuple(remarks), root=path.parent)
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path) -> tuple[list[Row], list[str]]:
+    """The rows, and the names of columns that nobody looks at."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -64,9 +70,10 @@ def _rows(path: Path) -> list[Row]:
     except OSError as error:
         raise LfdeployError(f"{path} cannot be read: {error.strerror or error}.") from None
     try:
-        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        lines = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
         header = [name.strip().casefold() for name in next(lines, [])]
         columns = _columns(header, path)
+        others = {place: set[str]() for place in range(len(header)) if place not in columns.values()}
         rows = []
         for cells in lines:
             if not any(cell.strip() for cell in cells):
@@ -78,11 +85,17 @@ def _rows(path: Path) -> list[Row]:
                     'A path or label with a comma goes into quotes: "a, b.png"'
                 )
             rows.append(_row(cells, columns, lines.line_num, path))
+            for place, values in others.items():
+                values.add(cells[place].strip())
     except csv.Error as error:
         raise LfdeployError(f"{path} cannot be read as CSV: {error}.") from None
     if not rows:
         raise LfdeployError(f"{path} has no rows below its header.")
-    return rows
+    for place, values in others.items():
+        if "split" not in columns and len(values) > 1 and all(split_of(value) for value in values):
+            told = f"{path}: the column '{header[place]}' has {', '.join(sorted(values))}"
+            raise LfdeployError(f"{told}. If it is the split, call it split; if not, remove it.")
+    return rows, [header[place] or "one without a name" for place in others]
 
 
 def _columns(header: list[str], path: Path) -> dict[str, int]:

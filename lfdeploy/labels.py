@@ -73,14 +73,45 @@ def check_labels(labels: Iterable[str], where: str) -> None:
     """Raise for two names of classes that a person would take for one."""
     seen: dict[str, str] = {}
     for label in labels:
-        key = clean(label).casefold()
+        key = _looks(label)
         if key in seen:
-            kind = "twice the class" if label == seen[key] else "the classes"
-            names = f"'{seen[key]}' and '{label}', which differ only in case"
-            if label == seen[key]:
-                names = f"'{label}'"
+            kind, names = "twice the class", f"'{label}'"
+            if label != seen[key]:
+                kind, names = (
+                    "the classes",
+                    f"{_told(seen[key])} and {_told(label)}, {_differ(seen[key], label)}",
+                )
             raise LfdeployError(f"{where} has {kind} {names}. Merge or rename them.")
         seen[key] = label
+
+
+def _looks(label: str) -> str:
+    """What a person sees of a name: no case, no characters without width, any blank as a blank; of a number
+    its value.
+    """
+    seen = "".join(char for char in clean(label) if unicodedata.category(char) != "Cf")
+    plain = re.sub(r"\s+", " ", seen).strip().casefold()
+    return f"{float(plain):g}" if re.fullmatch(r"[+-]?\d{1,15}(\.\d*)?", plain, re.ASCII) else plain
+
+
+def _differ(one: str, other: str) -> str:
+    if clean(one).casefold() == clean(other).casefold():
+        return "which differ only in case"
+    shown = any(char.isdigit() for char in one) and _looks(one).lstrip("+-")[:1].isdigit()
+    return "which are the same number" if shown else "which look the same"
+
+
+def _told(label: str) -> str:
+    """A name in quotes; what cannot be seen of it as its code."""
+    odd = ("Cf", "Zs")
+    return (
+        "'"
+        + "".join(
+            f"\\u{ord(char):04x}" if unicodedata.category(char) in odd and char != " " else char
+            for char in label
+        )
+        + "'"
+    )
 
 
 def some(names: Iterable[str], most: int = 3) -> str:

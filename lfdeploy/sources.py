@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lfdeploy.errors import LfdeployError, choose
+from lfdeploy.errors import LfdeployError, UsageError, choose
 from lfdeploy.images import Pixels
 
 Labels = NDArray[np.int64]
@@ -124,9 +124,14 @@ def read(data: str, root: str | None, judged: bool = False) -> Source:
     ``judged``: nobody trains on the pictures.
     """
     from lfdeploy.arrays import npz
+    from lfdeploy.folder_entries import ARCHIVES
     from lfdeploy.folders import folder
     from lfdeploy.label_table import label_table
 
+    if not data.strip():
+        raise UsageError(
+            "--data is empty. Name a folder, an .npz or .csv file, or a data set: lfdeploy list data"
+        )
     path = Path(data)
     if data in DATASETS:
         return DATASETS[data].read(Path(root or "data"))
@@ -136,9 +141,11 @@ def read(data: str, root: str | None, judged: bool = False) -> Source:
         return npz(path, judged)
     if path.suffix.lower() == ".csv":
         return label_table(path, judged)
+    if path.suffix.lower() in ARCHIVES and path.exists():
+        raise LfdeployError(f"--data {data} is an archive. Unpack it, and name the folder that comes out.")
     if path.exists():
         raise LfdeployError(f"--data {data} is neither a folder nor an .npz or .csv file.")
-    if "/" in data:
+    if "/" in data or path.suffix:
         raise LfdeployError(f"--data {data}: no such folder, .npz or .csv file.")
-    choose("data set", data, sorted(DATASETS))
+    choose("data set", data, sorted(DATASETS), also=f"There is no folder '{data}' here either.")
     raise AssertionError("unreachable")

@@ -122,15 +122,20 @@ class Split:
         return np.lexsort((self.labels, self.digests))
 
 
-def prepared(path: Path, size: int, cache: Cache | None, file: bytes) -> Pixels:
+def prepared(
+    path: Path, size: int, cache: Cache | None, file: bytes, notes: list[tuple[Path, str]] | None = None
+) -> Pixels:
     """The pixels (size, size, 3) of a file whose bytes have the digest ``file``: from the cache, or decoded.
 
-    Raises `PictureError` for what is no picture.
+    ``notes`` takes what is odd about a picture that is decoded. Raises `PictureError` for what is no picture.
     """
     found = cache.get(file) if cache is not None and file else None
     if found is not None:
         return found
-    image = prepare(path, size)
+    odd: list[str] = []
+    image = prepare(path, size, odd)
+    if notes is not None:
+        notes += [(path, note) for note in odd]
     if cache is not None and file and file_digest(path) == file:  # it may have been replaced meanwhile
         cache.add(file, image)
     return image

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import PurePath
 
 from lfdeploy import by_class
+from lfdeploy.chance import SENTENCE
 from lfdeploy.confidence import KEY, temperature, threshold
 from serve.answer import Answer
 from serve.entries import Entry
@@ -90,9 +91,7 @@ def warning(entry: Entry) -> str:
     chance = accuracy.get("chance") if isinstance(accuracy, dict) else None
     if not isinstance(chance, dict) or chance.get("above") is not False:
         return ""
-    return (
-        "<p class='lf-warning'>This network is not better than always answering the most frequent class.</p>"
-    )
+    return f"<p class='lf-warning'>This network is {SENTENCE}.</p>"
 
 
 def _status(kind: str, inner: str) -> str:

@@ -30,6 +30,6 @@ def test_the_sentence_names_who_is_below() -> None:
     labels = np.repeat([0, 1], [60, 40])
     chances = [against_chance(count, labels) for count in (55, 90, 50)]
     assert warning(["peer0", "peer1", "fused"], chances).startswith(
-        "Warning: peer0, fused are not better than"
+        "Warning: peer0, fused are not shown to be better than"
     )
     assert warning(["peer1"], chances[1:2]) == ""

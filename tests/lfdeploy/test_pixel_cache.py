@@ -46,9 +46,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were decoded, in order."""
     found: list[Path] = []
 
-    def noted(path: Path, size: int) -> images.Pixels:
+    def noted(path: Path, size: int, notes: list[str] | None = None) -> images.Pixels:
         found.append(path)
-        return prepare(path, size)
+        return prepare(path, size, notes)
 
     monkeypatch.setattr(split_arrays, "prepare", noted)
     return found

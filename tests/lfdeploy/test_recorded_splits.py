@@ -248,7 +248,7 @@ def test_other_pixels_from_the_same_bytes_are_said(
 
     run, then = begin(tmp_path, folder)
     whole = split_arrays.prepare
-    monkeypatch.setattr(split_arrays, "prepare", lambda path, size: whole(path, size) ^ 1)
+    monkeypatch.setattr(split_arrays, "prepare", lambda path, size, notes: whole(path, size, notes) ^ 1)
     now = run.data()
     assert "60 pictures decode to other pixels" in remarks(now)
     assert now.fingerprint != then.fingerprint

@@ -115,7 +115,7 @@ def test_sure_is_said_only_of_calibrated_probabilities(entries: dict[str, Entry]
 
 
 def test_a_network_no_better_than_its_most_frequent_class_says_so(entries: dict[str, Entry]) -> None:
-    line = "This network is not better than always answering the most frequent class."
+    line = "This network is not shown to be better than always answering the most frequent class."
     accuracy = {"split": "test", "images": 359, "top1": 10.3}
     for chance, shown in (
         ({"p": 0.4, "majority": 11.0, "above": False}, True),
