@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
 
-from lfdeploy.artifact import check_place, read
+from lfdeploy.artifact import read
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError
 from lfdeploy.locks import Lock, take
+from lfdeploy.places import check_place
 
 
 @dataclass(frozen=True)

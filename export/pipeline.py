@@ -31,6 +31,7 @@ from lfdeploy.models.explain import explained, output_of, side_of
 from lfdeploy.models.multi_output import ALL, main_of, member_outputs
 from lfdeploy.models.targets import FUSED, layout_of
 from lfdeploy.run import Run, sha256, shown, versions, write_json
+from lfdeploy.run_data import check_data
 
 
 def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Artifact]:
@@ -40,6 +41,7 @@ def export(config: ExportConfig, run: Run, data: str | None = None) -> list[Arti
     `UnverifiedError` when one could not be run here and ``require_verified`` is set.
     """
     run.finished()
+    check_data(run, data)  # before anything is built
     wanted = _targets(config, run)
     backends = {p: builder(config.format, config.engine, p, config.portable) for p in config.precisions}
     for target in wanted if config.explain else ():

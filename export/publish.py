@@ -10,10 +10,11 @@ from export.bench.speed import FASTER, Speeds, faster, in_words, speedup
 from export.concurrency import Claim
 from export.prove import REPORT
 from export.report import card
-from lfdeploy.artifact import Artifact, publish, quarantine, read, sealed
+from lfdeploy.artifact import Artifact, read, sealed
 from lfdeploy.backends import executes
 from lfdeploy.config import ExportConfig
 from lfdeploy.errors import LfdeployError, ParityError, UnverifiedError
+from lfdeploy.places import publish, quarantine
 from lfdeploy.run import shown, typed, write_json
 
 FLOAT = "float.onnx"  # int8's fp32 sibling, there only while it is staged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from lfdeploy.images import SUFFIXES
 from lfdeploy.names import printable
 
 if TYPE_CHECKING:
+    from lfdeploy.overlay import Overlays
     from lfdeploy.predict import Prediction, Predictor
 
 CHUNK = 256
@@ -64,11 +66,11 @@ def predict(
     from lfdeploy.predict import Predictor
     from lfdeploy.run import may_write
 
-    if csv_file:
-        may_write("--csv", csv_file)
+    if csv_file and csv_file != "-":
+        may_write("--csv", csv_file, (".csv", ".txt", ""))
     predictor = Predictor.open(artifact, device=device, backend=backend, run=run, runs=runs)
     files = pictures_below(given)
-    maps = Overlays.into(explain, predictor) if explain else None
+    maps = Overlays.into(explain, predictor, files) if explain else None
     answers: list[Prediction] = []
     with Meter("Pictures", len(files), "pictures") as meter:
         for start in range(0, len(files), CHUNK):
@@ -78,14 +80,13 @@ def predict(
             answers += part
             meter.at(len(answers))
     if as_json:
-        document(_document(predictor, answers))
+        document(_document(predictor, answers, maps))
     elif csv_file:
-        write_csv(Path(csv_file), answers, top)
-        say(f"{len(answers)} rows in {csv_file}")
+        write_csv(csv_file, answers, top, maps)
     else:
         _print(answers)
     if maps:
-        say(f"{len(maps.names)} heat maps in {explain}")
+        say(f"{len(maps.names)} heat maps in {explain}, each called after its picture")
     bad = [a for a in answers if a.error]
     if bad and len(bad) == len(answers):
         raise LfdeployError(
@@ -95,7 +96,7 @@ def predict(
         say(f"{len(bad)} of {len(answers)} files could not be read; the first: {printable(bad[0].error)}")
 
 
-def _document(predictor: Predictor, answers: Sequence[Prediction]) -> dict[str, Any]:
+def _document(predictor: Predictor, answers: Sequence[Prediction], maps: Overlays | None) -> dict[str, Any]:
     rows = [
         {
             "picture": answer.source,
@@ -106,6 +107,7 @@ def _document(predictor: Predictor, answers: Sequence[Prediction]) -> dict[str, 
             "notes": list(answer.notes),
             "error": answer.error or None,
         }
+        | ({"heatmap": maps.names.get(answer.source)} if maps else {})
         for answer in answers
     ]
     artifact, session = predictor.artifact, predictor.session
@@ -128,9 +130,9 @@ def _print(answers: Sequence[Prediction]) -> None:
         click.echo(f"{printable(a.source):<{width}}  {text}" + (f"  ({notes})" if notes else ""))
 
 
-def write_csv(path: Path, answers: Iterable[Prediction], top: int) -> None:
-    """A row a picture with its ``top`` classes, in UTF-8, labels as they are; names
-    of files byte for byte.
+def write_csv(name: str, answers: Sequence[Prediction], top: int, maps: Overlays | None = None) -> None:
+    """A row a picture with its ``top`` classes, in UTF-8, labels as they are; names of files byte for byte.
+    The name ``-`` is standard output.
     """
     from lfdeploy.run import write_bytes
 
@@ -143,11 +145,19 @@ def write_csv(path: Path, answers: Iterable[Prediction], top: int) -> None:
             *[f"{word}{i + 1}" for i in range(top) for word in ("label", "probability")],
             "abstain",
             "unfamiliar",
+            "notes",
+            *(["heatmap"] if maps else []),
         ]
     )
     for a in answers:
         cells = [cell for name, p in a.top for cell in (name, f"{p:.7g}")]
         cells += [""] * (2 * top - len(cells))
         told = ["" if value is None else str(value).lower() for value in (a.abstain, a.unfamiliar)]
-        writer.writerow([a.source, a.error, *cells, *told])
-    write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
+        drawn = [maps.names.get(a.source, "")] if maps else []
+        writer.writerow([a.source, a.error, *cells, *told, "; ".join(a.notes), *drawn])
+    blob = text.getvalue().encode(errors="surrogateescape")
+    if name == "-":
+        sys.stdout.buffer.write(blob)
+        return
+    write_bytes(Path(name), blob)
+    say(f"{len(answers)} rows in {name}")

@@ -83,6 +83,7 @@ def evaluate(
     """
     from training.scores import evaluate as score
 
+    choose("split", split, ["test", "val"])
     name = None if run is None else str(_path(run))
     return score(name, runs=str(runs), data=data, split=split, backend=backend, device=device)
 
@@ -138,6 +139,9 @@ def _path(named: Any) -> str | Path | None:
 
 
 def _pairs(option: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]:
+    if not isinstance(option, Mapping | None):
+        raise UsageError(f"option is {option!r}; it must be a dictionary, like {{'attn': 'none'}}.")
+
     def text(value: object) -> str:
         return str(value).lower() if isinstance(value, bool) else str(value)
 

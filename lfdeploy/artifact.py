@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +11,8 @@ from typing import Any
 
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, ParityError
-from lfdeploy.images import RESIZE
-from lfdeploy.run import Run, sha256, shown, write_json
+from lfdeploy.images import RESIZE, SUFFIXES
+from lfdeploy.run import Run, sha256, shown
 from lfdeploy.runs import all_runs, newest, newest_first
 
 SCHEMA = 1
@@ -145,17 +142,40 @@ def resolve(given: str | Path, runs: str | Path = "runs") -> Artifact:
     """
     path = Path(given)
     if path.is_file():
-        path = path.parent
-    if path.is_dir():
+        return _of_file(path)
+    if path.is_dir() and str(given):
         return read(path)
     named = _named(str(given), runs, ("",))
     if named is not None:
         return named
+    run, _, name = str(given).rpartition("/")  # as the page calls one of two that have the same name
+    if (Path(runs) / run / "artifacts" / name / "manifest.json").is_file():
+        return read(Path(runs) / run / "artifacts" / name)
     names = (
         ", ".join(dict.fromkeys(a.name for a in all_artifacts(runs)))
         or "none; make one with: lfdeploy export"
     )
     raise LfdeployError(f"There is no artifact '{given}'. Artifacts in {runs}/: {names}.")
+
+
+def _of_file(file: Path) -> Artifact:
+    """The artifact that a file belongs to. Raises `LfdeployError` for one that only lies beside it."""
+    if not (file.parent / "manifest.json").is_file():
+        picture = file.suffix.lower() in SUFFIXES
+        hint = (
+            "It is a picture: the artifact comes first"
+            if picture
+            else "A bare model is taken by lfdeploy bench"
+        )
+        raise LfdeployError(f"{file} lies in no artifact: there is no manifest.json beside it. {hint}.")
+    artifact = read(file.parent)
+    if file.name not in (*artifact.hashes, "manifest.json"):
+        own = ", ".join(artifact.hashes)
+        raise LfdeployError(
+            f"{file} is no file of the artifact {artifact.name}, which is {own}. Name its directory for that "
+            "one; another model is measured by lfdeploy bench."
+        )
+    return artifact
 
 
 def find(given: str | Path, runs: str | Path = "runs") -> Artifact:
@@ -244,34 +264,3 @@ def outputs_of(classes: int) -> list[dict[str, Any]]:
         {"name": name, "dtype": "float32", "shape": ["batch", classes]}
         for name in ("logits", "probabilities")
     ]
-
-
-def check_place(final: Path) -> None:
-    """Raise `LfdeployError` where something else than an artifact has the name that one is to have."""
-    if final.exists() and not (final / "manifest.json").is_file():
-        raise LfdeployError(f"{final} exists and is not an artifact; move it away or choose another --out.")
-
-
-def publish(staged: Path, final: Path) -> None:
-    """Give a whole artifact its name by one rename; an older one of that name is moved aside first
-    and removed.
-    """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.old")
-    if final.exists():
-        check_place(final)
-        os.rename(final, aside)
-    os.rename(staged, final)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def quarantine(staged: Path, final: Path, reason: dict[str, Any]) -> Path:
-    """Move a failed artifact to quarantine/ beside its place, with its reason; the published one
-    stays untouched.
-    """
-    place = final.parent / "quarantine" / final.name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_json(staged / "reason.json", reason)
-    shutil.rmtree(place, ignore_errors=True)
-    os.rename(staged, place)
-    return place

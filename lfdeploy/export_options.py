@@ -31,7 +31,11 @@ class ExportConfig:
     portable: bool = setting(
         False, "the engine must also run on other GPUs, from Ampere on, and under later TensorRTs"
     )
-    out: str | None = setting(None, "directory for the artifact (default: RUN/artifacts)", metavar="DIR")
+    out: str | None = setting(
+        None,
+        "the artifact's directory; of several, the one they go into (default: RUN/artifacts)",
+        metavar="DIR",
+    )
     explain: bool = setting(False, "a heat map of the evidence for the top class as a further output")
     calibrate: bool = setting(
         False, "divide logits by a temperature in the graph, and find when to say 'not sure'"

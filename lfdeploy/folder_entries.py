@@ -48,7 +48,7 @@ def entries(place: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
         left_out.setdefault(DENIED, set()).add(place)
         return folders, files
     for child in children:
-        if child.name.startswith(".") or child.name.casefold() in JUNK:
+        if is_junk(child.name):
             left_out.setdefault(HIDDEN, set()).add(child)
             continue
         try:
@@ -66,6 +66,11 @@ def entries(place: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
         else:
             left_out.setdefault(SPECIAL, set()).add(child)
     return folders, files
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder is hidden, or made by a system for itself."""
+    return name.startswith(".") or name.casefold() in JUNK
 
 
 def _ours(place: Path) -> bool:

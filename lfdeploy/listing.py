@@ -10,6 +10,7 @@ import click
 
 from lfdeploy.console import document, say, table
 from lfdeploy.errors import LfdeployError, UsageError, choose
+from lfdeploy.locks import owner_of
 from lfdeploy.names import printable
 
 if TYPE_CHECKING:
@@ -250,6 +251,7 @@ def _run(run: Run) -> dict[str, Any]:
     config, done = run.read("config.json"), (run.path / "summary.json").exists()
     test = run.read("summary.json")["test"] if done else {"peers": [], "fused": None, "ensemble": None}
     state = "finished" if done else "diverged" if run.diverged() else "not finished"
+    state = "training now" if not done and owner_of(run.lock) else state
     return {
         "run": run.name,
         "method": config["method"],

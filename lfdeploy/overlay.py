@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from lfdeploy.config import flags_of
-from lfdeploy.errors import LfdeployError
+from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.images import Pixels, prepare
 from lfdeploy.predict import Prediction, Predictor
 
@@ -26,15 +26,19 @@ RAMP = np.array(
 
 @dataclass
 class Overlays:
-    """Writes one PNG per picture into a directory; ``names`` are those taken."""
+    """Writes one PNG per picture into a directory; ``names`` are theirs, by the picture's path."""
 
     place: Path
     predictor: Predictor
-    names: set[str] = field(default_factory=set)
+    names: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def into(cls, place: str, predictor: Predictor) -> Overlays:
-        """Raises `LfdeployError` for an artifact without a heat map."""
+    def into(cls, place: str, predictor: Predictor, files: Sequence[Path]) -> Overlays:
+        """Raises `LfdeployError` for an artifact without a heat map, `UsageError` for a directory in which
+        some of the pictures lie: they would be written over.
+        """
+        if any(file.resolve().parent == Path(place).resolve() for file in files):
+            raise UsageError(f"--explain {place}: pictures to answer lie there; name another directory.")
         artifact = predictor.artifact
         if HEATMAP not in [output["name"] for output in artifact.manifest.get("outputs", ())]:
             target = str(artifact.manifest["target"])
@@ -55,12 +59,13 @@ class Overlays:
             for (file, answer), seen, heat in zip(
                 part, pixels, self.predictor.session.named(pixels)[HEATMAP], strict=True
             ):
+                taken = self.names.values()
                 name = next(
                     n
-                    for i in range(1, len(self.names) + 2)
-                    if (n := f"{file.stem}{f'-{i}' * (i > 1)}.png") not in self.names
+                    for i in range(1, len(taken) + 2)
+                    if (n := f"{file.stem}{f'-{i}' * (i > 1)}.png") not in taken
                 )
-                self.names.add(name)
+                self.names[str(file)] = name
                 percent = f"{answer.label}  {100 * answer.top[0][1]:.1f} %" + (
                     "  (not sure)" if answer.abstain else ""
                 )

@@ -14,7 +14,7 @@ from PIL import Image
 from lfdeploy.artifact import Artifact, check_resize, resolve, run_of
 from lfdeploy.backends import BACKENDS, Session, Source, chosen
 from lfdeploy.confidence import abstains
-from lfdeploy.errors import PictureError
+from lfdeploy.errors import LfdeployError, PictureError
 from lfdeploy.familiarity import unfamiliar
 from lfdeploy.images import Given, Pixels, decode, fit
 
@@ -101,9 +101,11 @@ class Predictor:
         A picture is a path, a file's bytes, a Pillow picture, or an array uint8 (H, W, 3), (H, W) or
         (H, W, 4); a batch is an array uint8 (N, H, W, C), and may also stand in a list. All of them become
         the same pixels as the file they came from. A picture that cannot be read gives a `Prediction` with
-        ``error``; the others are answered. Raises `LfdeployError` for what is no picture at all, or an array
-        of another kind.
+        ``error``; the others are answered. Raises `LfdeployError` for what is no picture at all, an array of
+        another kind, or a ``top`` below 1.
         """
+        if type(top) is not int or top < 1:
+            raise LfdeployError(f"top is {top!r}; it must be a whole number from 1 on.")
         if isinstance(pictures, np.ndarray):
             answers = self._predicted(_named([pictures]), top)
             return answers[0] if pictures.ndim <= 3 else answers

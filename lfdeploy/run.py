@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lfdeploy.recorded_splits import Record
 
 SCHEMA = 1
+HOPEFUL = 0.1  # no rate above it is proposed
 DIVERGED = "diverged.json"  # in a run whose loss became no number
 
 
@@ -34,7 +35,11 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_bytes(path: Path, blob: bytes) -> None:
-    """Write under a temporary name, then rename."""
+    """Write under a temporary name, then rename; a link's file is written, a device or a pipe as it is."""
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.exists() and not path.is_file():
+        path.write_bytes(blob)
+        return
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.write_bytes(blob)
@@ -48,8 +53,10 @@ def write_bytes(path: Path, blob: bytes) -> None:
         raise
 
 
-def may_write(flag: str, name: str) -> None:
-    """Raise `UsageError` before any work where the file that a flag names could not be written."""
+def may_write(flag: str, name: str, endings: Sequence[str]) -> None:
+    """Raise `UsageError` before any work where the file that a flag names could not be written, or is there
+    and has another ending than such a file: a picture or a model is not overwritten.
+    """
     folder = Path(name).absolute().parent
     if not folder.is_dir():
         raise UsageError(f"{flag} {name}: there is no directory {Path(name).parent}; make it first.")
@@ -57,6 +64,8 @@ def may_write(flag: str, name: str) -> None:
         raise UsageError(f"{flag} {name}: that is a directory; name a file in it.")
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{flag} {name}: {Path(name).parent} may not be written; name another place.")
+    if Path(name).is_file() and Path(name).suffix.lower() not in endings:
+        raise UsageError(f"{flag} {name}: that file is there and is no {endings[0]}; name another.")
 
 
 def sha256(path: Path) -> str:
@@ -122,7 +131,7 @@ class Run:
         found = self.read(DIVERGED)
         return (
             f"The loss is {found['loss']} in epoch {found['epoch']}: run {self.name} diverged. "
-            f"Train again with a smaller rate: --lr {found['lr'] / 4:g}."
+            f"Train again with a smaller rate: --lr {min(found['lr'] / 4, HOPEFUL):g}."
         )
 
     def finished(self) -> Run:

@@ -17,7 +17,7 @@ from lfdeploy.labels import counted, some
 from lfdeploy.pixel_cache import PixelCache, known_folder
 from lfdeploy.recall import Changes, Index, Listing, listed, match, recalled
 from lfdeploy.recorded_splits import NO_PIXELS, SPLITS, Record
-from lfdeploy.sources import Source, read
+from lfdeploy.sources import DATASETS, Source, read
 from lfdeploy.split_arrays import Split, digest_of
 
 if TYPE_CHECKING:
@@ -81,6 +81,15 @@ def resumed(run: Run, report: Report) -> Data:
     if run.spec["data_fingerprint"] != data.fingerprint:
         raise LfdeployError(f"{since}; train a new run.")
     return data
+
+
+def check_data(run: Run, other: str | None) -> None:
+    """Raise where the pictures of a run, or the ``other`` ones named in their place, are nowhere."""
+    own = run.data_config().data
+    if other is None and _is_gone(own):
+        raise LfdeployError(f"The run's data are no longer at {own}. Say where they are with --data.")
+    if other is not None and other not in DATASETS and not Path(other).is_dir():
+        read(other, None, judged=True)
 
 
 def _is_gone(data: str) -> bool:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from serve.answer import answer_of
 from serve.asking import AT_ONCE, ask, in_turn, while_connected
-from serve.bodies import MOST_BATCH, MOST_PICTURE, Sent, pictures, too_large
+from serve.bodies import MOST_BATCH, MOST_PICTURE, PARAMETERS, Sent, pictures, too_large
 from serve.engine import Engine, Outcome
 from serve.entries import mapless
 from serve.problems import Problem, document, problem_of
@@ -106,7 +106,7 @@ def _asked(state: State, request: Request) -> tuple[Engine, int, bool]:
     """
     query = request.query_params
     for name in query:
-        if name not in ("artifact", "top", "explain"):
+        if name not in PARAMETERS:
             raise Problem(
                 "bad_parameter", f"There is no parameter '{name[:40]}'. There are artifact, top and explain."
             )

@@ -68,9 +68,20 @@ async def _taken(
 
 
 async def ask_all(state: State, engine: Engine, rows: Sequence[bytes | Pixels]) -> list[Outcome]:
-    """The outcomes of all pictures of one request, in order. Raises the first `Problem`."""
+    """The outcomes of all pictures of one request, in order. Raises the first `Problem`; of several pictures
+    it says which one has it.
+    """
     gate = asyncio.Semaphore(AT_ONCE)
-    tasks = [asyncio.ensure_future(in_turn(state, engine, gate, row)) for row in rows]
+
+    async def outcome(number: int, row: bytes | Pixels) -> Outcome:
+        try:
+            return await in_turn(state, engine, gate, row)
+        except Problem as problem:
+            if len(rows) > 1:
+                problem.message = f"Picture {number} of {len(rows)}: {problem.message}"
+            raise
+
+    tasks = [asyncio.ensure_future(outcome(number, row)) for number, row in enumerate(rows, 1)]
     try:
         return list(await asyncio.gather(*tasks))
     finally:

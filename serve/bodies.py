@@ -27,6 +27,8 @@ SILENCE, PATIENCE = 20.0, 300.0
 LINGER = 2.0
 #: Bytes of all bodies that are held at once.
 MOST_HELD = 400_000_000
+#: What the address of a request may say of its pictures.
+PARAMETERS = ("artifact", "top", "explain")
 CLOSE = {"Connection": "close"}
 #: A file's name as some clients send it (RFC 5987): charset, language, and the name in percent code.
 CODED = re.compile(rb"filename\*\s*=\s*[^';]*'[^';]*'([^;\s]*)", re.IGNORECASE)
@@ -123,13 +125,19 @@ async def pictures(request: Request, most: int = MOST_PICTURE) -> list[Sent]:
     body = await whole(request, most)
     if kind == "multipart/form-data":
         return await asyncio.to_thread(files, request.headers["content-type"], body)
+    if kind == "application/json" and body.lstrip()[:1] in (b"{", b"[", b'"'):
+        raise Problem(
+            "unsupported_type", "This is JSON. Send the picture's bytes, or JSON to /v2: see /docs."
+        )
     if not body:
         raise Problem("empty", "The body is empty. Send a picture's bytes.", 400)
     return [Sent("", body)]
 
 
 def files(kind: str, body: bytes) -> list[Sent]:
-    """The files of a form; fields that are no files are passed over. Raises `Problem` for a broken form."""
+    """The files of a form; fields that are no files are passed over. Raises `Problem` for a field that is
+    called as a parameter is, and for a broken form.
+    """
     from python_multipart import MultipartParser
     from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import parse_options_header
@@ -188,5 +196,9 @@ class _Form:
         coded = CODED.search(self._headers.get(b"content-disposition", b""))
         if name is None and coded:
             name = unquote_to_bytes(coded[1])
+        field = told.get(b"name", b"").decode("utf-8", "replace")
+        if name is None and field in PARAMETERS:
+            text = f"The form has a field '{field}'. Parameters stand in the address: ?{field}=..."
+            raise Problem("bad_parameter", text)
         if name is not None:
             self.found.append(Sent(name.decode("utf-8", "replace"), bytes(self._blob)))

@@ -192,9 +192,9 @@ def _lengths(blob: memoryview, count: int) -> list[bytes]:
 def _base64(data: Any, count: int) -> list[bytes]:
     try:
         flat = [item for row in data[: count + 1] for item in (row[:2] if isinstance(row, list) else [row])]
-        return [base64.b64decode(item, validate=True) for item in flat]
-    except (TypeError, ValueError):
-        raise wrong(f"'data' of '{ENCODED}' must be a list of texts, each a file in base64.") from None
+        return [base64.b64decode("".join(item.split()), validate=True) for item in flat]
+    except (TypeError, ValueError, AttributeError):
+        raise wrong(f"'data' of '{ENCODED}' must be a list of texts, each a file in plain base64.") from None
 
 
 def _output(given: Any, known: Sequence[str], binary: bool) -> Output:

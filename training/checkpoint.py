@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lfdeploy.errors import LfdeployError
-from lfdeploy.run import Run, write_bytes
+from lfdeploy.run import Run, typed, write_bytes
 from training.average import Average
 from training.cohort import Cohort
 
@@ -81,7 +81,9 @@ def _state(run: Run) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip and pickle errors of many kinds
-        raise LfdeployError(f"{path} is damaged: {error}. Train again.") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+        kept = f", or from what it kept last: --weights {typed(run.path)}" if run.weights.exists() else ""
+        raise LfdeployError(f"{path} is damaged: {reason}. Train again{kept}.") from None
     return state
 
 

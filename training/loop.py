@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +28,7 @@ from training.setup import Setup, prepare
 from training.update import stepper
 from training.world import lost, started_first
 
+ALONE = threading.RLock()
 START = {"epoch": 0, "step": 0, "sums": {}, "best": -1.0, "seconds": 0.0}
 
 
@@ -41,8 +43,21 @@ def train(
 
     ``resume`` continues that run under its own settings (``config`` is then ignored). ``began``: the moment
     of `time.perf_counter` from which the config's ``time`` counts; None is now. Raises `Interrupted` after
-    Ctrl-C or SIGTERM, with the state saved, and `LfdeployError` for what the user can mend.
+    Ctrl-C or SIGTERM, with the state saved, and `LfdeployError` for what the user can mend. Of several in
+    threads of one process one trains at a time: they share what draws random numbers.
     """
+    if not ALONE.acquire(blocking=False):
+        say("Another training runs in this process; this one waits for it.")
+        ALONE.acquire()
+    try:
+        return _alone(config, name, runs, resume, began)
+    finally:
+        ALONE.release()
+
+
+def _alone(
+    config: TrainConfig, name: str | None, runs: str | Path, resume: Run | None, began: float | None
+) -> Run:
     held = [lock_to_resume(resume)] if resume is not None and started_first() else []
     try:
         if resume is not None:

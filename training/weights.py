@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.labels import some
 from lfdeploy.models import canonical, create
 from lfdeploy.models.architectures import TIMM
 from lfdeploy.models.backbone import Backbone
 from lfdeploy.models.from_timm import timms_names, timms_pixels, timms_weights
+from lfdeploy.names import printable
 from training.teachers import find
 
 Pixels = tuple[list[float], list[float]]
@@ -38,13 +40,15 @@ SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 class Start:
     """Tensors by their source's names, and how the pictures they were trained on were normalised.
 
-    ``classes``: what a run of ours tells apart; None where the source does not say.
+    ``classes``: what a run of ours tells apart; None where the source does not say. ``assumed``: nor does it
+    say how pictures were normalised.
     """
 
     source: str
     tensors: Mapping[str, Tensor]
     pixels: Pixels
     classes: tuple[str, ...] | None = None
+    assumed: bool = False
 
 
 def starts_of(given: str | None, archs: str | None, runs: Path) -> dict[str, Start]:
@@ -90,7 +94,8 @@ def told(start: Start, arch: str, classes: Sequence[str]) -> str:
     kept = start.classes == tuple(classes)
     head = "head included" if kept else f"a new head for {len(classes)} classes"
     taken = f"{len(body) + kept * len(head_of(arch))} tensors, {head}"
-    return f"{arch} starts from {start.source}: {taken}; pictures normalised as there, mean {mean}"
+    how = "by ImageNet's mean, as a file does not say" if start.assumed else "as there, mean"
+    return f"{arch} starts from {start.source}: {taken}; pictures normalised {how}, {mean}"
 
 
 def fitting(start: Start, arch: str) -> dict[str, Tensor]:
@@ -150,7 +155,8 @@ def _in_order(start: Start, arch: str) -> dict[str, Tensor]:
     if start.source.endswith(".safetensors"):
         raise LfdeployError(
             f"{start.source} has other names than {arch} has here or in torchvision, and a .safetensors file "
-            "keeps no order to match them by: save the state dict with torch.save, as a .pth."
+            "keeps no order to match them by: save the state dict with torch.save, as a .pth; of a run of "
+            "lfdeploy name the run."
         )
     return theirs
 
@@ -187,9 +193,10 @@ def _learnt(build: Callable[[], nn.Module]) -> dict[str, torch.Size]:
 def _start(given: str, arch: str, runs: Path) -> Start:
     if given == "default":
         return _published(arch)
-    if Path(given).suffix in SUFFIXES:
-        pixels = timms_pixels(arch.removeprefix(TIMM)) if arch.startswith(TIMM) else IMAGENET
-        return Start(given, _read(Path(given)), TENSORFLOW if arch == LITE0 else pixels)
+    if Path(given).suffix in SUFFIXES or Path(given).is_file():
+        known = {LITE0: TENSORFLOW}.get(arch)
+        pixels = timms_pixels(arch.removeprefix(TIMM)) if arch.startswith(TIMM) else known or IMAGENET
+        return Start(given, _read(Path(given)), pixels, assumed=pixels is IMAGENET)
     named = find(given, runs, "--weights")
     if named.run is None:
         raise LfdeployError(
@@ -253,10 +260,22 @@ def _read(file: Path) -> dict[str, Tensor]:
             return dict(load_file(file))
         held = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # each library has its own kinds for a file that it cannot read
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LfdeployError(f"--weights {file} cannot be read: {reason}") from None
-    for key in ("state_dict", "model"):
+        raise LfdeployError(f"--weights {file} cannot be read: {_reason(file, error)}") from None
+    for key in ("state_dict", "model_state_dict", "model", "net"):
         held = held[key] if isinstance(held, Mapping) and isinstance(held.get(key), Mapping) else held
     if not isinstance(held, Mapping) or not all(isinstance(each, Tensor) for each in held.values()):
-        raise LfdeployError(f"--weights {file} is no state dict: names with tensors.")
+        keys = f" It holds {some(map(str, held), 5)}." if isinstance(held, Mapping) else ""
+        raise LfdeployError(f"--weights {file} is no state dict: names with tensors.{keys}")
+    for name, tensor in held.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise LfdeployError(f"--weights {file}: '{name}' holds NaN or infinity; its training diverged.")
     return dict(held)
+
+
+def _reason(file: Path, error: Exception) -> str:
+    """Why a file could not be read, in one line."""
+    if file.read_bytes()[:64].lstrip()[:1] == b"<":
+        return "it is a web page, not weights. Download it again."
+    if "Weights only load failed" in str(error):
+        return "it holds more than tensors, a whole module perhaps. Save model.state_dict() alone."
+    return printable(str(error).splitlines()[0]) if str(error) else type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from export.parity.members import table
+from export.report.load import load_lines
 from export.report.reliability import card_section
 from lfdeploy import by_class, familiarity
 from lfdeploy.chance import SENTENCE
@@ -39,12 +40,13 @@ def model_card(manifest: dict[str, Any]) -> str:
         "## Load it",
         "",
         "```python",
-        *_load_lines(manifest),
+        *load_lines(manifest),
         "```",
         "",
         "Pictures are turned upright (EXIF), converted to RGB, cropped to the largest centred "
         "square and resized with antialiasing (Pillow, bilinear), as in training. `lfdeploy predict` "
-        "does just that, and lays transparent ones on white.",
+        "does just that; it also lays transparent pictures on white and scales those of 16 bits a "
+        "sample, which these lines do not.",
         "",
         *_report_lines(manifest),
         *_class_lines(manifest),
@@ -239,48 +241,3 @@ def _cell(value: float | str) -> str:
     text = value if isinstance(value, str) else f"{value:.3g}"
     text = text.replace("|", "/")
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _load_lines(manifest: dict[str, Any]) -> list[str]:
-    size, int8 = manifest["input"]["height"], manifest["precision"] == "int8"
-    upright = 'ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")'
-    picture = f"ImageOps.fit({upright}, ({size}, {size}), Image.Resampling.BILINEAR)"
-    settings = '"INFERENCE_PRECISION_HINT": "f32"' + (', "LP_TRANSFORMS_MODE": "NO"' if int8 else "")
-    entry = 'options.add_session_config_entry("session.x64quantprecision", "1")'
-    exact = f"{entry}  # CPUs without VNNI add int8 up in 16 bits"
-    if manifest["format"] == "onnx":
-        return [
-            "import json, numpy as np, onnxruntime",
-            "from PIL import Image, ImageOps",
-            *(["options = onnxruntime.SessionOptions()", exact] if int8 else []),
-            f'session = onnxruntime.InferenceSession("model.onnx"{", options" * int8}, '
-            'providers=["CPUExecutionProvider"])',
-            'labels = json.loads(session.get_modelmeta().custom_metadata_map["lfdeploy"])["labels"]',
-            f"pixels = np.asarray({picture})[None]",
-            'print(labels[session.run(["probabilities"], {"images": pixels})[0].argmax()])',
-        ]
-    if manifest["format"] == "openvino":
-        return [
-            "import json, numpy as np, openvino",
-            "from PIL import Image, ImageOps",
-            'model = openvino.Core().read_model("model.xml")',
-            'labels = json.loads(model.get_rt_info(["framework", "lfdeploy"]).value)["labels"]',
-            f"pixels = np.asarray({picture})[None]",
-            f"settings = {{{settings}}}"
-            + ("  # the second: CPUs without VNNI add int8 up in 16 bits" if int8 else ""),
-            'print(labels[openvino.compile_model(model, "CPU", settings)(pixels)["probabilities"].argmax()])',
-        ]
-    if manifest["format"] == "torch":
-        return [
-            "import json, numpy as np, torch",
-            "from PIL import Image, ImageOps",
-            'told = {"lfdeploy": ""}',
-            'model = torch.export.load("model.pt2", extra_files=told).module()',
-            f"pixels = torch.from_numpy(np.array({picture}))[None]",
-            'print(json.loads(told["lfdeploy"])["labels"][model(pixels)[1].argmax()])',
-        ]
-    return [
-        "import lfdeploy",
-        'model = lfdeploy.open_artifact(".")',
-        'print(model.predict(["picture.png"])[0].label)',
-    ]

@@ -24,7 +24,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from export.concurrency import claim, release
-from lfdeploy.artifact import publish
+from lfdeploy.places import publish
 (own,) = claim([Path(sys.argv[1])], [sys.argv[2]])
 print("held", flush=True)
 if sys.stdin.readline() == "publish\\n":

@@ -191,7 +191,7 @@ def test_csv_holds_labels_as_they_are(tmp_path: Path) -> None:
     """
     labels = ["=", "+1", "-", "@x", "a,b", 'say "a"', "猫"]
     answers = [Prediction("caf\udce9.png", top=((label, 0.5),), abstain=False) for label in labels]
-    write_csv(tmp_path / "answers.csv", answers, 1)
+    write_csv(str(tmp_path / "answers.csv"), answers, 1)
     with (tmp_path / "answers.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["label1"] for row in rows] == labels

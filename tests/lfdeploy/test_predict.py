@@ -114,6 +114,13 @@ def test_what_is_no_picture_is_one_line(given: Any, words: str, tiny_run: Run) -
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("top", [0, -1, 1.5, True, "2"])
+def test_a_top_that_is_none_is_refused(top: Any, tiny_run: Run) -> None:
+    predictor = Predictor.open(tiny_run.artifacts / "peer0-onnx-fp32", device="cpu")
+    with pytest.raises(LfdeployError, match=r"top is .*whole number"):
+        predictor.predict(ARRAY, top=top)
+
+
 def test_one_or_many(tiny_run: Run, tmp_path: Path) -> None:
     model = open_artifact(tiny_run.artifacts / "peer0-onnx-fp32", device="cpu")
     PLAIN.save(tmp_path / "a.png")

@@ -100,6 +100,7 @@ def test_queries_are_checked(query: str, status: int, code: str, api: Api) -> No
 def test_malformed_requests(api: Api) -> None:
     two = form(("a.jpg", JPEG), ("b.jpg", JPEG))
     mark = "multipart/form-data; boundary="
+    other = b'--o\r\nContent-Disposition: form-data; name="artifact"\r\n\r\npeer0\r\n--o--\r\n'
     cases: list[Any] = [
         (("POST", "/v1/classify", b""), {}, (400, "empty")),
         (("POST", "/v1/classify", two[0]), {"Content_Type": two[1]}, (400, "bad_request")),
@@ -121,6 +122,12 @@ def test_malformed_requests(api: Api) -> None:
         ),
         (("POST", "/v1/classify", JPEG), {"Content_Encoding": "gzip"}, (415, "unsupported_type")),
         (("GET", "/v1/classify", b""), {}, (405, "method_not_allowed")),
+        (
+            ("POST", "/v1/classify", b'{"image": "x"}'),
+            {"Content_Type": "application/json"},
+            (415, "unsupported_type"),
+        ),
+        (("POST", "/v1/classify", other), {"Content_Type": f"{mark}o"}, (400, "bad_parameter")),
         (("GET", "/v1/nothing", b""), {}, (404, "not_found")),
         (("POST", "/v1/artifacts", b"x"), {}, (405, "method_not_allowed")),
         (("POST", "/v1/classify", JPEG), {"Origin": "http://["}, (403, "cross_site")),

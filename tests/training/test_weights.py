@@ -140,12 +140,27 @@ def refused(kind: str, place: Path) -> tuple[str, str, type[Exception], str]:
         torch.save({"a": 1}, file)
     elif kind == "text":
         file.write_text("weights")
+    elif kind == "page":
+        file.write_text("\n<html><body>Log in</body></html>")
+    elif kind == "module":
+        torch.save(create("resnet8", 3), file)
+    elif kind == "diverged":
+        tensors = create("resnet8", 3).state_dict()
+        tensors["stages.0.0.conv1.weight"][0, 0, 0, 0] = torch.nan
+        torch.save({"model_state_dict": tensors}, file)
+    elif kind == "other ending":
+        file = place / "last.ckpt"
+        torch.save({"epoch": 3, "ema": {"a": 1}}, file)
     said = {
         "deeper": (LfdeployError, "is not for resnet8: it holds"),
         "wider": (LfdeployError, "is not for resnet8: 'stages.0"),
         "code": (LfdeployError, "cannot be read"),
         "numbers": (LfdeployError, "is no state dict"),
         "text": (LfdeployError, "cannot be read"),
+        "page": (LfdeployError, "it is a web page, not weights"),
+        "module": (LfdeployError, "Save model.state_dict() alone"),
+        "diverged": (LfdeployError, "'stages.0.0.conv1.weight' holds NaN"),
+        "other ending": (LfdeployError, "is no state dict: names with tensors. It holds epoch, ema."),
         "missing": (LfdeployError, "No such file"),
         "no network": (UsageError, "add --arch NAME"),
         "nothing published": (LfdeployError, "no published weights of resnet8"),
@@ -156,6 +171,7 @@ def refused(kind: str, place: Path) -> tuple[str, str, type[Exception], str]:
 
 
 KINDS = ["deeper", "wider", "code", "numbers", "text", "missing", "no network", "nothing published", "nobody"]
+KINDS += ["page", "module", "diverged", "other ending"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,7 +180,7 @@ def test_what_does_not_fit_is_one_line(kind: str, tmp_path: Path) -> None:
     with pytest.raises(error) as found:
         starts_of(given, archs, tmp_path)
     assert said in str(found.value)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(found.value) and "\x1b" not in str(found.value)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,83 @@
+"""Places of artifacts: what may be replaced, and how one whole directory takes another's name."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lfdeploy.artifact import NEEDED
+from lfdeploy.console import say
+from lfdeploy.errors import LfdeployError
+from lfdeploy.folder_entries import is_junk
+from lfdeploy.labels import some
+from lfdeploy.run import shown, write_json
+
+#: What lies in an artifact's directory beside the files of its model.
+OWN_FILES = (
+    "manifest.json", "README.md", "report.html", "reason.json", "parity.json", "source.onnx", "float.onnx",
+)  # fmt: skip
+
+
+def check_place(final: Path) -> None:
+    """Raise `LfdeployError` where something else than an artifact has the name that one is to have, or where
+    files lie in it that are not an artifact's: all of it would be removed.
+    """
+    if not final.exists() and not final.is_symlink():
+        return
+    away = "Move it away, or choose another --out."
+    if not (final / "manifest.json").is_file():
+        raise LfdeployError(f"{final} exists and is not an artifact. {away}")
+    try:
+        told = json.loads((final / "manifest.json").read_text(encoding="utf-8"))
+    except ValueError:  # a damaged one is made anew
+        told = dict.fromkeys(NEEDED)
+    if not isinstance(told, dict) or not {"schema", "target", "sha256"} <= told.keys():
+        raise LfdeployError(f"{final} exists, and its manifest.json is not that of an artifact. {away}")
+    names = [child.name for child in final.iterdir() if not is_junk(child.name)]
+    foreign = sorted(name for name in names if name not in OWN_FILES and not name.startswith("model."))
+    if foreign:
+        raise LfdeployError(f"{final} has {some(foreign)} in it, which would be removed. {away}")
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Give a whole artifact its name by one rename; an older one of that name is moved aside first
+    and removed.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    aside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.old")
+    if final.exists():
+        check_place(final)
+        _note_other(staged, final)
+        os.rename(final, aside)
+    os.rename(staged, final)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _note_other(staged: Path, final: Path) -> None:
+    """Say that another kind of artifact is replaced than the one that comes."""
+
+    def kind(place: Path) -> str:
+        told = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        return f"{told.get('target')}-{told.get('format')}-{told.get('precision')}"
+
+    with suppress(ValueError, AttributeError):
+        if kind(final) != kind(staged):
+            say(f"Note: {shown(final)} was {kind(final)} and is {kind(staged)} now.")
+
+
+def quarantine(staged: Path, final: Path, reason: dict[str, Any]) -> Path:
+    """Move a failed artifact to quarantine/ beside its place, with its reason; the published one
+    stays untouched.
+    """
+    place = final.parent / "quarantine" / final.name
+    check_place(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_json(staged / "reason.json", reason)
+    shutil.rmtree(place, ignore_errors=True)
+    os.rename(staged, place)
+    return place
