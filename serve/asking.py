@@ -106,20 +106,27 @@ async def in_turn(
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The work's result; where its client leaves, the work is given up. The body must have been read."""
-    task = asyncio.ensure_future(work)
-    left: asyncio.Future[None] | None = None
+    own, left = asyncio.current_task(), asyncio.Event()
+    assert own is not None
+    watches: list[asyncio.Task[None]] = []
+
+    async def watch() -> None:
+        await _gone(request)
+        left.set()
+        own.cancel()
+
+    clock = asyncio.get_running_loop().call_later(SOON, lambda: watches.append(asyncio.create_task(watch())))
     try:
-        done, _ = await asyncio.wait({task}, timeout=SOON)
-        if not done:
-            left = asyncio.ensure_future(_gone(request))
-            await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise Problem("bad_request", "The client has left.")
+        return await work
+    except asyncio.CancelledError:
+        if not left.is_set():
+            raise
+        own.uncancel()
+        raise Problem("bad_request", "The client has left.") from None
     finally:
-        if left is not None:
-            left.cancel()
-        task.cancel()
+        clock.cancel()
+        for task in watches:
+            task.cancel()
 
 
 async def _gone(request: Request) -> None:

@@ -21,6 +21,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._known: dict[str, tuple[Counter, tuple[tuple[str, Histogram], ...]]] = {}
         self.requests = Counter(
             "lfdeploy_requests", "Requests by route and status", ["route", "status"], registry=registry
         )
@@ -70,10 +71,18 @@ class Metrics:
 
     def answered(self, outcome: Outcome) -> None:
         """Count an answered picture and its stages."""
-        key = outcome.entry.key
-        self.pictures.labels(key, "success").inc()
-        for stage in ("decode", "queue", "model"):
-            self.stages.labels(key, stage).observe(getattr(outcome, f"{stage}_ms") / 1e3)
+        success, stages = self._of(outcome.entry.key)
+        success.inc()
+        for stage, seconds in stages:
+            seconds.observe(getattr(outcome, stage) / 1e3)
+
+    def _of(self, key: str) -> tuple[Counter, tuple[tuple[str, Histogram], ...]]:
+        """What an answer of this artifact is counted by, found once."""
+        if key not in self._known:
+            stages = ("decode", "queue", "model")
+            found = tuple((f"{stage}_ms", self.stages.labels(key, stage)) for stage in stages)
+            self._known[key] = self.pictures.labels(key, "success"), found
+        return self._known[key]
 
     def text(self) -> bytes:
         """All of it in Prometheus's text format."""
