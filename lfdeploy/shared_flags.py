@@ -115,7 +115,13 @@ MEASURED = together(
         metavar="A",
         help="(train) architecture of all peers",
     ),
-    click.option("--method", default="lfmkd", show_default=True, metavar="NAME", help="(train) method"),
+    click.option(
+        "--method",
+        default="lfmkd",
+        show_default=True,
+        metavar="A,B,...",
+        help="(train) one against a plain loop, several against the first",
+    ),
 )
 #: where `lfdeploy serve` listens
 SERVED = together(

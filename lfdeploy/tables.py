@@ -202,11 +202,15 @@ def training_speed(document: dict[str, Any]) -> None:
     """Steps per loop and their ratios to the plain one."""
     what = f"{document['peers']} x {document['arch']}, {document['method']}, batch {document['batch']}"
     title = f"Training {what}, on {document['device']}"
+    plain = "DataLoader" in document["rows"][0]["loop"]
     rows = [
         [r["loop"], f"{r['ms']:.0f}", f"{r['images_per_second']:,.0f}", f"{r['ratio']:.2f}x"]
         for r in document["rows"]
     ]
-    table(title, ["loop", "ms/step", "images/s", "speed"], rows)
+    if not plain:  # what each costs, rather than how fast it is
+        for row, r in zip(rows, document["rows"], strict=True):
+            row[-1] = f"{r['cost']:.2f}x"
+    table(title, ["loop", "ms/step", "images/s", "speed" if plain else "time"], rows)
     for note in document["notes"]:
         say(note)
 

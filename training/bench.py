@@ -19,19 +19,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lfdeploy.config import parse_options
 from lfdeploy.console import Meter
 from lfdeploy.data import Split
-from lfdeploy.devices import pick
+from lfdeploy.devices import instruction_set, pick
 from lfdeploy.errors import UsageError, choose
 from lfdeploy.models import canonical, create
 from training.augment import Augment, normalise
 from training.batches import Batches
 from training.cohort import Cohort
+from training.compare.entries import Entry, entries_of
 from training.dropout import with_own_random
 from training.engine import Engine, pick_precision, settle, threads_for
 from training.losses import LossGraph
 from training.methods import METHODS
-from training.methods.method import Given, Method
+from training.methods.method import Given
 
 BATCH, SIZE, CLASSES, STEPS = 128, 32, 100, 2
 MEAN, STD = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
@@ -54,67 +56,97 @@ class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def bench_training(arch: str, method: str, rounds: int, device: str = "auto") -> dict[str, Any]:
-    """Milliseconds per step (median over rounds) of each loop and its ratio to the
-    plain one, all in one run.
+def bench_training(arch: str, methods: str, rounds: int, device: str = "auto") -> dict[str, Any]:
+    """Milliseconds per step (median over rounds) of each loop and its ratio to the first, all in one run.
+
+    Of one method: our step in each precision against a plain loop. Of several (``independent,ffl``, with
+    options as in `lfdeploy compare`): our step of each against that of the first, which is what it costs.
     """
-    arch = canonical(arch)
-    choose("method", method, [name for name, row in METHODS.items() if not row.teachers])
+    arch, entries = canonical(arch), entries_of(methods)
+    for entry in entries:
+        choose("method", entry.method, [name for name, row in METHODS.items() if not row.teachers])
+        if entry.settings:
+            raise UsageError(
+                f"--method {entry.label}: {entry.settings[0][0]} is measured by lfdeploy compare."
+            )
     if rounds < 3:
         raise UsageError(f"--rounds is {rounds}; at least 3 are needed.")
     where = pick(device)
     cores = torch.get_num_threads()  # an engine with threads of its own takes all but one from its caller
+    peers = max(2, *(METHODS[entry.method].least for entry in entries))
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, cores)
-        times = _timed(_loops(arch, METHODS[method], where, stack), rounds, where, cores)
-    plain = np.array(next(iter(times.values())))
-    rows = [_row(name, np.array(milliseconds), plain) for name, milliseconds in times.items()]
-    spread = ", ".join(f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}" for row in rows[1:])
+        make = _against_plain if len(entries) == 1 else _against_first
+        times = _timed(make(arch, entries, peers, where, stack), rounds, where, cores)
+    first = np.array(next(iter(times.values())))
+    rows = [_row(name, np.array(milliseconds), first) for name, milliseconds in times.items()]
+    low, high = ("ratio_min", "ratio_max") if len(entries) == 1 else ("cost_min", "cost_max")
+    spread = ", ".join(f"{row[low]:.2f} to {row[high]:.2f}" for row in rows[1:])
     return {
         "arch": arch,
-        "method": method,
-        "peers": peers_of(METHODS[method]),
+        "method": methods,
+        "peers": peers,
         "batch": BATCH,
-        "device": f"{os.cpu_count()} CPU cores" if where == "cpu" else where,
+        "device": f"{os.cpu_count()} CPU cores ({instruction_set()})" if where == "cpu" else where,
         "rows": rows,
         "notes": [f"Median of {rounds} interleaved rounds of {STEPS} steps; the ratios ran from {spread}."],
     }
 
 
-def peers_of(method: Method) -> int:
-    """How many networks are measured."""
-    return max(2, method.least)
-
-
-def _loops(arch: str, method: Method, device: str, stack: ExitStack) -> dict[str, Callable[[], None]]:
-    """A step of each loop by its name, the plain one first; all begin with the same weights.
-
-    Their engines are closed with ``stack``.
-    """
+def _pictures() -> tuple[Any, Any]:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (4096, SIZE, SIZE, 3), dtype=np.uint8)
-    labels = random.integers(0, CLASSES, 4096)
+    return images, random.integers(0, CLASSES, 4096)
+
+
+def _begun(arch: str, entry: Entry, peers: int, device: str) -> tuple[Cohort, LossGraph]:
+    """Networks with the same weights for every entry, and the method's losses."""
+    method = METHODS[entry.method]
+    options = parse_options(method.options, entry.options, entry.method)
     torch.manual_seed(0)
-    peers = [create(arch, CLASSES) for _ in range(peers_of(method))]
-    options = method.options()
-    cohort = method.build(Given(peers, CLASSES, SIZE, options, pictures=len(labels))).to(device)
-    graph = method.graph(cohort, options)
-    plain = _plain(copy.deepcopy(cohort), graph, images, labels, device)
-    loops = {"plain: fp32, NCHW, eager, DataLoader": plain}
+    networks = [create(arch, CLASSES) for _ in range(peers)]
+    cohort = method.build(Given(networks, CLASSES, SIZE, options, pictures=4096)).to(device)
+    return cohort, method.graph(cohort, options)
+
+
+def _precision(cohort: Cohort, images: Any, device: str) -> torch.dtype:
     mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
     sample = normalise(torch.from_numpy(images[:64]).to(device), mean, std)
-    chosen, _ = pick_precision("auto", cohort, device, sample)
-    split = Split(images, labels.astype(np.int64), "")
+    return pick_precision("auto", cohort, device, sample)[0]
+
+
+def _against_plain(
+    arch: str, entries: list[Entry], peers: int, device: str, stack: ExitStack
+) -> dict[str, Callable[[], None]]:
+    """A step of the plain loop, and ours in fp32 and, where that is another, in what training would take.
+
+    Our engines are closed with ``stack``.
+    """
+    images, labels = _pictures()
+    cohort, graph = _begun(arch, entries[0], peers, device)
+    loops = {
+        "plain: fp32, NCHW, eager, DataLoader": _plain(copy.deepcopy(cohort), graph, images, labels, device)
+    }
+    chosen = _precision(cohort, images, device)
     for dtype in dict.fromkeys((torch.float32, chosen)):
-        ours = copy.deepcopy(cohort).to(memory_format=torch.channels_last)
-        for number, network in enumerate(ours.networks):
-            with_own_random(network, number)
-        threads = threads_for("auto", ours, device)
+        threads, step = _ours(copy.deepcopy(cohort), graph, dtype, images, labels, device, stack)
         precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-        name = f"lfdeploy: {precision}, NHWC, {f'{threads} threads' if threads else device}"
-        engine = Engine(ours, graph, device, dtype, threads)
-        stack.callback(engine.close)
-        loops[name] = _ours(engine, split, device)
+        loops[f"lfdeploy: {precision}, NHWC, {f'{threads} threads' if threads else device}"] = step
+    return loops
+
+
+def _against_first(
+    arch: str, entries: list[Entry], peers: int, device: str, stack: ExitStack
+) -> dict[str, Callable[[], None]]:
+    """Our step of each method, in the precision that training would take for the first."""
+    images, labels = _pictures()
+    loops: dict[str, Callable[[], None]] = {}
+    dtype: torch.dtype | None = None
+    for entry in entries:
+        cohort, graph = _begun(arch, entry, peers, device)
+        dtype = dtype or _precision(cohort, images, device)
+        threads, step = _ours(cohort, graph, dtype, images, labels, device, stack)
+        loops[f"{entry.label}{f', {threads} threads' if threads else ''}"] = step
     return loops
 
 
@@ -149,6 +181,9 @@ def _row(name: str, milliseconds: NDArray[np.float64], plain: NDArray[np.float64
         "ratio": float(np.median(ratios)),
         "ratio_min": float(ratios.min()),
         "ratio_max": float(ratios.max()),
+        "cost": float(np.median(1 / ratios)),
+        "cost_min": float((1 / ratios).min()),
+        "cost_max": float((1 / ratios).max()),
         "rounds": len(milliseconds),
     }
 
@@ -181,19 +216,34 @@ def _plain(cohort: Cohort, graph: LossGraph, images: Any, labels: Any, device: s
     return step
 
 
-def _ours(engine: Engine, split: Split, device: str) -> Callable[[], None]:
-    engine.cohort.train()
-    optimizer = _optimizer(engine.cohort)
+def _ours(
+    cohort: Cohort,
+    graph: LossGraph,
+    dtype: torch.dtype,
+    images: Any,
+    labels: Any,
+    device: str,
+    stack: ExitStack,
+) -> tuple[int, Callable[[], None]]:
+    """How many threads of its own our step has, and the step."""
+    cohort = cohort.to(memory_format=torch.channels_last)
+    for number, network in enumerate(cohort.networks):
+        with_own_random(network, number)
+    threads = threads_for("auto", cohort, device)
+    engine = Engine(cohort.train(), graph, device, dtype, threads)
+    stack.callback(engine.close)
+    optimizer = _optimizer(cohort)
     mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
-    source = Batches(split, BATCH, Augment(4, True), 0, device, engine.cohort.views)
-    batches, ramps = _endless(lambda: source.epoch(0)), engine.graph.ramps(1, 1, device)
+    split = Split(images, labels.astype(np.int64), "")
+    source = Batches(split, BATCH, Augment(4, True), 0, device, cohort.views)
+    batches, ramps = _endless(lambda: source.epoch(0)), graph.ramps(1, 1, device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         engine.step(next(batches).given(mean, std), ramps)
         optimizer.step()
 
-    return step
+    return threads, step
 
 
 def _endless(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:

@@ -51,7 +51,7 @@ def entries_of(text: str) -> list[Entry]:
     for word in words:
         entry = _entry(word.strip())
         if entry.label in [other.label for other in found]:
-            raise UsageError(f"--methods names {entry.label} twice; drop one.")
+            raise UsageError(f"{entry.label} is named twice; drop one.")
         found.append(entry)
     return found
 
@@ -64,12 +64,12 @@ def _entry(word: str) -> Entry:
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not (key and sign and value):
-            raise UsageError(f"--methods {word}: '{pair}' is no setting; write KEY=VALUE.")
+            raise UsageError(f"{word}: '{pair}' is no setting; write KEY=VALUE.")
         (settings if key in OWN else options).append((key, value.replace(TIMM, "timm:")))
     for key, value in settings:
         if key == "peers" and not (value.isdecimal() and int(value) >= METHODS[name].least):
             least = METHODS[name].least
-            raise UsageError(f"--methods {word}: peers is '{value}'; it must be a number from {least} on.")
+            raise UsageError(f"{word}: peers is '{value}'; it must be a number from {least} on.")
     parse_options(METHODS[name].options, options, name)
     check_teachers(name, METHODS[name].teachers, dict(settings).get("teacher"))
     return Entry(word, name, tuple(options), tuple(settings))
