@@ -67,7 +67,7 @@ def predict(
     from lfdeploy.run import may_write
 
     if csv_file and csv_file != "-":
-        may_write("--csv", csv_file, (".csv", ".txt", ""))
+        may_write("--csv", csv_file)
     predictor = Predictor.open(artifact, device=device, backend=backend, run=run, runs=runs)
     files = pictures_below(given)
     maps = Overlays.into(explain, predictor, files) if explain else None

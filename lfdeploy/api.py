@@ -83,7 +83,7 @@ def evaluate(
     """
     from training.scores import evaluate as score
 
-    choose("split", split, ["test", "val"])
+    choose("split", split, ["test", "val", "train"])
     name = None if run is None else str(_path(run))
     return score(name, runs=str(runs), data=data, split=split, backend=backend, device=device)
 

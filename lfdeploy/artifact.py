@@ -16,6 +16,10 @@ from lfdeploy.run import Run, sha256, shown
 from lfdeploy.runs import all_runs, newest, newest_first
 
 SCHEMA = 1
+#: What lies in an artifact's directory beside the files of its model.
+OWN_FILES = (
+    "manifest.json", "README.md", "report.html", "reason.json", "parity.json", "source.onnx", "float.onnx",
+)  # fmt: skip
 NEEDED = {  # keys of every manifest, and of which kind they are
     "schema": int,
     "target": str,
@@ -169,7 +173,7 @@ def _of_file(file: Path) -> Artifact:
         )
         raise LfdeployError(f"{file} lies in no artifact: there is no manifest.json beside it. {hint}.")
     artifact = read(file.parent)
-    if file.name not in (*artifact.hashes, "manifest.json"):
+    if file.name not in (*artifact.hashes, *OWN_FILES):
         own = ", ".join(artifact.hashes)
         raise LfdeployError(
             f"{file} is no file of the artifact {artifact.name}, which is {own}. Name its directory for that "

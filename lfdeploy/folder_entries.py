@@ -74,17 +74,20 @@ def is_junk(name: str) -> bool:
 
 
 def _ours(place: Path) -> bool:
-    """Whether a folder is a run or an artifact of lfdeploy, or one of such folders."""
-    return _made(place) or any(_made(child) for child in subfolders(place))
+    """Whether a folder is a run or an artifact of lfdeploy, or holds such folders and no picture beside."""
+    if _made(place):
+        return True
+    return any(map(_made, subfolders(place))) and next(pictures_below(place, {}), None) is None
 
 
 def _made(place: Path) -> bool:
-    if (place / "spec.json").is_file() and (place / "config.json").is_file():
-        return True
-    try:
-        return b'"manifest_sha256"' in (place / "manifest.json").read_bytes()
-    except OSError:
-        return False
+    for name, key in (("spec.json", b'"data_fingerprint"'), ("manifest.json", b'"manifest_sha256"')):
+        try:
+            if key in (place / name).read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def subfolders(place: Path) -> list[Path]:

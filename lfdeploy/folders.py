@@ -13,6 +13,7 @@ from lfdeploy.folder_entries import (
     WITHOUT,
     LeftOut,
     entries,
+    is_junk,
     note_loose,
     pictures_below,
     pictures_of,
@@ -151,9 +152,13 @@ def _class_folders(split: str, top: Path, path: Path, left_out: LeftOut, remarks
     return folders
 
 
+def _has(place: Path) -> bool:
+    return not is_junk(place.name) and next(pictures_below(place, {}), None) is not None
+
+
 def _deeper(split: str, folders: list[Path]) -> list[str]:
     """What is said of class folders that hold folders: their pictures are theirs, and perhaps are not."""
-    inner = {place: sorted(child.name for child in entries(place, {})[0]) for place in folders}
+    inner = {place: sorted(child.name for child in subfolders(place) if _has(child)) for place in folders}
     deep = [place for place in folders if inner[place]]
     if not deep:
         return []

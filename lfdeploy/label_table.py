@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def label_table(path: Path, judged: bool = False) -> Source:
     """
     if not path.is_file():
         raise LfdeployError(f"--data {path}: no such file.")
-    found, others = _rows(path)
+    found, others = _rows(path, judged)
     rows, again = _without_repeats(found, path)
     files = [path.parent / row.path for row in rows]
     if not any(_is_there(file) for file in files):
@@ -60,7 +61,7 @@ def label_table(path: Path, judged: bool = False) -> Source:
     return Source(classes, splits, remarks=tuple(remarks), root=path.parent)
 
 
-def _rows(path: Path) -> tuple[list[Row], list[str]]:
+def _rows(path: Path, judged: bool) -> tuple[list[Row], list[str]]:
     """The rows, and the names of columns that nobody looks at."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -70,21 +71,21 @@ def _rows(path: Path) -> tuple[list[Row], list[str]]:
     except OSError as error:
         raise LfdeployError(f"{path} cannot be read: {error.strerror or error}.") from None
     try:
-        lines = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-        header = [name.strip().casefold() for name in next(lines, [])]
+        lines = _lines(text)
+        header = [name.strip().casefold() for name in next(lines, (0, []))[1]]
         columns = _columns(header, path)
         others = {place: set[str]() for place in range(len(header)) if place not in columns.values()}
         rows = []
-        for cells in lines:
+        for number, cells in lines:
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(header):
                 raise LfdeployError(
-                    f"{path}, line {lines.line_num}: {counted(len(cells), 'cell')}, "
+                    f"{path}, line {number}: {counted(len(cells), 'cell')}, "
                     f"but the header has {len(header)}. "
                     'A path or label with a comma goes into quotes: "a, b.png"'
                 )
-            rows.append(_row(cells, columns, lines.line_num, path))
+            rows.append(_row(cells, columns, number, path))
             for place, values in others.items():
                 values.add(cells[place].strip())
     except csv.Error as error:
@@ -92,10 +93,24 @@ def _rows(path: Path) -> tuple[list[Row], list[str]]:
     if not rows:
         raise LfdeployError(f"{path} has no rows below its header.")
     for place, values in others.items():
-        if "split" not in columns and len(values) > 1 and all(split_of(value) for value in values):
+        if "split" in columns or judged or len(values) < 2 or any(map(str.isdigit, "".join(values))):
+            continue
+        if all(split_of(value) for value in values):
             told = f"{path}: the column '{header[place]}' has {', '.join(sorted(values))}"
             raise LfdeployError(f"{told}. If it is the split, call it split; if not, remove it.")
     return rows, [header[place] or "one without a name" for place in others]
+
+
+def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows of cells with the numbers of their lines. A quote after a blank is one, where it can be."""
+    for blank in (True, False):
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=blank)
+        try:
+            return iter([(reader.line_num, cells) for cells in reader])
+        except csv.Error:
+            if not blank:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _columns(header: list[str], path: Path) -> dict[str, int]:

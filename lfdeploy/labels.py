@@ -39,6 +39,8 @@ ORNAMENTS = {
     "photos",
     "seg",
 }
+#: Blanks without width, marks of direction, soft hyphens; not what joins letters or emoji.
+UNSEEN = "[\u00ad\u200b\u200e\u200f\u2060\ufeff]"
 ENDINGS = ("dataset", "images", "split", "data", "sets", "set")
 
 
@@ -86,12 +88,12 @@ def check_labels(labels: Iterable[str], where: str) -> None:
 
 
 def _looks(label: str) -> str:
-    """What a person sees of a name: no case, no characters without width, any blank as a blank; of a number
-    its value.
+    """What a person sees of a name: no case, nothing that cannot be seen, any blank as a blank; of a whole
+    number its value.
     """
-    seen = "".join(char for char in clean(label) if unicodedata.category(char) != "Cf")
-    plain = re.sub(r"\s+", " ", seen).strip().casefold()
-    return f"{float(plain):g}" if re.fullmatch(r"[+-]?\d{1,15}(\.\d*)?", plain, re.ASCII) else plain
+    plain = re.sub(r"\s+", " ", re.sub(UNSEEN, "", clean(label))).strip().casefold()
+    whole = re.fullmatch(r"([+-]?\d+)(\.0*)?", plain, re.ASCII)
+    return str(int(whole[1])) if whole else plain
 
 
 def _differ(one: str, other: str) -> str:

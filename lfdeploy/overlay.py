@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from lfdeploy.config import flags_of
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.images import Pixels, prepare
 from lfdeploy.predict import Prediction, Predictor
 
-HEATMAP = "heatmap"
+HEATMAP, MARK = "heatmap", "lfdeploy heat map"
 SIDE = 320  # of each half, at least
 STRIP, GAP = 34, 8
 # dark blue to yellow by way of red, lightness rising evenly
@@ -37,7 +38,8 @@ class Overlays:
         """Raises `LfdeployError` for an artifact without a heat map, `UsageError` for a directory in which
         some of the pictures lie: they would be written over.
         """
-        if any(file.resolve().parent == Path(place).resolve() for file in files):
+        here = Path(place).resolve()
+        if any(here in (file.resolve().parent, file.parent.resolve()) for file in files):
             raise UsageError(f"--explain {place}: pictures to answer lie there; name another directory.")
         artifact = predictor.artifact
         if HEATMAP not in [output["name"] for output in artifact.manifest.get("outputs", ())]:
@@ -59,17 +61,37 @@ class Overlays:
             for (file, answer), seen, heat in zip(
                 part, pixels, self.predictor.session.named(pixels)[HEATMAP], strict=True
             ):
-                taken = self.names.values()
-                name = next(
-                    n
-                    for i in range(1, len(taken) + 2)
-                    if (n := f"{file.stem}{f'-{i}' * (i > 1)}.png") not in taken
-                )
-                self.names[str(file)] = name
+                name = self.names.setdefault(str(file), self._free(file.stem))
                 percent = f"{answer.label}  {100 * answer.top[0][1]:.1f} %" + (
                     "  (not sure)" if answer.abstain else ""
                 )
-                picture(seen, heat, percent).save(self.place / name, optimize=True)
+                picture(seen, heat, percent).save(self.place / name, optimize=True, pnginfo=_mark())
+
+    def _free(self, stem: str) -> str:
+        """A name that no picture of this call has, nor any file but a heat map."""
+        number = 1
+        while True:
+            name = f"{stem}{f'-{number}' * (number > 1)}.png"
+            if name not in self.names.values() and _is_ours(self.place / name):
+                return name
+            number += 1
+
+
+def _mark() -> PngInfo:
+    info = PngInfo()
+    info.add_text("Software", MARK)
+    return info
+
+
+def _is_ours(place: Path) -> bool:
+    """Whether nothing is there, or a heat map that lfdeploy drew."""
+    if not place.exists() and not place.is_symlink():
+        return True
+    try:
+        with Image.open(place) as image:
+            return not place.is_symlink() and image.info.get("Software") == MARK
+    except (OSError, ValueError):
+        return False
 
 
 def picture(seen: Pixels, heat: NDArray[np.float32], caption: str) -> Image.Image:

@@ -6,21 +6,17 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lfdeploy.artifact import NEEDED
+from lfdeploy.artifact import NEEDED, OWN_FILES
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError
-from lfdeploy.folder_entries import is_junk
+from lfdeploy.folder_entries import JUNK
 from lfdeploy.labels import some
 from lfdeploy.run import shown, write_json
-
-#: What lies in an artifact's directory beside the files of its model.
-OWN_FILES = (
-    "manifest.json", "README.md", "report.html", "reason.json", "parity.json", "source.onnx", "float.onnx",
-)  # fmt: skip
 
 
 def check_place(final: Path) -> None:
@@ -38,10 +34,17 @@ def check_place(final: Path) -> None:
         told = dict.fromkeys(NEEDED)
     if not isinstance(told, dict) or not {"schema", "target", "sha256"} <= told.keys():
         raise LfdeployError(f"{final} exists, and its manifest.json is not that of an artifact. {away}")
-    names = [child.name for child in final.iterdir() if not is_junk(child.name)]
-    foreign = sorted(name for name in names if name not in OWN_FILES and not name.startswith("model."))
+    known = {*OWN_FILES, told.get("file"), *(told.get("files") or {})}
+    foreign = sorted(child.name for child in final.iterdir() if not _belongs(child, known))
     if foreign:
         raise LfdeployError(f"{final} has {some(foreign)} in it, which would be removed. {away}")
+
+
+def _belongs(child: Path, known: Collection[object]) -> bool:
+    """Whether a file is an artifact's, or what a system leaves in any folder."""
+    left = child.name.casefold() in {*JUNK, ".ds_store"} or child.name.startswith("._")
+    damaged = None in known and child.name.startswith("model.")  # its manifest cannot say what it is
+    return left or (child.is_file() and (child.name in known or damaged))
 
 
 def publish(staged: Path, final: Path) -> None:
@@ -74,10 +77,19 @@ def quarantine(staged: Path, final: Path, reason: dict[str, Any]) -> Path:
     """Move a failed artifact to quarantine/ beside its place, with its reason; the published one
     stays untouched.
     """
-    place = final.parent / "quarantine" / final.name
-    check_place(place)
+    place, number = final.parent / "quarantine" / final.name, 2
+    while not _may_go(place):
+        place, number = place.with_name(f"{final.name}-{number}"), number + 1
     place.parent.mkdir(parents=True, exist_ok=True)
     write_json(staged / "reason.json", reason)
     shutil.rmtree(place, ignore_errors=True)
     os.rename(staged, place)
     return place
+
+
+def _may_go(place: Path) -> bool:
+    try:
+        check_place(place)
+    except LfdeployError:
+        return False
+    return True

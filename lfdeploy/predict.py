@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from PIL import Image
@@ -104,7 +105,7 @@ class Predictor:
         ``error``; the others are answered. Raises `LfdeployError` for what is no picture at all, an array of
         another kind, or a ``top`` below 1.
         """
-        if type(top) is not int or top < 1:
+        if isinstance(top, bool) or not isinstance(top, SupportsIndex) or operator.index(top) < 1:
             raise LfdeployError(f"top is {top!r}; it must be a whole number from 1 on.")
         if isinstance(pictures, np.ndarray):
             answers = self._predicted(_named([pictures]), top)

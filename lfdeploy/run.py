@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lfdeploy.recorded_splits import Record
 
 SCHEMA = 1
+NO_TABLES = (".json", ".xml", ".svg", ".html", ".py", ".jpg", ".jpeg", ".png", ".webp", ".gif", ".onnx")
 HOPEFUL = 0.1  # no rate above it is proposed
 DIVERGED = "diverged.json"  # in a run whose loss became no number
 
@@ -36,10 +37,10 @@ def write_json(path: Path, value: object) -> None:
 
 def write_bytes(path: Path, blob: bytes) -> None:
     """Write under a temporary name, then rename; a link's file is written, a device or a pipe as it is."""
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     if path.exists() and not path.is_file():
         path.write_bytes(blob)
         return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.write_bytes(blob)
@@ -53,10 +54,13 @@ def write_bytes(path: Path, blob: bytes) -> None:
         raise
 
 
-def may_write(flag: str, name: str, endings: Sequence[str]) -> None:
-    """Raise `UsageError` before any work where the file that a flag names could not be written, or is there
-    and has another ending than such a file: a picture or a model is not overwritten.
+def may_write(flag: str, name: str, text: bool = True) -> None:
+    """Raise `UsageError` before any work where the file that a flag names could not be written, or, for a
+    ``text``, where it is there and is none: a picture or a model is not written over.
     """
+    place = Path(name)
+    if place.exists() and not place.is_file() and not place.is_dir():  # a device, or a pipe
+        return
     folder = Path(name).absolute().parent
     if not folder.is_dir():
         raise UsageError(f"{flag} {name}: there is no directory {Path(name).parent}; make it first.")
@@ -64,8 +68,16 @@ def may_write(flag: str, name: str, endings: Sequence[str]) -> None:
         raise UsageError(f"{flag} {name}: that is a directory; name a file in it.")
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{flag} {name}: {Path(name).parent} may not be written; name another place.")
-    if Path(name).is_file() and Path(name).suffix.lower() not in endings:
-        raise UsageError(f"{flag} {name}: that file is there and is no {endings[0]}; name another.")
+    if text and place.is_file() and (place.suffix.lower() in NO_TABLES or not _is_text(place)):
+        raise UsageError(f"{flag} {name}: that file is there and is no table; name another.")
+
+
+def _is_text(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return b"\0" not in opened.read(4096)
+    except OSError:
+        return False
 
 
 def sha256(path: Path) -> str:

@@ -220,9 +220,12 @@ def foot(entry: Entry) -> str:
 def classes(entry: Entry) -> str:
     """How often it is right on pictures of each class, folded; empty where nobody knows."""
     manifest = entry.artifact.manifest
-    found = by_class.rows(manifest.get("accuracy"), manifest["labels"])[:MOST_SHOWN]
+    every = by_class.rows(manifest.get("accuracy"), manifest["labels"])
+    found = every[:MOST_SHOWN]
     if not found:
         return ""
+    left = len(every) - len(found)
+    rest = f"<p>{left:,} classes that are recognised better are left out.</p>" if left else ""
     rows = "".join(
         f'<li><span class="lf-name" title="{escape(one.name)}">{escape(one.name)}</span>'
         f'<span class="lf-track" aria-hidden="true"><i style="width:{one.recall:.2f}%"></i></span>'
@@ -232,7 +235,7 @@ def classes(entry: Entry) -> str:
     )
     return (
         "<details class='lf-rest' id='classes'><summary>How often it is right, class by class</summary>"
-        f"<ol class='lf-tail lf-classes'>{rows}</ol></details>"
+        f"<ol class='lf-tail lf-classes'>{rows}</ol>{rest}</details>"
     )
 
 

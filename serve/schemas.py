@@ -71,7 +71,10 @@ SCHEMAS: dict[str, Any] = {
                 precision=TEXT,
                 size={"type": "integer"},
                 labels=_array(TEXT),
-                accuracy={"type": ["object", "null"], "description": "top1 in %, of how many images"},
+                accuracy={
+                    "type": ["object", "null"],
+                    "description": "in %, of how many images; class by class too",
+                },
                 heatmap={"type": "boolean"},
                 default={"type": "boolean"},
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from pathlib import Path
@@ -29,6 +30,9 @@ from training.update import stepper
 from training.world import lost, started_first
 
 ALONE = threading.RLock()
+os.register_at_fork(
+    after_in_child=lambda: globals().update(ALONE=threading.RLock())
+)  # its owner is not there
 START = {"epoch": 0, "step": 0, "sums": {}, "best": -1.0, "seconds": 0.0}
 
 

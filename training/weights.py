@@ -68,8 +68,13 @@ def starts_of(given: str | None, archs: str | None, runs: Path) -> dict[str, Sta
             f"The weights of {one} and {other} are for differently normalised pictures; networks that learn "
             "together see the same. Choose others, or train without --weights."
         )
-    for name, start in starts.items():
-        fitting(start, name)  # refused before anything is decoded
+    for name, start in starts.items():  # refused before anything is decoded
+        head = head_of(name)
+        for place, tensor in fitting(start, name).items():
+            if place not in head and not tensor.isfinite().all():
+                raise LfdeployError(
+                    f"{start.source}: '{place}' holds NaN or infinity; its training diverged."
+                )
     return starts
 
 
@@ -193,10 +198,11 @@ def _learnt(build: Callable[[], nn.Module]) -> dict[str, torch.Size]:
 def _start(given: str, arch: str, runs: Path) -> Start:
     if given == "default":
         return _published(arch)
-    if Path(given).suffix in SUFFIXES or Path(given).is_file():
+    file = Path(given)
+    if file.suffix in SUFFIXES or (file.is_file() and not (file.parent / "manifest.json").is_file()):
         known = {LITE0: TENSORFLOW}.get(arch)
         pixels = timms_pixels(arch.removeprefix(TIMM)) if arch.startswith(TIMM) else known or IMAGENET
-        return Start(given, _read(Path(given)), pixels, assumed=pixels is IMAGENET)
+        return Start(given, _read(file), pixels, assumed=pixels is IMAGENET)
     named = find(given, runs, "--weights")
     if named.run is None:
         raise LfdeployError(
@@ -266,9 +272,6 @@ def _read(file: Path) -> dict[str, Tensor]:
     if not isinstance(held, Mapping) or not all(isinstance(each, Tensor) for each in held.values()):
         keys = f" It holds {some(map(str, held), 5)}." if isinstance(held, Mapping) else ""
         raise LfdeployError(f"--weights {file} is no state dict: names with tensors.{keys}")
-    for name, tensor in held.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise LfdeployError(f"--weights {file}: '{name}' holds NaN or infinity; its training diverged.")
     return dict(held)
 
 

@@ -29,12 +29,9 @@ def check_places(markdown: str, plot: str, as_json: bool) -> None:
         )
     if plot and Path(plot).suffix != ".png":
         raise UsageError(f"--plot is '{plot}'; write a name that ends in .png.")
-    for flag, name, endings in (
-        ("--markdown", markdown, (".md", ".markdown", ".txt", "")),
-        ("--plot", plot, (".png",)),
-    ):
+    for flag, name in (("--markdown", markdown), ("--plot", plot)):
         if name not in ("", "-"):
-            may_write(flag, name, endings)
+            may_write(flag, name, text=flag == "--markdown")
 
 
 def report(

@@ -33,8 +33,7 @@ def refusal(data: Path | str, **settings: object) -> str:
 def run_of(place: Path) -> None:
     """A folder that looks like a run: its first files, and pictures."""
     place.mkdir(parents=True)
-    for name in ("spec.json", "config.json"):
-        (place / name).write_text("{}")
+    (place / "spec.json").write_text('{"data_fingerprint": "x"}')
     picture(1).save(place / "curves.png")
 
 
@@ -51,6 +50,17 @@ def test_runs_and_artifacts_beside_the_pictures_are_no_class(tmp_path: Path, spl
     found = loaded(tmp_path)
     assert found.fingerprint == before.fingerprint
     assert "2 folders left out: runs or artifacts of lfdeploy, not pictures (runs)" in found.remarks
+
+
+def test_an_artifact_in_a_class_folder_takes_nothing_else_with_it(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        classes(tmp_path / split, count=12, first=len(split))
+    before = loaded(tmp_path)
+    for place in (tmp_path / "train" / "cat" / "model", tmp_path / "test" / "model"):
+        place.mkdir()
+        (place / "manifest.json").write_text('{"manifest_sha256": "x"}')
+        picture(7).save(place / "report.png")
+    assert loaded(tmp_path).fingerprint == before.fingerprint
 
 
 def test_an_empty_name_is_not_the_folder_we_are_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +159,11 @@ def test_names_that_a_person_takes_for_one(one: str, other: str, words: str) -> 
 
 def test_names_that_differ_are_kept_apart() -> None:
     check_labels(["v1", "v1.0", "1a", "1", "2", "-1", "1 2", "12", "a b", "ab", "1e3", "1000"], "here")
+    check_labels(
+        ["1000001", "1000002", "4006381333931", "4006381333948", "3.1", "3.10", "0.1", "1.5"], "here"
+    )
+    tags = "\U0001f3f4\U000e0067\U000e0062"
+    check_labels([tags + "\U000e0065\U000e006e\U000e0067", tags + "\U000e0073\U000e0063\U000e0074"], "here")
 
 
 def test_columns_beside_ours(tmp_path: Path) -> None:
@@ -163,6 +178,12 @@ def test_columns_beside_ours(tmp_path: Path) -> None:
     who = table("path, label,who", ["me", "you"] * 6)
     assert label_table(who).remarks == ("columns of t.csv that are not looked at: who",)
     assert label_table(who).classes == ("cat", "dog")  # quotes after a blank are quotes
+    table("path,label,stage", ["dev", "eval"] * 6)
+    assert label_table(tmp_path / "t.csv", judged=True).remarks  # nothing is split there
+    table("path,label,fold", ["test1", "test2"] * 6)
+    assert label_table(tmp_path / "t.csv").remarks
+    (tmp_path / "t.csv").write_text('path,label\ncat/0.png, "cat" kind\ndog/0.png, dog\n')
+    assert label_table(tmp_path / "t.csv").classes == ('"cat" kind', "dog")
     assert "the column 'set' has test, train. If it is the split, call it split" in refusal(
         table("path,label,set", ["train", "test"] * 6)
     )

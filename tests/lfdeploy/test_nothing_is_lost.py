@@ -19,7 +19,7 @@ from export import export
 from lfdeploy.artifact import resolve
 from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.errors import LfdeployError, UsageError
-from lfdeploy.places import check_place
+from lfdeploy.places import check_place, quarantine
 from lfdeploy.run import Run, may_write, write_bytes
 from training import train
 
@@ -53,6 +53,20 @@ def test_a_folder_of_somebody_else_is_not_replaced(artifact: Path, tmp_path: Pat
     check_place(artifact)
     (artifact / "notes.txt").touch()
     assert "has notes.txt in it, which would be removed" in refusal(artifact)
+    (artifact / "notes.txt").unlink()
+    (artifact / ".git").mkdir()
+    assert "has .git in it" in refusal(artifact)
+
+
+def test_a_quarantine_with_notes_is_left(artifact: Path, tmp_path: Path) -> None:
+    """What failed takes another name there, and its reason is told all the same."""
+    places = []
+    for note in ("first", "second"):
+        staged = Path(shutil.copytree(artifact, tmp_path / f".staged {note}"))
+        places.append(quarantine(staged, tmp_path / "out", {"reason": note}))
+        (places[-1] / "notes.txt").touch()
+    assert [place.name for place in places] == ["out", "out-2"]
+    assert all((place / "notes.txt").exists() for place in places)
 
 
 def test_an_export_into_such_a_folder_leaves_it(tiny_run: Run, tmp_path: Path) -> None:
@@ -65,9 +79,9 @@ def test_an_export_into_such_a_folder_leaves_it(tiny_run: Run, tmp_path: Path) -
 
 
 def test_a_file_beside_the_model_is_not_taken_for_it(artifact: Path, tmp_path: Path) -> None:
-    for name in ("model.onnx", "manifest.json"):
+    for name in ("model.onnx", "manifest.json", "README.md"):
         assert resolve(artifact / name).path == artifact
-    for name in ("other.onnx", "README.md"):
+    for name in ("other.onnx", "notes.md"):
         (artifact / name).touch()
         with pytest.raises(
             LfdeployError, match=f"{name} is no file of the artifact art, which is model.onnx"
@@ -92,13 +106,14 @@ def test_a_table_does_not_replace_a_picture(artifact: Path, tmp_path: Path, lf: 
     photos = fill(tmp_path / "photos")
     before = (photos / "0.png").read_bytes()
     result = lf("predict", artifact, "--csv", *sorted(photos.iterdir()))
-    assert result.exit_code == 2 and "0.png: that file is there and is no .csv" in result.stderr
+    assert result.exit_code == 2 and "0.png: that file is there and is no table" in result.stderr
     assert (photos / "0.png").read_bytes() == before
-    for ending in (".csv", ".txt", ""):
-        (tmp_path / f"t{ending}").touch()
-        may_write("--csv", str(tmp_path / f"t{ending}"), (".csv", ".txt", ""))
-    with pytest.raises(UsageError, match=r"is no \.md"):
-        may_write("--markdown", str(artifact / "model.onnx"), (".md", ""))
+    for ending in (".csv", ".tsv", ""):
+        (tmp_path / f"t{ending}").write_text("a,b")
+        may_write("--csv", str(tmp_path / f"t{ending}"))
+    may_write("--csv", "/dev/stdout")
+    with pytest.raises(UsageError, match="is no table"):
+        may_write("--markdown", str(artifact / "model.onnx"))
 
 
 def test_links_and_pipes_are_written_and_not_replaced(tmp_path: Path) -> None:
@@ -130,6 +145,18 @@ def test_heat_maps_are_named_and_lie_elsewhere(tiny_run: Run, tmp_path: Path, lf
     before = (places[0] / "0.png").read_bytes()
     assert "pictures to answer lie there" in lf("predict", made, *places, "--explain", places[0]).stderr
     assert (places[0] / "0.png").read_bytes() == before
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "0.png").symlink_to(places[0] / "0.png")
+    assert (
+        "pictures to answer lie there"
+        in lf("predict", made, tmp_path / "links", "--explain", tmp_path / "links").stderr
+    )
+    mine = fill(tmp_path / "mine", 1)  # a picture of the same name that is no heat map
+    kept = (mine / "0.png").read_bytes()
+    for _ in range(2):
+        lf("predict", made, places[0], "--explain", mine)
+    assert sorted(file.name for file in mine.iterdir()) == ["0-2.png", "0.png"]
+    assert (mine / "0.png").read_bytes() == kept and (places[0] / "0.png").read_bytes() == before
     result = lf("predict", made, *places, "--explain", tmp_path / "maps", "--json")
     maps = {row["picture"]: row["heatmap"] for row in json.loads(result.stdout)["predictions"]}
     assert maps == {str(places[0] / "0.png"): "0.png", str(places[1] / "0.png"): "0-2.png"}

@@ -159,7 +159,7 @@ def refused(kind: str, place: Path) -> tuple[str, str, type[Exception], str]:
         "text": (LfdeployError, "cannot be read"),
         "page": (LfdeployError, "it is a web page, not weights"),
         "module": (LfdeployError, "Save model.state_dict() alone"),
-        "diverged": (LfdeployError, "'stages.0.0.conv1.weight' holds NaN"),
+        "diverged": (LfdeployError, "'stages.0.0.conv1.weight' holds NaN or infinity"),
         "other ending": (LfdeployError, "is no state dict: names with tensors. It holds epoch, ema."),
         "missing": (LfdeployError, "No such file"),
         "no network": (UsageError, "add --arch NAME"),
