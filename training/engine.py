@@ -200,14 +200,15 @@ def threads_for(asked: str, cohort: Cohort, device: str) -> int:
     ``asked``: auto, peer, shared, or how many there may be at most. What draws from torch's one generator, in
     one sequence, keeps everything in order.
     """
-    cores, widest = int(asked) if asked.isdecimal() else _cores(), max(len(wave) for wave in cohort.waves)
+    most, widest = int(asked) if asked.isdecimal() else cores(), max(len(wave) for wave in cohort.waves)
     random = any(isinstance(m, nn.Dropout) or type(m).__name__ == "StochasticDepth" for m in cohort.modules())
     random |= any(part.draws for part in cohort.parts.values())
-    possible = device == "cpu" and not random and len(cohort.peers) > 1 and cores > 1
-    return min(cores, widest) if possible and asked != "shared" else 0
+    possible = device == "cpu" and not random and len(cohort.peers) > 1 and most > 1
+    return min(most, widest) if possible and asked != "shared" else 0
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many this process may use."""
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

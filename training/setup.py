@@ -32,7 +32,7 @@ from training.begin import begin, tell
 from training.budget import fitting, measured
 from training.cohort import Cohort
 from training.dropout import with_own_random
-from training.engine import Engine, exact_fp32, pick_precision, threads_for
+from training.engine import Engine, cores, exact_fp32, pick_precision, threads_for
 from training.guards import check_batch_of_one
 from training.heads import calibrated, fit_heads, fitted
 from training.losses import LossGraph
@@ -179,6 +179,8 @@ def _engine(
     together = config.sync_bn and world.size > 1  # messages between processes keep one order
     threads = 0 if together else threads_for(config.threads, cohort, device)
     most = int(config.threads) if config.threads.isdecimal() else 0
+    if device == "cpu" and most > cores():
+        say(f"Note: --threads {most} is more than the {cores()} cores here; --threads auto is faster.")
     return Engine(cohort, graph, device, dtype, threads, most), precision
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
 from made_pictures import classes, fill, picture
 from PIL import Image
 
@@ -202,3 +204,11 @@ def test_a_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     assert "There is no folder 'photoz' here either." in refusal("photoz")
     assert refusal("photos.zip") == "--data photos.zip: no such folder, .npz or .csv file."
+
+
+def test_more_threads_than_cores_are_named(tmp_path: Path, lf: Callable[..., Result]) -> None:
+    photos = classes(tmp_path / "photos", count=8)
+    words = ["train", "--data", photos, "--method", "independent", "--peers", 1, "--arch", "resnet8"]
+    words += ["--epochs", 1, "--runs", tmp_path / "runs"]
+    few, many = lf(*words, "--threads", 1, "--name", "a"), lf(*words, "--threads", 999, "--name", "b")
+    assert "--threads 999 is more than the" in many.stderr and "is more than" not in few.stderr

@@ -256,7 +256,7 @@ def test_bf16_is_close_to_fp32(
 
 
 def test_threads_are_taken_only_where_they_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.engine._cores", lambda: 4)
+    monkeypatch.setattr("training.engine.cores", lambda: 4)
     pair = cohort_of("lfmkd", ["resnet8"] * 2, {})[0]
     assert threads_for("auto", pair, "cpu") == 3  # two taps and the end are three joints
     assert threads_for("peer", cohort_of("independent", ["resnet8"] * 2, {})[0], "cpu") == 2
@@ -266,7 +266,7 @@ def test_threads_are_taken_only_where_they_are_exact(monkeypatch: pytest.MonkeyP
     assert threads_for("auto", cohort_of("ffl", ["resnet8"] * 2, {"share": "stem"})[0], "cpu") == 2
     # dropout
     assert threads_for("auto", cohort_of("independent", ["resnet8", "mobilenet_v3_small"], {})[0], "cpu") == 0
-    monkeypatch.setattr("training.engine._cores", lambda: 1)
+    monkeypatch.setattr("training.engine.cores", lambda: 1)
     assert threads_for("auto", pair, "cpu") == 0
 
 
