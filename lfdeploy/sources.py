@@ -130,7 +130,7 @@ def read(data: str, root: str | None, judged: bool = False) -> Source:
 
     if not data.strip():
         raise UsageError(
-            "--data is empty. Name a folder, an .npz or .csv file, or a data set: lfdeploy list data"
+            "--data is empty. Name a folder, an .npz or .csv file, or a data set: lfdeploy list datasets"
         )
     path = Path(data)
     if data in DATASETS:
