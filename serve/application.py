@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OURS = ("/v1", "/v2", "/health", "/metrics", "/openapi.json", "/docs", "/page.js")
-SCRIPT = f"const LIMIT = {MAX_MEGABYTES};\n" + Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+PARTS = ("page_kept.js", "page.js", "page_many.js")
+SCRIPT = f"const LIMIT = {MAX_MEGABYTES};\n" + "".join(
+    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in PARTS
+)
 HTTP = {404: "not_found", 405: "method_not_allowed"}
 
 
