@@ -30,10 +30,11 @@ from training.batches import Batches
 from training.cohort import Cohort
 from training.compare.entries import Entry, entries_of
 from training.dropout import with_own_random
-from training.engine import Engine, pick_precision, settle, threads_for
+from training.engine import Engine, threads_for
 from training.losses import LossGraph
 from training.methods import METHODS
 from training.methods.method import Given
+from training.precision import pick_precision, settle
 
 BATCH, SIZE, CLASSES, STEPS = 128, 32, 100, 2
 MEAN, STD = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
@@ -203,7 +204,8 @@ def _plain(cohort: Cohort, graph: LossGraph, images: Any, labels: Any, device: s
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    engine, optimizer = Engine(cohort.train(), graph, device, torch.float32, 0), _optimizer(cohort)
+    engine = Engine(cohort.train(), graph, device, torch.float32, 0, whole=True)
+    optimizer = _optimizer(cohort)
     batches, ramps = _endless(lambda: iter(loader)), graph.ramps(1, 1, device)
 
     def step() -> None:

@@ -15,9 +15,10 @@ from lfdeploy.errors import LfdeployError
 from lfdeploy.recorded_logits import PICTURES
 from training.batches import Batches
 from training.checkpoint import gpus_of, random_states
-from training.engine import Engine, settle
+from training.engine import Engine
 from training.evaluate import evaluate_cohort
 from training.pieces import gradients
+from training.precision import settle
 
 MEASURED = 3  # steps, after one that is not counted
 SPARE = 0.96  # of the time is planned with: a machine is not equally fast all along

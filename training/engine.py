@@ -1,15 +1,17 @@
-"""How one step runs: parts one after the other, or those of a wave in one thread each.
+"""How one step runs: parts one after the other, or pieces of them in several threads.
 
 Same numbers, other wall time.
 
-On a CPU, small networks leave intra-op threads waiting for each other; a thread per part does not. Parts meet
-only where one reads another: there the graph is cut by detached leaves, and gradients are handed back the
-same way.
+On a CPU, small networks leave intra-op threads waiting for each other; a thread for each piece does not.
+Pieces meet only where one reads another: there the graph is cut by detached leaves, and gradients are handed
+back the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import time
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lfdeploy.errors import LfdeployError
 from training.cohort import Cohort
 from training.losses import LossGraph, Ramps, evaluate_graph
-from training.parts import Nodes, Part, run
+from training.parts import Nodes, run
 from training.parts.part import wide
+from training.plan import Graph, Plan, in_order, plan_of, run_all, ways
 
 T = TypeVar("T")
 
@@ -31,14 +33,23 @@ class Engine:
     """Runs steps of a cohort.
 
     ``dtype`` is that of autocast (fp32: none); ``threads`` 0 runs everything in order, with at most ``most``
-    threads within an operation (0: torch's own number).
+    threads within an operation (0: torch's own number). A CPU computes a step in pieces, so that it has the
+    same bits in any number of threads; elsewhere, or ``whole``, it is one graph.
     """
 
     def __init__(
-        self, cohort: Cohort, graph: LossGraph, device: str, dtype: torch.dtype, threads: int, most: int = 0
+        self,
+        cohort: Cohort,
+        graph: LossGraph,
+        device: str,
+        dtype: torch.dtype,
+        threads: int,
+        most: int = 0,
+        whole: bool = False,
     ) -> None:
         self.cohort, self.graph, self.device, self.dtype = cohort, graph, device, dtype
         self.threads = threads if threads > 1 else 0
+        self.whole = whole or device != "cpu"
         self.pool = (
             ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
             if threads > 1
@@ -48,6 +59,7 @@ class Engine:
         if most:
             torch.set_num_threads(most)
         self.seen: Nodes = {}
+        self.plans: dict[frozenset[str], Plan] = {}
         if self.pool is not None:
             torch.set_num_threads(1)  # the caller's helpers would spin, and take the cores from the peers
 
@@ -77,14 +89,14 @@ class Engine:
         remembers pictures. ``seen`` then holds by target ``NAME.top1``, the share of right answers, and
         ``NAME.cross_entropy``, without weights or smoothing.
         """
-        if self.pool is None:
+        if self.whole:
             with self.autocast():
                 nodes = self.cohort(given)
             parts = evaluate_graph(self.graph, nodes, ramps)
             _backward(parts, factor)
             self._see(nodes)
             return {name: part.detach() for name, part in parts.items()}
-        return self._threaded_step(given, ramps, factor)
+        return self._step_in_pieces(given, ramps, factor)
 
     def _see(self, nodes: Nodes) -> None:
         labels = nodes["labels"]
@@ -94,47 +106,71 @@ class Engine:
                 self.seen[f"{name}.top1"] = (values.argmax(1) == labels).double().mean()
                 self.seen[f"{name}.cross_entropy"] = F.cross_entropy(wide(values), labels)
 
-    def _threaded_step(self, given: Nodes, ramps: Ramps, factor: Tensor | float) -> dict[str, Tensor]:
-        """Each part runs in a thread of its own, on leaves that cut the graph at its door; gradients are
-        handed back in reverse.
+    def _step_in_pieces(self, given: Nodes, ramps: Ramps, factor: Tensor | float) -> dict[str, Tensor]:
+        """Pieces of parts run on leaves that cut the graph at their doors; gradients are handed back in
+        reverse.
         """
-        nodes = dict(given)
-        trips = [self._wave(wave, nodes) for wave in self.cohort.waves]
+        given = self._ahead(given, self.cohort.parts)
+        if (known := frozenset(given)) not in self.plans:
+            self.plans[known] = plan_of(self.cohort.waves, given)
+        plan = self.plans[known]
+        nodes, passages = self._there(plan, given)
         leaves = {name: _leaf(x) if x.requires_grad else x for name, x in nodes.items()}
         with self.autocast():
             ends = run(self.cohort.tail, leaves)
         parts = evaluate_graph(self.graph, ends, ramps)
         _backward(parts, factor)
         self._see(ends)
-        gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-        for trip in reversed(trips):
-            self._side_by_side(lambda i, trip=trip: trip[i].backward(gradients), len(trip))  # type: ignore[misc]
-            for passage in trip:
-                for name, leaf in passage.read.items():
-                    if leaf.grad is not None:
-                        gradients[name] = gradients[name] + leaf.grad if name in gradients else leaf.grad
+        self._back(plan, passages, leaves)
         return {name: part.detach() for name, part in parts.items()}
 
-    def _wave(self, wave: Sequence[Part], nodes: Nodes) -> list[Passage]:
-        """Run the parts of a wave side by side; their tensors are added to ``nodes``."""
-        ready = [part for part in wave if part.readable(nodes)]
-        if len(ready) == 1 and ready[0].by_picture:
-            part = ready[0]
-            gave = self._pieces(lambda *read: part(*read), [nodes[name] for name in part.reads])
-            nodes.update({name: torch.cat([each[name] for each in gave]) for name in gave[0]})
-            return []
+    def _ahead(self, given: Nodes, names: Collection[str]) -> Nodes:
+        """The given tensors, and those of a first part that needs no gradients and has nothing beside it: of
+        some pictures in each thread.
+        """
+        parts = [part for part in self.cohort.waves[0] if part.name in names]
+        if self.pool is None or len(parts) != 1 or not parts[0].by_picture or not parts[0].readable(given):
+            return given
+        gave = self._pieces(lambda *read: parts[0](*read), [given[name] for name in parts[0].reads])
+        return given | {name: torch.cat([each[name] for each in gave]) for name in gave[0]}
 
-        def passage(index: int) -> Passage:
-            part = ready[index]
-            read = {
-                name: _leaf(nodes[name]) if nodes[name].requires_grad else nodes[name] for name in part.reads
-            }
-            return Passage(read, part(*read.values()))
+    def _there(self, plan: Plan, given: Nodes) -> tuple[Nodes, list[Passage]]:
+        """All tensors, and how each piece came to its own."""
+        nodes, passages = dict(given), [Passage({}, {})] * len(plan.links)
 
-        passages = self._side_by_side(passage, len(ready))
-        for made in passages:
-            nodes.update(made.gave)
-        return passages
+        def work(number: int) -> None:
+            start, link = time.perf_counter(), plan.links[number]
+            read = {name: _leaf(x) if (x := nodes[name]).requires_grad else x for name in link.reads}
+            passages[number] = Passage(read, link.work(*read.values()))
+            nodes.update(passages[number].gave)
+            plan.forward[number] = _least(plan.forward[number], start)
+
+        self._run(work, plan.before, plan.after, ways(plan.forward, plan.after))
+        return nodes, passages
+
+    def _back(self, plan: Plan, passages: Sequence[Passage], leaves: Nodes) -> None:
+        """Gradients of all weights, from those of the leaves that the loss was computed on."""
+
+        def gradient(name: str) -> Tensor | None:
+            read = [leaves[name], *(passages[reader].read[name] for reader in plan.readers.get(name, ()))]
+            found = [leaf.grad for leaf in read if leaf.grad is not None]
+            return functools.reduce(torch.add, found) if found else None
+
+        def work(number: int) -> None:
+            start = time.perf_counter()
+            passages[number].backward(gradient)
+            plan.backward[number] = _least(plan.backward[number], start)
+
+        self._run(work, plan.after, plan.before, ways(plan.backward, plan.before, backwards=True))
+
+    def _run(
+        self, work: Callable[[int], None], waits_for: Graph, follows: Graph, way: Sequence[float]
+    ) -> None:
+        if self.pool is None:
+            for number in in_order(waits_for):
+                self._inside(work)(number)
+        else:
+            run_all(self.pool, self.threads, self._inside(work), waits_for, follows, way)
 
     def in_pieces(self, work: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """What ``work`` gives for images (B, ...) in fp32, each thread computing some of them."""
@@ -161,37 +197,41 @@ class Engine:
                 return run([part for name, part in self.cohort.parts.items() if name in parts], nodes)
             dtype, self.dtype = self.dtype, torch.float32
             try:
-                for wave in self.cohort.waves:
-                    self._wave([part for part in wave if part.name in parts], nodes)
+                nodes = self._ahead(nodes, parts)
+                waves = [[part for part in wave if part.name in parts] for wave in self.cohort.waves]
+                nodes, _ = self._there(plan_of(waves, nodes, whole=True), nodes)
                 return run([part for part in self.cohort.tail if part.name in parts], nodes)
             finally:
                 self.dtype = dtype
 
     def _side_by_side(self, work: Callable[[int], T], count: int) -> list[T]:
         assert self.pool is not None
+        return list(self.pool.map(self._inside(work), range(count)))
+
+    def _inside(self, work: Callable[[int], T]) -> Callable[[int], T]:
+        """The same work in the modes of the calling thread, whichever thread does it."""
         inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
         def run(index: int) -> T:
             with torch.inference_mode(inference), torch.set_grad_enabled(grad), self.autocast():
                 return work(index)
 
-        return list(self.pool.map(run, range(count)))
+        return run
 
 
 @dataclass(frozen=True)
 class Passage:
-    """One part's way through a step: the leaves that it read, and what it gave."""
+    """One piece's way through a step: the leaves that it read, and what it gave."""
 
     read: Nodes
     gave: Nodes
 
-    def backward(self, gradients: Nodes) -> None:
+    def backward(self, gradient: Callable[[str], Tensor | None]) -> None:
         """From the gradients of what it gave to those of its weights and of what it read."""
-        used = [
-            (x, gradients[name]) for name, x in self.gave.items() if name in gradients and x.requires_grad
-        ]
+        given = [(x, gradient(name)) for name, x in self.gave.items() if x.requires_grad]
+        used = [(x, of_x) for x, of_x in given if of_x is not None]
         if used:
-            torch.autograd.backward([x for x, _ in used], [gradient for _, gradient in used])
+            torch.autograd.backward([x for x, _ in used], [of_x for _, of_x in used])
 
 
 def threads_for(asked: str, cohort: Cohort, device: str) -> int:
@@ -219,72 +259,10 @@ def _backward(parts: dict[str, Tensor], factor: Tensor | float) -> None:
     (loss if isinstance(factor, float) and factor == 1.0 else factor * loss).backward()  # type: ignore[no-untyped-call]
 
 
+def _least(before: float, start: float) -> float:
+    seconds = time.perf_counter() - start
+    return min(before, seconds) if before else seconds
+
+
 def _leaf(x: Tensor) -> Tensor:
     return x.detach().requires_grad_()
-
-
-def has_bf16(device: str) -> bool:
-    """Whether the device multiplies bf16 in hardware; CUDA emulates it elsewhere, slower than fp32."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.cpu._is_avx512_bf16_supported()
-
-
-def exact_fp32(device: str) -> None:
-    """Make fp32 mean fp32 on CUDA too, where convolutions round their inputs to TF32's ten bits, and the same
-    each time.
-    """
-    if device == "cuda":
-        torch.backends.cudnn.deterministic = True  # else its sums of gradients come in any order
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def settle(device: str) -> None:
-    """Wait until the device has done what was asked of it: a clock read afterwards tells the truth."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def shorter(asked: str, device: str) -> str:
-    """The precision that is asked for; auto is bf16 where the device has it, else fp16 on a GPU."""
-    if asked != "auto":
-        return asked
-    if has_bf16(device):
-        return "bf16"
-    return "fp16" if device == "cuda" else "fp32"
-
-
-def pick_precision(asked: str, cohort: Cohort, device: str, sample: Tensor) -> tuple[torch.dtype, str]:
-    """The forward pass's dtype, and why. By itself a shorter one is taken only where a batch agrees with
-    fp32.
-    """
-    name = shorter(asked, device)
-    if name == "fp32":
-        return torch.float32, "fp32" if device == "cpu" else "fp32 (TF32 is off)"
-    dtype = torch.bfloat16 if name == "bf16" else torch.float16
-    was = cohort.training
-    cohort.train()
-    with torch.no_grad():
-        state = {name: value.clone() for name, value in cohort.state_dict().items()}
-        plain = cohort.see(sample)
-        with torch.autocast(device, dtype=dtype):
-            short = cohort.see(sample)
-        cohort.load_state_dict(state)
-    cohort.train(was)
-    spread = {name: plain[name].std().clamp_min(1e-6) for name in cohort.names}
-    worst = max(
-        ((short[name].float() - plain[name]).pow(2).mean().sqrt() / spread[name]).item()
-        for name in cohort.names
-    )
-    away = f"{100 * worst:.1f} % of the logits' spread away from fp32"
-    if worst > 0.2 or worst != worst:
-        if asked == name:
-            raise LfdeployError(
-                f"--precision {name} does not suit this network: the first batch is {away}. Use "
-                "--precision fp32."
-            )
-        return torch.float32, f"fp32 ({name} put the first batch {away})"
-    if device == "cpu" and not (name == "bf16" and has_bf16(device)):
-        away += "; most CPUs compute it in software, many times slower than fp32"
-    return dtype, f"{name} (first batch: {away})"

@@ -163,13 +163,19 @@ class AuxiliaryTeacher(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and the map W^s (B, C, H, W) that they were read from."""
+        seen = self.fused(maps)
+        return self.head(seen), seen
+
+    def fused(self, maps: Sequence[Tensor]) -> Tensor:
+        """The map W^s (B, C, H, W)."""
+        seen: Tensor
         if isinstance(self.attention, Bilinear):
-            fused = self.attention(maps, self.fusion(maps))
+            seen = self.attention(maps, self.fusion(maps))
         elif isinstance(self.attention, nn.ModuleList):
-            fused = self.fusion([gate(each) for gate, each in zip(self.attention, maps, strict=True)])
+            seen = self.fusion([gate(each) for gate, each in zip(self.attention, maps, strict=True)])
         elif self.place == "concat":
             gated: Tensor = self.attention(torch.cat(align(maps), dim=1))
-            fused = self.fusion(torch.split(gated, self.channels, dim=1))
+            seen = self.fusion(torch.split(gated, self.channels, dim=1))
         else:
-            fused = self.attention(self.fusion(maps))
-        return self.head(fused), fused
+            seen = self.attention(self.fusion(maps))
+        return seen

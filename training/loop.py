@@ -20,10 +20,10 @@ from lfdeploy.runs import point_latest
 from lfdeploy.stored_config import stored
 from training import checkpoint, metrics
 from training.average import applied
-from training.engine import settle
 from training.evaluate import Scores, evaluate_cohort
 from training.finish import finish
 from training.guards import interruptible, lock_to_resume, what_is_kept
+from training.precision import settle
 from training.schedule import learning_rate
 from training.setup import Setup, prepare
 from training.update import stepper

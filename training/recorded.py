@@ -34,6 +34,7 @@ class Recorded:
 
     def __init__(self, engine: Engine, optimizer: torch.optim.Optimizer, clip_norm: float = 0.0) -> None:
         self.engine, self.optimizer, self.clip_norm = engine, optimizer, clip_norm
+        engine.whole = True  # on a CPU too: what is recorded elsewhere is tried there
         self.given: Nodes = {}
         self.ramps: dict[object, Tensor] = {}
         self.rates: list[Tensor] = []

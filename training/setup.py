@@ -32,7 +32,7 @@ from training.begin import begin, tell
 from training.budget import fitting, measured
 from training.cohort import Cohort
 from training.dropout import with_own_random
-from training.engine import Engine, cores, exact_fp32, pick_precision, threads_for
+from training.engine import Engine, cores, threads_for
 from training.guards import check_batch_of_one
 from training.heads import calibrated, fit_heads, fitted
 from training.losses import LossGraph
@@ -40,6 +40,7 @@ from training.methods import METHODS
 from training.methods.method import Given, Method
 from training.parts import GivenTeacher, OpenedFile
 from training.pieces import check_pieces
+from training.precision import exact_fp32, pick_precision
 from training.recipes import chosen, resolved
 from training.recorded import check_recorded
 from training.sync_norm import synchronise

@@ -13,10 +13,11 @@ import torch
 from builders import at, built, enough, given
 
 from training.cohort import Cohort
-from training.engine import Engine, exact_fp32
+from training.engine import Engine
 from training.losses import LossGraph
 from training.methods import METHODS
 from training.parts import Nodes
+from training.precision import exact_fp32
 from training.recorded import Recorded
 
 pytestmark = pytest.mark.gpu

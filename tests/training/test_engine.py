@@ -14,10 +14,11 @@ from lfdeploy.config import parse_options
 from lfdeploy.data import Split
 from lfdeploy.errors import LfdeployError
 from training.cohort import Cohort
-from training.engine import Engine, pick_precision, threads_for
+from training.engine import Engine, threads_for
 from training.evaluate import evaluate_cohort
 from training.losses import LossGraph
 from training.methods import METHODS
+from training.precision import pick_precision
 
 CLASSES, SIZE = 10, 16
 CASES = [

@@ -14,10 +14,10 @@ from torch import nn
 import training.loop
 from training import checkpoint
 from training.cohort import Cohort
-from training.engine import exact_fp32, has_bf16, settle, shorter
 from training.fusion import CBAM
 from training.losses import LossGraph, evaluate_graph
 from training.methods import METHODS
+from training.precision import exact_fp32, has_bf16, settle, shorter
 
 
 def cohort_on_cuda(method: str) -> tuple[Cohort, LossGraph]:

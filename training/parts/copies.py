@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lfdeploy.models.backbone import Backbone
-from training.parts.part import Nodes
+from training.parts.part import Link, Nodes, Part
 from training.parts.peer import Peer
 
 
@@ -40,6 +40,10 @@ class Copy(Peer):
         """As a peer, without gradients."""
         with torch.no_grad():
             return super().forward(x)
+
+    def links(self) -> list[Link]:
+        """One piece: without gradients there is little of it."""
+        return Part.links(self)
 
     def take_anew(self) -> None:
         """Be as the peer is now."""

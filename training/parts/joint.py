@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lfdeploy.models.fusion import FusedHead, align
 from training.fusion import AuxiliaryTeacher
-from training.parts.part import Nodes, Part, wide
+from training.parts.part import Link, Nodes, Part, begins_in_place, halves, link_of, wide
 
 
 class FusedPart(Part):
@@ -47,16 +47,36 @@ class Auxiliary(Part):
 
     def forward(self, *maps: Tensor) -> Nodes:
         """Logits, the map that they were read from, the maps that were fused."""
+        nodes = self._fused(*maps)
+        return {self.name: self._head(nodes[f"{self.name}.map"])} | nodes
+
+    @property
+    def _head(self) -> nn.Module:
+        return self.module.head if isinstance(self.module, AuxiliaryTeacher) else self.module
+
+    def _fused(self, *maps: Tensor) -> Nodes:
         aligned = align(maps)
         read = [each.detach() for each in aligned] if self.detach else aligned
-        logits, seen = (
-            self.module(read)
-            if isinstance(self.module, AuxiliaryTeacher)
-            else (self.module(read[0]), read[0])
-        )
-        return {self.name: logits, f"{self.name}.map": seen} | {
-            f"{self.name}.in{i}": each for i, each in enumerate(aligned)
-        }
+        seen = self.module.fused(read) if isinstance(self.module, AuxiliaryTeacher) else read[0]
+        return {f"{self.name}.map": seen} | {f"{self.name}.in{i}": each for i, each in enumerate(aligned)}
+
+    def links(self) -> list[Link]:
+        """The map, then the head: its groups of blocks in halves."""
+        head = self._head
+        groups = list(head)[:-1] if type(head) is nn.Sequential else []
+        if not all(type(group) is nn.Sequential and not begins_in_place(group) for group in groups):
+            groups = []
+        pieces = [piece for group in groups for piece in halves(group)] or [[]]
+        pieces[-1] = [*pieces[-1], head[-1] if groups else head]  # type: ignore[index]
+        read = f"{self.name}.map"
+        found = [
+            Link(self.reads, (read, *(f"{self.name}.in{i}" for i in range(len(self.reads)))), self._fused)
+        ]
+        for number, layers in enumerate(pieces, 1):
+            give = self.name if number == len(pieces) else f"{self.name}.within{number}"
+            found.append(link_of(layers, read, give))
+            read = give
+        return found
 
     def lightly_decayed(self) -> list[nn.Module]:
         """The fusion and its attention; the head is as large as a network's, and decays like one."""

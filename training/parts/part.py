@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -13,6 +14,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 #: ``peer0`` logits (B, K), ``peer0.map1`` the map (B, C, H, W) of a stage, ``peer0.vector`` (B, C) its last
 #: map's mean.
 Nodes = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A piece of a part, which one thread computes: the tensors that it reads, the names of those that it
+    gives, and how it makes them.
+    """
+
+    reads: tuple[str, ...]
+    gives: tuple[str, ...]
+    work: Callable[..., Nodes]
 
 
 class Part(nn.Module):
@@ -35,6 +47,12 @@ class Part(nn.Module):
     def readable(self, nodes: Nodes) -> bool:
         """Whether all that it reads is there."""
         return all(name in nodes for name in self.reads)
+
+    def links(self) -> list[Link]:
+        """Its forward pass in pieces, one after the other, so that threads have equal loads: by default it is
+        one.
+        """
+        return [Link(self.reads, self.gives, self)]
 
     def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`; normalisation whose statistics are kept stays in evaluation."""
@@ -62,6 +80,32 @@ def run(parts: Iterable[Part], given: Nodes) -> Nodes:
         if part.readable(nodes):
             nodes.update(part(*(nodes[name] for name in part.reads)))
     return nodes
+
+
+def halves(module: nn.Module) -> list[list[nn.Module]]:
+    """A sequence of four layers or more in two pieces, anything else in one."""
+    layers = list(module) if type(module) is nn.Sequential else [module]
+    middle = (len(layers) + 1) // 2
+    if len(layers) < 4 or begins_in_place(layers[middle]):
+        return [layers]
+    return [layers[:middle], layers[middle:]]
+
+
+def begins_in_place(module: nn.Module) -> bool:
+    """Whether it may write over what it reads, so that nobody else may read that."""
+    first = next((each for each in module.modules() if not list(each.children())), module)
+    return bool(getattr(first, "inplace", False))
+
+
+def link_of(layers: Sequence[nn.Module], read: str, give: str) -> Link:
+    """Layers one after the other, from one tensor to another."""
+
+    def work(x: Tensor) -> Nodes:
+        for layer in layers:
+            x = layer(x)
+        return {give: x}
+
+    return Link((read,), (give,), work)
 
 
 def wide(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lfdeploy.models.backbone import Backbone
-from training.parts.part import Nodes, Part
+from training.parts.part import Link, Nodes, Part, begins_in_place, halves, link_of
 
 AT_ONCE = 4  # pictures in a frozen part
 
@@ -60,13 +60,32 @@ class Peer(Part):
         frozen = [] if self.skip else frozen_maps(self.leading[: self.frozen], x)
         x = frozen[-1] if frozen else x
         maps = frozen[1:] + self.network.features(x, skip=max(self.skip, self.frozen))
-        last = maps[-1] if maps else x  # all is frozen, and the trunk's
-        nodes = {self.name: self.network.head(last)}
+        nodes = self._end(maps[-1] if maps else x)  # or all is frozen, and the trunk's
         first = len(self.network.stages) - len(maps)
-        nodes |= {f"{self.name}.map{first + i}": each for i, each in enumerate(maps)}
+        return nodes | {f"{self.name}.map{first + i}": each for i, each in enumerate(maps)}
+
+    def _end(self, last: Tensor) -> Nodes:
+        nodes = {self.name: self.network.head(last)}
         if self.vector:
             nodes[f"{self.name}.vector"] = last.mean((2, 3))
         return nodes
+
+    def links(self) -> list[Link]:
+        """Its stages, long ones in halves, and its end. Where parts of it are frozen it is one piece."""
+        first, read = max(0, self.skip - 1), self.reads[0]
+        stages = list(self.network.stages)[first:]
+        if self.frozen or not stages or any(begins_in_place(each) for each in (*stages, self.network.head)):
+            return super().links()
+        found: list[Link] = []
+        for number, stage in enumerate(stages, first):
+            pieces = halves(stage)
+            if self.skip == 0 == number:
+                pieces[0] = [self.network.stem, *pieces[0]]
+            gives = [f"{self.name}.within{number}", f"{self.name}.map{number}"][-len(pieces) :]
+            for layers, give in zip(pieces, gives, strict=True):
+                found.append(link_of(layers, read, give))
+                read = give
+        return [*found, Link((read,), (self.name, f"{self.name}.vector"), self._end)]
 
 
 class Trunk(Part):
