@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.errors import UsageError, choose
 from lfdeploy.run import Run
+from lfdeploy.sources import as_folder
 
 if TYPE_CHECKING:
     from lfdeploy.artifact import Artifact
@@ -72,7 +73,7 @@ def compare(
 def evaluate(
     run: Run | str | Path | None = None,
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     split: str = "test",
     backend: str = "auto",
     device: str = "auto",
@@ -85,13 +86,13 @@ def evaluate(
 
     choose("split", split, ["test", "val", "train"])
     name = None if run is None else str(_path(run))
-    return score(name, runs=str(runs), data=data, split=split, backend=backend, device=device)
+    return score(name, runs=str(runs), data=_value("data", data), split=split, backend=backend, device=device)
 
 
 def export(
     run: Run | str | Path | None = None,
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     runs: str | Path = "runs",
     **settings: Any,
 ) -> list[Artifact]:
@@ -106,7 +107,7 @@ def export(
     from lfdeploy.runs import resolve
 
     config = _config(ExportConfig, settings)
-    return make(config, resolve(_path(run), runs).finished(), data)
+    return make(config, resolve(_path(run), runs).finished(), _value("data", data))
 
 
 def serve(
@@ -160,6 +161,8 @@ def _value(key: str, value: Any) -> Any:
     """A value as its flag would have it: paths and lists as text, minutes as seconds."""
     if isinstance(value, (list, tuple)) and key != "option":
         return ",".join(map(str, value))
+    if key == "data" and isinstance(value, Path):
+        return as_folder(str(value))
     if key == "time" and isinstance(value, (int, float)):
         return f"{value:.0f}s"
     return (

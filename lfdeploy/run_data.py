@@ -17,7 +17,7 @@ from lfdeploy.labels import counted, some
 from lfdeploy.pixel_cache import PixelCache, known_folder
 from lfdeploy.recall import Changes, Index, Listing, listed, match, recalled
 from lfdeploy.recorded_splits import NO_PIXELS, SPLITS, Record
-from lfdeploy.sources import DATASETS, Source, read
+from lfdeploy.sources import DATASETS, Source, check_meaning, read
 from lfdeploy.split_arrays import Split, digest_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def pictures_of(
     """
     own = run.data_config()
     record = run.record()
+    if other is not None:
+        check_meaning(other)
     if other is None and _is_gone(own.data):
         raise LfdeployError(f"The run's data are no longer at {own.data}. Say where they are with --data.")
     if record is None:

@@ -63,6 +63,13 @@ class Commands(click.Group):
             end("Interrupted.", 128 + getattr(stopped, "number", signal.SIGINT))
         except BrokenPipeError:
             end("", 0)
+        except ModuleNotFoundError as error:
+            if not (package := package_of(error.name or "")):
+                raise
+            what = (
+                f"lfdeploy {ctx.invoked_subcommand} needs {package.split()[0]}, which is not installed here"
+            )
+            end(f"Error: {what}. Run: pip install {package}", 1)
         except OSError as error:
             if not error.strerror:
                 raise
@@ -85,6 +92,28 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which they are used."""
         return list(self.commands)
+
+
+#: What is to be installed for a module that is not there: a server needs less than all of it.
+PACKAGES = {
+    "gradio": "gradio",
+    "matplotlib": "matplotlib",
+    "onnx": "onnx",
+    "onnx_ir": "onnxscript",
+    "onnxruntime": "onnxruntime-gpu",
+    "onnxscript": "onnxscript",
+    "prometheus_client": "prometheus-client",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "torch": "torch torchvision",
+    "torchvision": "torch torchvision",
+}
+
+
+def package_of(module: str) -> str:
+    """What is to be installed for a module that is not there; empty for one that nobody has to have."""
+    return PACKAGES.get(module.split(".")[0], "")
 
 
 def end(message: str, code: int) -> NoReturn:

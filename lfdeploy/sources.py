@@ -118,6 +118,20 @@ DATASETS: dict[str, Named] = {
 }
 
 
+def check_meaning(data: str) -> None:
+    """Raise `UsageError` where a data set's name is also that of a folder here: it may mean either."""
+    if data in DATASETS and Path(data).is_dir():
+        raise UsageError(
+            f"--data {data} is a data set with a name, and a folder here has that name too. For the folder: "
+            f"./{data}. For the data set: start elsewhere, or give the folder another name."
+        )
+
+
+def as_folder(data: str) -> str:
+    """What a path is told by, where a data set has its name."""
+    return f"./{data}" if data in DATASETS and Path(data).is_dir() else data
+
+
 def read(data: str, root: str | None, judged: bool = False) -> Source:
     """What ``--data`` names; a path wins only where it looks like one.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfdeploy import by_class
@@ -33,7 +34,8 @@ def trained(run: Run) -> None:
     say(f"{summary['images_per_second']:,.0f} images/s on {summary['device']}{places}")
     if told := warning(list(summary["chance"]), list(summary["chance"].values())):
         say(told)
-    say(f"Next: lfdeploy export {flags_of(layout.ships[0])} --format onnx")
+    which = "" if run.path.resolve() == Path("runs", run.name).resolve() else f"{typed(run.path)} "
+    say(f"Next: lfdeploy export {which}{flags_of(layout.ships[0])} --format onnx")
 
 
 def _all_of(scores: dict[str, Any]) -> dict[str, float]:

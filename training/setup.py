@@ -19,11 +19,12 @@ from lfdeploy.data import Data, load
 from lfdeploy.devices import pick
 from lfdeploy.errors import UsageError, choose
 from lfdeploy.locks import Lock
-from lfdeploy.models import architecture, canonical, create
+from lfdeploy.models import architecture, create
 from lfdeploy.names import check_classes
 from lfdeploy.run import Run
 from lfdeploy.run_data import resumed
 from lfdeploy.runs import may_begin
+from lfdeploy.sources import check_meaning
 from training import checkpoint
 from training.augment import Augment, normalise
 from training.average import Average
@@ -90,7 +91,7 @@ def prepare(
     options = parse_options(method.options, config.option, config.method)
     chosen(config, 0)  # a recipe that is none is refused
     device = pick(config.device)
-    data = _pictures(config, runs, resume)
+    data = pictures_of(config, runs, resume)
     archs = _archs(config, method, data)
     world = join(device, data)
     mean, std = _pixels(data, starts, resume)
@@ -232,10 +233,13 @@ def _pixels(data: Data, starts: Mapping[str, Start], resume: Run | None) -> tupl
     return pixels_of(starts) or pixel_statistics(data.train)
 
 
-def _pictures(config: TrainConfig, runs: Path, resume: Run | None) -> Data:
-    names = [canonical(a) for a in (config.arch or "").split(",") if a]
+def pictures_of(config: TrainConfig, runs: Path, resume: Run | None = None) -> Data:
+    """What a training looks at, or looked at where it is gone on with."""
+    names = [name for name in (config.arch or "").split(",") if name]
+    if resume is None:
+        check_meaning(config.data)
     with decoding() as report:
-        largest = min([architecture(a).largest for a in names], default=64)
+        largest = min([architecture(name).largest for name in names], default=64)
         data = resumed(resume, report) if resume else load(config, report, largest, say, runs=runs)
     check_classes(data.classes, config.data)
     if config.patience and not len(data.val):
@@ -244,14 +248,9 @@ def _pictures(config: TrainConfig, runs: Path, resume: Run | None) -> Data:
 
 
 def _cohort(
-    config: TrainConfig,
-    method: Method,
-    options: Any,
-    data: Data,
-    archs: tuple[str, ...],
-    teachers: list[GivenTeacher],
-    starts: Mapping[str, Start],
-) -> tuple[TrainConfig, Cohort]:
+    config: TrainConfig, method: Method, options: Any, data: Data, archs: tuple[str, ...],
+    teachers: list[GivenTeacher], starts: Mapping[str, Start],
+) -> tuple[TrainConfig, Cohort]:  # fmt: skip
     """The config without open settings; the networks, which begin alike for one seed whatever teaches them,
     and what the method adds.
     """

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from export.numbers.statistics import Floats, log_softmax
 from export.report.reliability import diagram
+from lfdeploy.chance import SENTENCE
 from lfdeploy.confidence import temperature
 from lfdeploy.data import Split
 from lfdeploy.images import Pixels
@@ -66,6 +67,12 @@ def page(
         ),
         f"<div class='verdict {report['verdict']}'>{verdict(report)}</div>",
     ]
+    chance = (manifest.get("accuracy") or {}).get("chance") or {}
+    if chance.get("above") is False:
+        parts.append(
+            f"<div class='verdict fail'><p><b>The network itself is {SENTENCE}</b> "
+            f"({chance['majority']:.2f} %). The file answers as it does.</p></div>"
+        )
     if logits is not None and np.isfinite(logits).all():
         parts += [
             _histogram(reference, logits, report),
@@ -163,10 +170,9 @@ def _classes(names: list[str], reference: Floats, logits: Floats, labels: NDArra
         rows.append((100 * float((top_s[mine] == k).mean()), int(mine.sum()), names[k], change))
     rows.sort()
     if rows[0][0] == 100:
-        return (
-            f"<h2>Classes</h2><p>In all {len(rows)} classes that the network names, the file gives the "
-            "same label every time.</p>"
-        )
+        one = f"the one class ({_text(names[top_r[0]])})"
+        which = f"all {len(rows)} classes" if len(rows) > 1 else one
+        return f"<h2>Classes</h2><p>In {which} that the network names, the file gives the same label.</p>"
     cells = [
         f"<tr><td>{_text(n)}<td class=n>{count:,}<td class=n>{a:.2f} %<td class=n>{change:+.2f}"
         for a, count, n, change in rows[:SHOWN]
@@ -192,7 +198,7 @@ def _worst(names: list[str], split: Split, reference: Floats, logits: Floats, t:
     pictures = split.images[order]
     figures = []
     for row, i in enumerate(order):
-        word = "<span class=no>another label</span>" if flipped[i] else "the same label"
+        word = "<span class=no>another label</span>" if flipped[i] else "network and file agree"
         figures.append(
             f"<figure><img alt='' src='{_picture(pictures[row])}'><figcaption>"
             f"network: {_text(names[top_r[i]])} {100 * p_r[row, top_r[i]]:.1f} %<br>"

@@ -50,4 +50,11 @@ def _open(source: Source, device: str) -> Session:
     return TorchSession(source, device)
 
 
-BACKEND = Backend("the run's own module, fp32", "run", "", lambda: "", lambda: "", None, _open)
+def missing() -> str:
+    """Why PyTorch cannot be used here, or an empty string; it is not imported for that."""
+    from importlib.util import find_spec
+
+    return "" if find_spec("torch") else "PyTorch is not installed. Run: pip install torch torchvision"
+
+
+BACKEND = Backend("the run's own module, fp32", "run", "", missing, missing, None, _open)

@@ -13,6 +13,7 @@ from typing import Any
 from lfdeploy.backends.alike import SAME, tensor_difference
 from lfdeploy.backends.base import Backend, Floats, Material, Session, Source, checked, output_names
 from lfdeploy.backends.facts import Facts, Value
+from lfdeploy.backends.pytorch import missing
 from lfdeploy.devices import pick
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
@@ -152,8 +153,8 @@ BACKEND = Backend(
     about="torch.export's program on CPU or CUDA",
     format="torch",
     file="model.pt2",
-    missing=lambda: "",
-    cannot_run=lambda: "",
+    missing=missing,
+    cannot_run=missing,
     build=_build,
     open=_open,
     facts=read_facts,

@@ -219,3 +219,21 @@ def test_nothing_heavy_is_imported(tiny_run: Run) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "word"),
+    [
+        (["train"], 1, "lfdeploy train needs torch, which is not installed here. Run: pip install torch"),
+        (["doctor"], 0, "PyTorch is not installed"),
+    ],
+)
+def test_where_torch_is_not_installed(words: list[str], code: int, word: str, tmp_path: Path) -> None:
+    """As on a server that only answers: one line, and doctor does not say that it works."""
+    program = "import sys; sys.modules['torch'] = None; from lfdeploy.cli import main; main()"
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code and word in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    if code:
+        assert done.stderr.count("\n") == 1

@@ -226,6 +226,35 @@ def test_a_comparison(coloured_npz: Path, tmp_path: Path) -> None:
         compare(TrainConfig(data=str(coloured_npz), lr=0.3, **SHORT), "ffl", "1", runs=tmp_path / "runs")
 
 
+def test_figures_of_other_pictures_are_not_taken_over(
+    coloured_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same name, in another place or since changed: neither a line nor a finished run is of them."""
+    place, runs = tmp_path / "now" / coloured_npz.name, tmp_path / "runs"
+    place.parent.mkdir()
+    shutil.copy(coloured_npz, place)
+    config = TrainConfig(data=str(place), **SHORT)
+    document = compare(config, "independent", "1", runs=runs)
+    arrays = dict(np.load(coloured_npz))
+    arrays["train_x"] = 255 - arrays["train_x"]
+    np.savez(place, **arrays)
+    with pytest.raises(LfdeployError, match=r"on other pictures .* to train.*another --name"):
+        compare(config, "independent", "1", runs=runs)
+    (runs / "compare" / "compare.jsonl").unlink()
+    with pytest.raises(LfdeployError, match="was trained on other pictures"):
+        compare(config, "independent", "1", runs=runs)
+    same = replace(config, data=str(coloured_npz))
+    assert compare(same, "independent", "1", runs=runs)["rows"] == document["rows"]
+    place.unlink()
+    gone = replace(config, data=place.name)  # a table may be made again where the pictures are not
+    with pytest.raises(LfdeployError):
+        compare(gone, "independent,ffl", "1", runs=runs)
+    capsys.readouterr()
+    found = compare(replace(gone, data=coloured_npz.stem), "independent", "1", runs=runs)
+    assert found["rows"] == document["rows"]
+    assert "is not here" in capsys.readouterr().err
+
+
 def test_a_diverged_run_is_left_out_and_said(coloured_npz: Path, tmp_path: Path) -> None:
     """Now and when the same is asked again; the others are compared without it."""
     config = TrainConfig(data=str(coloured_npz), lr=1e38, **SHORT)

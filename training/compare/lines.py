@@ -15,8 +15,10 @@ from lfdeploy.errors import Interrupted, LfdeployError
 from lfdeploy.models import canonical
 from lfdeploy.models.targets import FUSED, layout_of
 from lfdeploy.run import Run, config_json, sha256, typed
+from lfdeploy.sources import DATASETS
 from training.compare.entries import OWN, Entry
 from training.loop import train
+from training.setup import pictures_of
 
 Line = dict[str, Any]
 LARGEST = 2**31
@@ -44,6 +46,7 @@ def collected(
             what = f"{file} has {entry.label}, seed {seed},"
             _check(config, line["settings"], line["data"]["name"], line["data"]["train"], what)
             _check_networks(entry.config(config, seed), line["archs"], what)
+    _check_pictures(config, entries[0].config(config, seeds[0]), wanted, kept, home, file)
     missing = [pair for pair in wanted if (pair[0].label, pair[1]) not in kept]
     diverged = []
     for number, (entry, seed) in enumerate(missing, 1):
@@ -62,6 +65,35 @@ def collected(
         kept[entry.label, seed] = line
     found = [kept[entry.label, seed] for entry, seed in wanted if (entry.label, seed) in kept]
     return found, diverged
+
+
+def _check_pictures(
+    config: TrainConfig, first: TrainConfig, wanted: Sequence[tuple[Entry, int]],
+    kept: Mapping[tuple[str, int], Line], home: Path, file: Path,
+) -> None:  # fmt: skip
+    """Raise where what is taken over was measured on other pictures than there are now."""
+    then = {}
+    for entry, seed in wanted:
+        run = Run(home / f"{entry.stem}-s{seed}")
+        if line := kept.get((entry.label, seed)):
+            then[f"{file} has {entry.label}, seed {seed},"] = line["data"]
+        elif (run.path / "summary.json").is_file():
+            then[f"Run {typed(run.path)} was trained"] = run.read("summary.json")["data"]
+    then = {what: data for what, data in then.items() if data.get("pictures")}
+    if not then:
+        return
+    if config.data not in DATASETS and not Path(config.data).exists():
+        say(f"Note: {config.data} is not here, so it is not known whether these figures are of it.")
+        return
+    now = pictures_of(first, home.parent)
+    for what, data in then.items():
+        if data["pictures"] != now.pictures:
+            counts = [f"{data[split]:,} to {split}" for split in ("train", "test")]
+            other = [f"{len(now.split(split)):,} to {split}" for split in ("train", "test")]
+            raise LfdeployError(
+                f"{what} on other pictures ({', '.join(counts)}) than {config.data} holds now "
+                f"({', '.join(other)}): {ANOTHER}"
+            )
 
 
 def _found(names: str | None, runs: Path) -> str | None:
