@@ -24,7 +24,7 @@ from lfdeploy.artifact import Artifact, read, run_of
 from lfdeploy.backends import chosen
 from lfdeploy.by_class import by_class, mistakes
 from lfdeploy.chance import against_chance
-from lfdeploy.console import Meter, decoding, say
+from lfdeploy.console import Meter, another_speaks, decoding, say
 from lfdeploy.data import Data, Split
 from lfdeploy.errors import LfdeployError, ParityError, sentence
 from lfdeploy.familiarity import unfamiliar
@@ -81,7 +81,8 @@ def prove(
     reports: dict[str, Report] = {}
     together = len(targets) > 1 and ALL not in targets
     passes = 1 if together else len({name for target in targets for name in expanded(run, target)})
-    with Meter("Parity", len(split) * (passes + len(artifacts)), "pictures") as meter:
+    total, after = len(split) * (passes + len(artifacts)), "pictures done; other checks follow"
+    with Meter("Parity", total, "pictures", after) as meter:
         seen = 0
 
         def tick(count: int) -> None:
@@ -124,7 +125,8 @@ def in_fresh_process(run: Run, staged: Sequence[Path], data: str | None, locks: 
         ) as process:  # fmt: skip
             try:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)  # a Ctrl-C that waited comes here
-                fault = process.communicate(order)[0].strip()
+                with another_speaks():
+                    fault = process.communicate(order)[0].strip()
             except BaseException:
                 process.kill()
                 raise

@@ -68,11 +68,12 @@ def duration(seconds: float) -> str:
 class Meter:
     """Progress of a number of units, 0 where it is not known: on a terminal a bar with rate and time left.
 
-    Elsewhere the innermost meter says a line after `QUIET` seconds of silence.
+    Elsewhere the innermost meter says a line after `QUIET` seconds of silence. ``after``: what comes when all
+    units are done.
     """
 
-    def __init__(self, title: str, total: int = 0, unit: str = "") -> None:
-        self.title, self.total, self.unit, self.done = title, total, unit, 0
+    def __init__(self, title: str, total: int = 0, unit: str = "", after: str = "finishing") -> None:
+        self.title, self.total, self.unit, self.done, self.after = title, total, unit, 0, after
         self.entered = self.start = time.perf_counter()
         self.first: int | None = None
         self.bar: Progress | None = None
@@ -130,15 +131,16 @@ class Meter:
         spent, made = time.perf_counter() - self.start, self.done - (self.first or 0)
         if made <= 0 or spent <= 0:
             return ""
+        if self.done >= self.total:
+            return self.after
         rate = made / spent
-        rest = f"{duration(self.left())} left" if self.done < self.total else "finishing"
-        return f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s  {rest}"
+        return f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s  {duration(self.left())} left"
 
     def line(self) -> str:
         """Where it stands, as one line."""
         spent = duration(time.perf_counter() - self.entered)
         if not self.total:
-            return f"{self.title}: at work for {spent}"
+            return f"{self.title}: at work for {spent}" if self.title else ""
         share = f"{self.done:,} of {self.total:,} {self.unit}"
         return f"{self.title}: {share} after {spent}  {self.info()}".rstrip()
 
@@ -174,7 +176,15 @@ class _Pulse:
                     self.changed.wait(rest)
                     continue
                 line = self.meters[-1].line()
-            say(line)
+            if line:
+                say(line)
+            else:
+                self.spoken = time.monotonic()
+
+
+def another_speaks() -> Meter:
+    """While it is entered no meter says anything: another process does, on the same terminal or file."""
+    return Meter("")
 
 
 _pulse = _Pulse()

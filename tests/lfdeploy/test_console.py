@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from lfdeploy import console
-from lfdeploy.console import Meter, decoding, say
+from lfdeploy.console import Meter, another_speaks, decoding, say
 
 
 class Lines(io.StringIO):
@@ -65,6 +65,21 @@ def test_the_innermost_meter_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert spoken(lines).startswith("outer")
 
 
+def test_one_process_speaks_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another one does, the lines of this would only come between."""
+    lines = listen(monkeypatch)
+    with Meter("outer"):
+        with another_speaks():
+            said = []
+            for _ in range(3):  # the first turn may have begun before
+                turn = console._pulse.spoken
+                while console._pulse.spoken == turn:
+                    pass
+                said.append(lines.getvalue())
+            assert said[0] == said[2]
+        assert spoken(lines).startswith("outer")
+
+
 def test_decoding_speaks_before_it_knows_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = listen(monkeypatch)
     with decoding() as report:
@@ -93,7 +108,7 @@ def test_the_rate_counts_what_was_done_here(monkeypatch: pytest.MonkeyPatch) -> 
     assert meter.left() == pytest.approx(10.0)
     assert meter.info() == "50 img/s  0:10 left"
     meter.at(2000)
-    assert meter.info() == "50 img/s  finishing"
+    assert meter.info() == "finishing"
 
 
 class Broken(io.StringIO):
