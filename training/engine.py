@@ -9,10 +9,10 @@ back the same way.
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -154,7 +154,9 @@ class Engine:
         def gradient(name: str) -> Tensor | None:
             read = [leaves[name], *(passages[reader].read[name] for reader in plan.readers.get(name, ()))]
             found = [leaf.grad for leaf in read if leaf.grad is not None]
-            return functools.reduce(torch.add, found) if found else None
+            for other in found[1:]:
+                found[0].add_(other)
+            return found[0] if found else None
 
         def work(number: int) -> None:
             start = time.perf_counter()
@@ -167,10 +169,11 @@ class Engine:
         self, work: Callable[[int], None], waits_for: Graph, follows: Graph, way: Sequence[float]
     ) -> None:
         if self.pool is None:
-            for number in in_order(waits_for):
-                self._inside(work)(number)
+            with self.autocast():
+                for number in in_order(waits_for):
+                    work(number)
         else:
-            run_all(self.pool, self.threads, self._inside(work), waits_for, follows, way)
+            run_all(self.pool, self.threads, self._modes(), work, waits_for, follows, way)
 
     def in_pieces(self, work: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """What ``work`` gives for images (B, ...) in fp32, each thread computing some of them."""
@@ -206,17 +209,24 @@ class Engine:
 
     def _side_by_side(self, work: Callable[[int], T], count: int) -> list[T]:
         assert self.pool is not None
-        return list(self.pool.map(self._inside(work), range(count)))
-
-    def _inside(self, work: Callable[[int], T]) -> Callable[[int], T]:
-        """The same work in the modes of the calling thread, whichever thread does it."""
-        inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+        modes = self._modes()
 
         def run(index: int) -> T:
-            with torch.inference_mode(inference), torch.set_grad_enabled(grad), self.autocast():
+            with modes():
                 return work(index)
 
-        return run
+        return list(self.pool.map(run, range(count)))
+
+    def _modes(self) -> Callable[[], AbstractContextManager[None]]:
+        """A context for another thread: the modes of the calling one."""
+        inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+        @contextmanager
+        def modes() -> Iterator[None]:
+            with torch.inference_mode(inference), torch.set_grad_enabled(grad), self.autocast():
+                yield
+
+        return modes
 
 
 @dataclass(frozen=True)

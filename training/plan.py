@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from threading import Condition
@@ -88,13 +89,14 @@ def in_order(waits_for: Graph) -> Iterable[int]:
 def run_all(
     pool: Executor,
     threads: int,
+    modes: Callable[[], AbstractContextManager[None]],
     work: Callable[[int], None],
     waits_for: Graph,
     follows: Graph,
     way: Sequence[float],
 ) -> None:
-    """Work of every piece, each after those that it waits for, the longest way first. Raises what the first
-    piece that fails raises, when no other is under way any more.
+    """Work of every piece, each after those that it waits for, the longest way first, by threads that enter
+    ``modes``. Raises what the first piece that fails raises, when no other is under way any more.
     """
     waiting = [len(others) for others in waits_for]
     ready = sorted((-way[number], number) for number, count in enumerate(waiting) if not count)
@@ -107,23 +109,27 @@ def run_all(
                 changed.wait()
             return heappop(ready)[1] if ready and not failed else None
 
-    def take() -> None:
+    def end(number: int) -> None:
         nonlocal left
-        while (number := next_piece()) is not None:
-            try:
-                work(number)
-            except BaseException as error:
-                with changed:
-                    failed.append(error)
-                    changed.notify_all()
-                return
-            with changed:
-                left -= 1
-                for other in follows[number]:
-                    waiting[other] -= 1
-                    if not waiting[other]:
-                        heappush(ready, (-way[other], other))
-                changed.notify_all()
+        with changed:
+            left -= 1
+            for other in follows[number]:
+                waiting[other] -= 1
+                if not waiting[other]:
+                    heappush(ready, (-way[other], other))
+            changed.notify_all()
+
+    def take() -> None:
+        with modes():
+            while (number := next_piece()) is not None:
+                try:
+                    work(number)
+                except BaseException as error:
+                    with changed:
+                        failed.append(error)
+                        changed.notify_all()
+                    return
+                end(number)
 
     for done in [pool.submit(take) for _ in range(threads)]:
         done.result()

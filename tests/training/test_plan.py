@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_every_piece_comes_once_and_after_those_that_it_waits_for(threads: int, 
             done.append(number)
 
         with ThreadPoolExecutor(threads) as pool:
-            run_all(pool, threads, work, waits_for, follows, way)
+            run_all(pool, threads, nullcontext, work, waits_for, follows, way)
         assert sorted(done) == list(range(40))
         plain = list(in_order(waits_for))
         assert all(waits_for[number] <= set(plain[:place]) for place, number in enumerate(plain))
@@ -118,10 +119,11 @@ def test_a_piece_that_fails_ends_all_and_says_so(threads: int) -> None:
 
     with ThreadPoolExecutor(threads) as pool:
         with pytest.raises(RuntimeError, match="no memory"):
-            run_all(pool, threads, work, plan.before, plan.after, ways(plan.forward, plan.after))
+            run_all(pool, threads, nullcontext, work, plan.before, plan.after, ways(plan.forward, plan.after))
         assert len(done) < 40
         done.clear()
-        run_all(pool, threads, done.append, plan.before, plan.after, ways(plan.forward, plan.after))
+        again = ways(plan.forward, plan.after)
+        run_all(pool, threads, nullcontext, done.append, plan.before, plan.after, again)
         assert len(done) == 40  # and the threads take the next step
 
 
