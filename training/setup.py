@@ -91,9 +91,10 @@ def prepare(
     options = parse_options(method.options, config.option, config.method)
     chosen(config, 0)  # a recipe that is none is refused
     device = pick(config.device)
+    world = join(device)
     data = pictures_of(config, runs, resume)
+    world.check_alike("pictures, at --data,", data.fingerprint)
     archs = _archs(config, method, data)
-    world = join(device, data)
     mean, std = _pixels(data, starts, resume)
     given = teachers_of(teachers, data, mean, std)
     config, cohort = _cohort(config, method, options, data, archs, given, starts)

@@ -4,7 +4,6 @@ are averaged in one message a step, and the first process alone writes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,10 +15,10 @@ from torch import Tensor
 
 from lfdeploy import console
 from lfdeploy.config import TrainConfig
-from lfdeploy.data import Data
 from lfdeploy.errors import LfdeployError, Unsaid, UsageError
 from lfdeploy.locks import Held, take
 from lfdeploy.run import Run, typed
+from training.meeting import meet, place
 from training.methods.method import Method
 
 PATIENCE = timedelta(hours=6)  # that the others have while the first process evaluates and writes
@@ -106,27 +105,22 @@ ALONE = World()
 
 
 def started_first() -> bool:
-    """Whether this process is alone or the first of those that ``torchrun`` started; others fall silent."""
-    first = os.environ.get("RANK", "0") == "0"
+    """Whether this process is alone or the first of those that ``torchrun`` started; others fall silent.
+
+    Raises `LfdeployError` where the environment says neither.
+    """
+    first = place()[0] == 0
     if not first:
         console.be_silent()
     return first
 
 
-def join(device: str, data: Data) -> World:
-    """The world that ``torchrun`` put this process into, connected to the others; `ALONE` without it.
-
-    Raises `LfdeployError` where another process has other pictures.
-    """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or "RANK" not in os.environ:
+def join(device: str) -> World:
+    """The world that ``torchrun`` put this process into, connected to the others; `ALONE` without it."""
+    world = World(*place())
+    if world.size == 1:
         return ALONE
-    rank = int(os.environ["RANK"])
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
-    world = World(rank, size)
-    world.check_alike("pictures, at --data,", data.fingerprint)
+    meet(device, PATIENCE)
     return world
 
 
@@ -161,7 +155,7 @@ def lost(run: Run | None, error: RuntimeError) -> LfdeployError | None:
     """
     text = str(error).lower()
     words = ("closed", "reset by peer", "refused", "broken pipe", "timed out", "nccl")
-    if os.environ.get("WORLD_SIZE", "1") == "1" or not any(word in text for word in words):
+    if place()[1] == 1 or not any(word in text for word in words):
         return None
     if not started_first():
         try:
