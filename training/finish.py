@@ -69,7 +69,8 @@ def finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
     rows = metrics.lines(run)
     progress = checkpoint.load(run, cohort, s.optimizer, s.average)
     assert progress is not None
-    same = progress["kept_epoch"] == len(rows)
+    epochs = progress["epoch"]  # of the lines some may be lost
+    same = progress["kept_epoch"] == epochs
     with Meter("Evaluating", (2 - same) * len(s.data.test) + len(s.data.val), "pictures") as meter:
 
         def tick(count: int) -> None:
@@ -86,7 +87,7 @@ def finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
         "teacher": config.teacher,
         "ships": list(cohort.layout.ships),
         "archs": run.spec["archs"],
-        "epochs": len(rows),
+        "epochs": epochs,
         "kept_epoch": progress["kept_epoch"],
         "data": _about(s.data),
         "val": val.document() if val else None,
@@ -94,7 +95,7 @@ def finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
         "test": kept.document(),
         "test_last": judged.last.document(),
         "chance": _chances(kept, s.data.test.labels),
-        "images_per_second": s.batches.steps * s.batches.batch_size * len(rows) / progress["seconds"],
+        "images_per_second": s.batches.steps * s.batches.batch_size * epochs / progress["seconds"],
         "seconds": progress["seconds"],
         "parameters": cohort.sizes(),
         "device": s.engine.device,

@@ -11,12 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from lfdeploy.config import TrainConfig
-from lfdeploy.console import duration
+from lfdeploy.console import duration, say
 from lfdeploy.errors import LfdeployError
+from lfdeploy.labels import counted, some
 from lfdeploy.run import Run, write_bytes
 from training.evaluate import PROBABILITIES
 
 FILE, CSV, EVENTS = "metrics.jsonl", "metrics.csv", "tensorboard"
+NEEDED = {"epoch", "loss", "parts", "lr", "train", "val"}  # keys of every line
 SEEN = "seen "  # begins the names of sums that are no part of the loss
 
 Row = dict[str, Any]
@@ -95,16 +97,43 @@ def write_csv(run: Run) -> None:
 
 
 def lines(run: Run) -> list[Row]:
-    """The lines of a run."""
-    text = (run.path / FILE).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    """The lines of a run. What is no line of an epoch, as one that was half written, is left out."""
+    return [row for _, row in _read(run) if row is not None]
+
+
+def _read(run: Run) -> list[tuple[bytes, Row | None]]:
+    """Every line as it is written, and what it says of its epoch; None for one that says nothing."""
+    path = run.path / FILE
+    blob = path.read_bytes() if path.exists() else b""
+    return [(line, _row(line)) for line in blob.splitlines(keepends=True) if line.strip()]
+
+
+def _row(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:  # also for bytes that are no UTF-8
+        return None
+    known = isinstance(row, dict) and row.keys() >= NEEDED and type(row["epoch"]) is int
+    return row if known else None
 
 
 def trim(run: Run, epochs: int) -> None:
-    """Drop lines of epochs that will be run again."""
-    path = run.path / FILE
-    if path.exists():
-        write_bytes(path, b"".join(path.read_bytes().splitlines(keepends=True)[:epochs]))
+    """Drop lines of epochs that will be run again, and what is no line of an epoch; say which of the
+    ``epochs`` that are done have none.
+    """
+    found = _read(run)
+    if not found and not epochs:  # it begins
+        return
+    kept = {row["epoch"]: line for line, row in found if row is not None and 1 <= row["epoch"] <= epochs}
+    write_bytes(run.path / FILE, b"".join(line.rstrip(b"\r\n") + b"\n" for _, line in sorted(kept.items())))
+    torn = sum(row is None for _, row in found)
+    missing = [str(epoch) for epoch in range(1, epochs + 1) if epoch not in kept]
+    if torn:
+        verb = "is" if torn == 1 else "are"
+        say(f"Note: {counted(torn, 'line')} of {FILE} {verb} no epoch's: dropped.")
+    if missing:
+        which = f"epoch{'s' * (len(missing) > 1)} {some(missing, 8)}"
+        say(f"Note: {FILE} has no line of {which}; the weights are whole, curves and tables lack it.")
 
 
 def told(row: Row, epochs: int, left: float) -> str:

@@ -27,7 +27,8 @@ def draw(run: Run, rows: Sequence[dict[str, Any]], data: Data, answers: NDArray[
     spec, truth = run.spec, data.test.labels
     top1 = 100 * float((answers == truth).mean())
     how = f"{run.name}: {spec['method']}, {' + '.join(spec['archs'])}"
-    attempt(run.path / "curves.png", lambda path: curves(rows, path, how))
+    if rows:  # they may be lost
+        attempt(run.path / "curves.png", lambda path: curves(rows, path, how))
     what = f"{run.name}: {node}, test, top-1 {top1:.1f} %"
     attempt(run.path / "confusion.png", lambda path: confusion(truth, answers, data.classes, path, what))
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,6 +211,39 @@ def test_a_torn_metrics_line_is_dropped(
         file.write(tail)
     train(config, resume=run)
     assert_same(run.path, reference.path)
+
+
+def foreign(lines: list[bytes]) -> list[bytes]:
+    return [lines[0], b'{"epoch": "two"}\n', b"\xff\n", lines[1][:40]]
+
+
+LOST = {
+    "half of the last": (lambda lines: [lines[0], lines[1][:40]], "epoch 2;", 1),
+    "a whole one": (lambda lines: lines[1:], "epoch 1;", 0),
+    "foreign ones": (foreign, "epoch 2;", 3),
+    "all": (lambda lines: [], "epochs 1, 2;", 0),
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_lost_metrics_cost_no_run(
+    lost: str, config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """All is trained, its last evaluation was interrupted: the run can be finished and says what it lacks."""
+    shutil.copytree(reference.path, tmp_path / "cut")
+    run = Run(tmp_path / "cut")
+    (run.path / "summary.json").unlink()
+    lose, named, torn = LOST[lost]
+    whole = (run.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run.path / "metrics.jsonl").write_bytes(b"".join(lose(whole)))
+    train(config, resume=run)
+    assert scores(run.path) == scores(reference.path)
+    said = capsys.readouterr().err
+    assert f"metrics.jsonl has no line of {named}" in said
+    assert ("no epoch's: dropped" in said) is bool(torn) and (not torn or f"Note: {torn} line" in said)
+    kept = [line for line in lose(whole) if line in whole]
+    assert (run.path / "metrics.jsonl").read_bytes() == b"".join(kept)
 
 
 def test_seconds_of_an_interrupted_epoch_are_counted(
