@@ -216,8 +216,10 @@ def run_of(artifact: Artifact, run: str | None = None, runs: str | Path = "runs"
                 f"{found.name}/model.safetensors holds now. Export it again."
             )
         return found
+    namesake = Run(Path(runs) / str(wanted["name"]))
+    other = f" {shown(namesake.path)} has other weights." if not run and namesake.weights.is_file() else ""
     raise LfdeployError(
-        f"The run '{wanted['name']}' of {artifact.name} is not here; name its directory with --run."
+        f"The run '{wanted['name']}' of {artifact.name} is not here; name its directory with --run.{other}"
     )
 
 
@@ -227,12 +229,17 @@ def has_run(artifact: Artifact, runs: str | Path = "runs") -> bool:
 
 
 def _place_of_run(artifact: Artifact, run: str | None, runs: str | Path) -> Run | None:
+    """The run that is given, or that the artifact lies in; one that has its name alone only where it has the
+    same weights: another project may have a run of that name.
+    """
     beside = artifact.path.resolve().parent.parent
     beside = beside.parent if artifact.path.resolve().parent.name == "quarantine" else beside
     named = Path(runs) / str(artifact.manifest["run"]["name"])
     for path in [Path(run), Path(runs) / run] if run else [beside, named]:
         if (path / "spec.json").is_file() and (path / "model.safetensors").is_file():
-            return Run(path)
+            found = Run(path)
+            if run or path is beside or sha256(found.weights) == artifact.manifest["run"]["weights_sha256"]:
+                return found
     return None
 
 

@@ -62,15 +62,21 @@ def publish(staged: Path, final: Path) -> None:
 
 
 def _note_other(staged: Path, final: Path) -> None:
-    """Say that another kind of artifact is replaced than the one that comes."""
+    """Say that another kind of artifact is replaced than the one that comes, or that of another run."""
 
-    def kind(place: Path) -> str:
+    def kind(place: Path) -> tuple[str, str, str]:
         told = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-        return f"{told.get('target')}-{told.get('format')}-{told.get('precision')}"
+        run = told.get("run") or {}
+        what = f"{told.get('target')}-{told.get('format')}-{told.get('precision')}"
+        return what, str(run.get("name")), str(run.get("weights_sha256"))
 
     with suppress(ValueError, AttributeError):
-        if kind(final) != kind(staged):
-            say(f"Note: {shown(final)} was {kind(final)} and is {kind(staged)} now.")
+        (was, old_run, old_weights), (now, new_run, new_weights) = kind(final), kind(staged)
+        if old_weights != new_weights:
+            before = "an earlier " if old_run == new_run else ""
+            was, now = f"{was} of {before}run {old_run}", f"{now} of run {new_run}"
+        if was != now:
+            say(f"Note: {shown(final)} was {was} and is {now} now.")
 
 
 def quarantine(staged: Path, final: Path, reason: dict[str, Any]) -> Path:

@@ -16,10 +16,11 @@ from click.testing import Result
 from made_pictures import classes, fill, picture
 
 from export import export
-from lfdeploy.artifact import resolve
+from lfdeploy.artifact import has_run, resolve
+from lfdeploy.artifact import run_of as run_of_artifact
 from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.errors import LfdeployError, UsageError
-from lfdeploy.places import check_place, quarantine
+from lfdeploy.places import check_place, publish, quarantine
 from lfdeploy.run import Run, may_write, write_bytes
 from training import train
 
@@ -56,6 +57,56 @@ def test_a_folder_of_somebody_else_is_not_replaced(artifact: Path, tmp_path: Pat
     (artifact / "notes.txt").unlink()
     (artifact / ".git").mkdir()
     assert "has .git in it" in refusal(artifact)
+
+
+def of_run(artifact: Path, name: str, weights: str) -> Path:
+    """The artifact, as another run's."""
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    manifest["run"] |= {"name": name, "weights_sha256": weights}
+    (artifact / "manifest.json").write_text(json.dumps(manifest))
+    return artifact
+
+
+@pytest.mark.parametrize(
+    ("run", "weights", "said"),
+    [
+        ("other", "a" * 64, "was peer0-onnx-fp32 of run other and is peer0-onnx-fp32 of run tiny now."),
+        ("tiny", "a" * 64, "was peer0-onnx-fp32 of an earlier run tiny and is"),
+        ("renamed", "", ""),
+    ],
+)
+def test_what_is_replaced_is_said(
+    run: str, weights: str, said: str, artifact: Path, tiny_run: Run, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """An artifact of another run too; the same weights under another name are the same artifact."""
+    own = resolve(artifact).manifest["run"]["weights_sha256"]
+    final = of_run(Path(shutil.copytree(artifact, tmp_path / "final")), run, weights or own)
+    publish(artifact, final)
+    assert resolve(final).manifest["run"]["name"] == "tiny"
+    told = capsys.readouterr().err
+    assert said in told and bool(told) is bool(said)
+
+
+def test_a_run_of_the_same_name_is_another_run(
+    artifact: Path, tiny_run: Run, tmp_path: Path, lf: LF, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another project: as without it, but where it is the artifact's own place, or is named."""
+    monkeypatch.chdir(tmp_path)
+    other = shutil.copytree(tiny_run.path, tmp_path / "runs" / "tiny")
+    found = resolve(artifact)
+    assert run_of_artifact(found).path == Path("runs/tiny") and has_run(found)
+    with (other / "model.safetensors").open("ab") as file:
+        file.write(b"\0")
+    assert not has_run(found)
+    said = lf("verify", artifact)
+    assert said.exit_code == 1
+    assert "The run 'tiny' of art is not here; name its directory with --run." in said.stderr
+    assert "runs/tiny has other weights." in said.stderr
+    for words in (("art", "--run", "runs/tiny"), (other / "artifacts" / "peer0-onnx-fp32",)):
+        said = lf("verify", *words)
+        assert said.exit_code == 3 and "exported from other weights" in said.stderr
+    assert run_of_artifact(found, str(tiny_run.path)).path == tiny_run.path
 
 
 def test_a_quarantine_with_notes_is_left(artifact: Path, tmp_path: Path) -> None:
