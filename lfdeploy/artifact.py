@@ -139,17 +139,17 @@ def of_run(run: Run) -> list[Artifact]:
     return found
 
 
-def resolve(given: str | Path, runs: str | Path = "runs") -> Artifact:
+def resolve(given: str | Path, runs: str | Path = "runs", tell: bool = True) -> Artifact:
     """An artifact by its path, its model file's path, or its name.
 
-    A name is looked up in the newest run, then in the others from the newest on; which one was taken is said.
+    A name is looked up in the newest run, then in the others from the newest on; ``tell`` which was taken.
     """
     path = Path(given)
     if path.is_file():
         return _of_file(path)
     if path.is_dir() and str(given):
         return read(path)
-    named = _named(str(given), runs, ("",))
+    named = _named(str(given), runs, ("",), tell)
     if named is not None:
         return named
     run, _, name = str(given).rpartition("/")  # as the page calls one of two that have the same name
@@ -188,7 +188,7 @@ def find(given: str | Path, runs: str | Path = "runs") -> Artifact:
     return named if named is not None else resolve(given, runs)
 
 
-def _named(name: str, runs: str | Path, folders: Iterable[str]) -> Artifact | None:
+def _named(name: str, runs: str | Path, folders: Iterable[str], tell: bool = True) -> Artifact | None:
     """The artifact of that plain name in the newest run that has it, in the first of these of its folders."""
     if name in ("", "quarantine") or "/" in name or name.startswith(".") or not all_runs(runs):
         return None
@@ -198,7 +198,9 @@ def _named(name: str, runs: str | Path, folders: Iterable[str]) -> Artifact | No
             place = run.artifacts / folder / name
             if (place / "manifest.json").is_file():
                 other = f"{first.name}, the newest run, has none of that name"
-                say(f"Artifact: {shown(place)} ({'of the newest run' if run.name == first.name else other})")
+                whose = "of the newest run" if run.name == first.name else other
+                if tell:
+                    say(f"Artifact: {shown(place)} ({whose})")
                 return read(place)
     return None
 

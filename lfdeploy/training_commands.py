@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from lfdeploy.flags_from_fields import flags, help_all
 from lfdeploy.shared_flags import JSON, RUNS
 from lfdeploy.shell import Work
 from lfdeploy.stored_config import stored
+
+if TYPE_CHECKING:
+    from lfdeploy.run import Run
 
 
 @click.command(cls=Work, short_help="Train peers that teach each other")
@@ -61,8 +64,16 @@ def train(
     from training.allocator import keep_heap
 
     keep_heap()
-    run = run_training(config, name, runs, resolve(resume, runs) if resume else None, early.BEGAN)
+    again = resolve(resume, runs) if resume else None
+    run = run_training(config, name, runs, again, early.BEGAN, _run_of(file))
     trained(run)
+
+
+def _run_of(file: str | None) -> Run | None:
+    """The run that a config.json lies in; None for a copy elsewhere."""
+    from lfdeploy.run import Run
+
+    return Run(Path(file).parent) if file and (Path(file).parent / "spec.json").is_file() else None
 
 
 #: Settings that a comparison seldom needs.

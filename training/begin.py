@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from lfdeploy import recorded_splits
 from lfdeploy.config import TrainConfig
 from lfdeploy.console import say
@@ -17,7 +15,7 @@ from lfdeploy.run import SCHEMA, Run, config_json
 from lfdeploy.runs import new_run
 from training.batches import Batches
 from training.cohort import Cohort
-from training.teachers import names_of
+from training.remarks import seen
 
 
 def begin(
@@ -56,7 +54,7 @@ def tell(
         f"Run {run.name}: {' + '.join(archs)} by {config.method} on {data.name}, "
         f"{data.image_size}x{data.image_size} px"
     )
-    for remark in (*data.remarks, *_seen(config, run.path.parent, data)):
+    for remark in (*data.remarks, *seen(config, run.path.parent, data)):
         say(f"Note: {remark}.")
     for fault in data.bad[:5]:
         say(f"Left out: {fault}")
@@ -67,18 +65,3 @@ def tell(
         f"validation, {len(data.test)} test; "
         f"{epochs} epochs of {batches.steps} steps of {batches.batch_size}; {how}"
     )
-
-
-def _seen(config: TrainConfig, runs: Path, data: Data) -> list[str]:
-    """Which runs that teach, or whose weights are the start, learnt pictures that are to test here."""
-    remarks = []
-    for name in [*names_of(config.teacher), *([config.weights] if config.weights else [])]:
-        place = Path(name) if (Path(name) / recorded_splits.FILE).is_file() else runs / name
-        if not (place / recorded_splits.FILE).is_file():
-            continue
-        then = Run(place).record()
-        seen = 0 if then is None else int(np.isin(data.test.files, then.splits["train"].files).sum())
-        if seen:
-            whose = f"run {place.name} was trained on {seen:,} of the {len(data.test):,} test pictures"
-            remarks.append(f"{whose}: what begins with it or learns from it looks better here than it is")
-    return remarks

@@ -24,6 +24,7 @@ from training.evaluate import Scores, evaluate_cohort
 from training.finish import finish
 from training.guards import interruptible, lock_to_resume, what_is_kept
 from training.precision import settle
+from training.remarks import changed_since
 from training.schedule import learning_rate
 from training.setup import Setup, prepare
 from training.update import stepper
@@ -42,11 +43,13 @@ def train(
     runs: str | Path = "runs",
     resume: Run | None = None,
     began: float | None = None,
+    repeats: Run | None = None,
 ) -> Run:
     """Train peers together and return the finished run.
 
     ``resume`` continues that run under its own settings (``config`` is then ignored). ``began``: the moment
-    of `time.perf_counter` from which the config's ``time`` counts; None is now. Raises `Interrupted` after
+    of `time.perf_counter` from which the config's ``time`` counts; None is now. ``repeats``: the run whose
+    config this is; where the pictures are others now, that is said. Raises `Interrupted` after
     Ctrl-C or SIGTERM, with the state saved, and `LfdeployError` for what the user can mend. Of several in
     threads of one process one trains at a time: they share what draws random numbers.
     """
@@ -54,14 +57,15 @@ def train(
         say("Another training runs in this process; this one waits for it.")
         ALONE.acquire()
     try:
-        return _alone(config, name, runs, resume, began)
+        return _alone(config, name, runs, resume, began, repeats)
     finally:
         ALONE.release()
 
 
 def _alone(
-    config: TrainConfig, name: str | None, runs: str | Path, resume: Run | None, began: float | None
-) -> Run:
+    config: TrainConfig, name: str | None, runs: str | Path, resume: Run | None, began: float | None,
+    repeats: Run | None,
+) -> Run:  # fmt: skip
     held = [lock_to_resume(resume)] if resume is not None and started_first() else []
     try:
         if resume is not None:
@@ -74,6 +78,8 @@ def _alone(
         except RuntimeError as error:
             raise lost(resume, error) or error from None
         config = setup.config
+        for remark in changed_since(repeats, setup.data) if repeats else ():
+            say(f"Note: {remark}.")
         if setup.world.first:
             point_latest(setup.run)
         try:

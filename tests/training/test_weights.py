@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lfdeploy.artifact import NEEDED, SCHEMA
 from lfdeploy.config import TrainConfig
 from lfdeploy.errors import Interrupted, LfdeployError, UsageError
 from lfdeploy.models import create
-from lfdeploy.run import Run
-from training import train
+from lfdeploy.run import Run, sha256, write_json
+from training import remarks, train
 from training.engine import Engine
 from training.teachers import best_network
 from training.weights import IMAGENET, TENSORFLOW, Start, begin_from, fitting, head_of, starts_of
@@ -347,6 +348,17 @@ def test_what_cannot_be_frozen(freeze: int, weights: str | None, said: str) -> N
         TrainConfig(freeze=freeze, weights=weights)
 
 
+def artifact_of(run: Run) -> Path:
+    """What a name needs to find the run that an artifact came from: no file is read where the run is here."""
+    values = {key: kind() for key, kind in NEEDED.items()}
+    values |= {"schema": SCHEMA, "target": "peer0", "batch": {"min": 1, "opt": 1, "max": 1}}
+    values["run"] = {"name": run.name, "weights_sha256": sha256(run.weights)}
+    place = run.artifacts / "peer0-onnx-fp32"
+    place.mkdir(parents=True)
+    write_json(place / "manifest.json", values)
+    return place
+
+
 def test_a_teacher_that_knows_the_test_pictures_is_named(
     coloured_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,10 +373,15 @@ def test_a_teacher_that_knows_the_test_pictures_is_named(
     alone = common | {"method": "independent", "peers": 1}
     train(TrainConfig(data=str(coloured_npz), **alone), "knows", tmp_path)
     train(TrainConfig(data=str(tmp_path / "other.npz"), **alone), "does not", tmp_path)
+    assert remarks.run_behind(str(tmp_path / "knows" / "model.safetensors"), tmp_path) is not None
+    place = artifact_of(Run(tmp_path / "knows"))
     capsys.readouterr()
-    for teacher, how in (("knows", {"teacher": "knows"}), ("knows", {"weights": "knows"}), ("does not", {})):
+    names = ("knows", str(place), place.name)
+    known = [("knows", {how: name}) for name in names for how in ("teacher", "weights")]
+    for teacher, how in [*known, ("does not", {})]:
         settings = common | {"method": "kd" if "teacher" in how else "independent"} | how
         settings |= {"weights": "does not"} if teacher == "does not" else {}
         train(TrainConfig(data=str(tmp_path / "other.npz"), **settings), None, tmp_path)
         said = capsys.readouterr().err
-        assert ("was trained on 7 of the 20 test pictures" in said) == (teacher == "knows")
+        assert ("run knows was trained on 7 of the 20 test pictures" in said) == (teacher == "knows")
+        assert said.count("Artifact: ") == (place.name in how.values())
