@@ -134,6 +134,12 @@ class TrainConfig(DataConfig):
     graph: bool = setting(
         False, "CUDA: record a step once and repeat it; no GPU has run this yet", hidden=True
     )
+    deterministic: bool = setting(
+        False,
+        "CUDA: only kernels that sum in one order, slower; an operation that has none is an error. Runs on "
+        "a CPU are repeatable without it; no GPU has run this yet",
+        hidden=True,
+    )
     balance: str = setting(
         "none", "rare classes count as much", choices=BALANCES, metavar="[HOW]", alone="weights"
     )  # fmt: skip

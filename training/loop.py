@@ -15,6 +15,7 @@ from torch import Tensor
 from lfdeploy.config import TrainConfig
 from lfdeploy.console import Meter, say
 from lfdeploy.errors import Interrupted, LfdeployError
+from lfdeploy.locks import Lock
 from lfdeploy.run import DIVERGED, Run, typed, write_bytes, write_json
 from lfdeploy.runs import point_latest
 from lfdeploy.stored_config import stored
@@ -23,7 +24,7 @@ from training.average import applied
 from training.evaluate import Scores, evaluate_cohort
 from training.finish import finish
 from training.guards import interruptible, lock_to_resume, what_is_kept
-from training.precision import settle
+from training.precision import reproducible, settle
 from training.remarks import changed_since
 from training.schedule import learning_rate
 from training.setup import Setup, prepare
@@ -73,27 +74,34 @@ def _alone(
         if config.tensorboard:
             metrics.check_tensorboard()
         start = time.perf_counter() if began is None else began
-        try:
-            setup = prepare(config, name, Path(runs), resume, held, start)
-        except RuntimeError as error:
-            raise lost(resume, error) or error from None
-        config = setup.config
-        for remark in changed_since(repeats, setup.data) if repeats else ():
-            say(f"Note: {remark}.")
-        if setup.world.first:
-            point_latest(setup.run)
-        try:
-            with interruptible() as interrupted:
-                _train(setup, config, interrupted)
-        except RuntimeError as error:
-            raise lost(setup.run, error) or error from None
-        finally:
-            setup.engine.close()
-            setup.world.leave()
-            metrics.close()
+        with reproducible(config.deterministic):
+            return _sitting(config, name, Path(runs), resume, start, repeats, held)
     finally:
         for lock in held:
             lock.release()
+
+
+def _sitting(
+    config: TrainConfig, name: str | None, runs: Path, resume: Run | None, began: float,
+    repeats: Run | None, held: list[Lock],
+) -> Run:  # fmt: skip
+    try:
+        setup = prepare(config, name, runs, resume, held, began)
+    except RuntimeError as error:
+        raise lost(resume, error) or error from None
+    for remark in changed_since(repeats, setup.data) if repeats else ():
+        say(f"Note: {remark}.")
+    if setup.world.first:
+        point_latest(setup.run)
+    try:
+        with interruptible() as interrupted:
+            _train(setup, setup.config, interrupted)
+    except RuntimeError as error:
+        raise lost(setup.run, error) or error from None
+    finally:
+        setup.engine.close()
+        setup.world.leave()
+        metrics.close()
     return setup.run
 
 

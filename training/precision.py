@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
+from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError
 from training.cohort import Cohort
+
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def has_bf16(device: str) -> bool:
@@ -24,6 +31,38 @@ def exact_fp32(device: str) -> None:
         torch.backends.cudnn.deterministic = True  # else its sums of gradients come in any order
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextmanager
+def reproducible(asked: bool) -> Iterator[None]:
+    """With ``asked``, whatever PyTorch runs within has one order of sums; as it was afterwards.
+
+    cuBLAS must know before CUDA begins, by a variable. Raises `LfdeployError` for an operation that has no
+    such kernel here.
+    """
+    if not asked:
+        yield
+        return
+    was, only_warned = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    unset = CUBLAS not in os.environ
+    if unset and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        say(f"Note: CUDA began before --deterministic: set {CUBLAS}=:4096:8 before Python starts.")
+    os.environ.setdefault(CUBLAS, ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        said = str(error).split(". ")[0].rstrip(".")
+        raise LfdeployError(f"{said}. Train without --deterministic, or on the CPU: --device cpu") from None
+    finally:
+        torch.use_deterministic_algorithms(was, warn_only=only_warned)
+        if unset:
+            del os.environ[CUBLAS]
 
 
 def settle(device: str) -> None:
