@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import Pixels
-from lfdeploy.labels import check_labels, label_of
+from lfdeploy.labels import SPELLINGS, check_labels, label_of, some, split_of
 from lfdeploy.sources import Labels, Source
 
 HOLDS = "it must hold train_x, train_y, test_x, test_y, classes"
@@ -24,28 +24,57 @@ def npz(path: Path, judged: bool = False) -> Source:
     """
     if not path.is_file():
         raise LfdeployError(f"--data {path}: no such file.")
-    arrays = _read(path)
-    splits = [split for split in ("train", "val", "test") if f"{split}_x" in arrays or f"{split}_y" in arrays]
+    arrays, unused = _by_split(_read(path), path)
+    splits = [split for split in SPELLINGS if f"{split}_x" in arrays or f"{split}_y" in arrays]
     if "train" not in splits and not (judged and splits):
-        splits = ["train", *splits]
+        splits = [split for split in SPELLINGS if split == "train" or split in splits]
     needed = [f"{split}_{kind}" for split in splits for kind in "xy"] + ["classes"]
     missing = [name for name in needed if name not in arrays]
     if missing:
-        raise LfdeployError(f"{path} lacks {', '.join(missing)}; {HOLDS}.")
-    classes = _classes(arrays["classes"], path)
+        has = f", and has {some(unused, 6)}" if unused else ""
+        raise LfdeployError(f"{path} lacks {', '.join(missing)}{has}; {HOLDS}.")
+    classes = _classes(arrays["classes"][1], path)
     parts: dict[str, tuple[Pixels | list[Path], Labels]] = {}
     for split in splits:
-        pixels = _pixels(arrays[f"{split}_x"], f"{path}: {split}_x")
-        parts[split] = pixels, _labels(arrays[f"{split}_y"], f"{path}: {split}_y", len(pixels), classes)
+        (x_name, x), (y_name, y) = arrays[f"{split}_x"], arrays[f"{split}_y"]
+        pixels = _pixels(x, f"{path}: {x_name}")
+        parts[split] = pixels, _labels(y, f"{path}: {y_name}", len(pixels), classes)
     shapes = {pictures.shape[1:3] for pictures, _ in parts.values() if isinstance(pictures, np.ndarray)}
     wide = [f"{width}x{height}" for height, width in sorted(shapes) if height != width]
-    remarks = (f"pictures of {', '.join(wide)}: only the centred square of each is seen",) if wide else ()
-    return Source(classes, parts, remarks=remarks)
+    remarks = [f"pictures of {', '.join(wide)}: only the centred square of each is seen"] if wide else []
+    if unused:
+        remarks.append(f"{path} also holds {some(unused, 6)}, left out: names that stand for no split")
+    return Source(classes, parts, remarks=tuple(remarks))
+
+
+def _by_split(
+    found: dict[str, NDArray[Any]], path: Path
+) -> tuple[dict[str, tuple[str, NDArray[Any]]], list[str]]:
+    """The arrays with their own names, by the names they stand for, in the spellings that folders may have
+    too; and the names that stand for nothing.
+    """
+    arrays: dict[str, tuple[str, NDArray[Any]]] = {}
+    unused = []
+    for name, array in found.items():
+        stem, _, kind = name.rpartition("_")
+        split = split_of(stem) if kind in ("x", "y") else None
+        key = name if name == "classes" else f"{split}_{kind}" if split else ""
+        if key in arrays:
+            raise LfdeployError(f"{path}: {arrays[key][0]} and {name} both mean {key}. Leave one out.")
+        if key:
+            arrays[key] = name, array
+        else:
+            unused.append(name)
+    return arrays, unused
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            one = f"{path} holds one array without a name, as np.save writes it"
+            raise LfdeployError(f"{one}; save all of them: np.savez(path, train_x=..., train_y=..., ...).")
+        with file:
             names = list(file.files)
             arrays = {}
             for name in names:
@@ -92,24 +121,43 @@ def _pixels(x: NDArray[Any], name: str) -> Pixels:
         pixels: Pixels = x
         return pixels
     key = name.split()[-1]
-    advice = ""
-    if x.dtype.kind == "f" and x.size:
-        low, high = float(np.min(x)), float(np.max(x))
-        if np.isnan(low):
-            advice = " It holds NaN; find out where they come from."
-        elif low >= 0 and high <= 1:
-            advice = f" From 0 to 1: save np.round({key} * 255).astype(np.uint8)."
-    if not advice and x.ndim == 3:
-        advice = f" Grey pictures: save np.repeat({key}[..., None], 3, axis=3)."
-    elif not advice and x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
-        advice = f" Channels come last: save {key}.transpose(0, 2, 3, 1)."
-    elif not advice and x.ndim == 4 and x.shape[3] == 1:
-        advice = f" Grey pictures: save np.repeat({key}, 3, axis=3)."
-    elif not advice and x.ndim == 4 and x.shape[3] == 4:
-        advice = f" Drop the alpha channel: save {key}[..., :3]."
-    elif not advice and x.ndim == 4 and x.dtype.kind in "iu":
-        advice = f" If its values are from 0 to 255, save {key}.astype(np.uint8)."
+    advice = _of_shape(x, key) or _of_values(x, key)
     raise LfdeployError(f"{name} is {x.dtype} {x.shape}; it must be uint8 (N, H, W, 3).{advice}")
+
+
+def _of_shape(x: NDArray[Any], key: str) -> str:
+    """How an array of another shape becomes one of pictures; empty where nothing is known, or needed."""
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        return " It holds NaN or infinity; find out where they come from."
+    if x.ndim == 3:
+        return f" Grey pictures: save np.repeat({key}[..., None], 3, axis=3)."
+    if x.ndim != 4:
+        return ""
+    if x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
+        return f" Channels come last: save {key}.transpose(0, 2, 3, 1)."
+    if x.shape[2] == 3 and x.shape[3] not in (1, 3):
+        return f" Pictures come first: save {key}.transpose(3, 0, 1, 2)."
+    if x.shape[3] == 1:
+        return f" Grey pictures: save np.repeat({key}, 3, axis=3)."
+    if x.shape[3] == 4:
+        return f" Drop the alpha channel: save {key}[..., :3]."
+    return ""
+
+
+def _of_values(x: NDArray[Any], key: str) -> str:
+    """How numbers of another kind become bytes."""
+    if x.dtype.kind not in "fiu" or x.dtype == np.uint8 or not x.size:
+        return ""
+    low, high = float(np.min(x)), float(np.max(x))
+    if x.dtype.kind == "f" and low >= 0 and high <= 1:
+        return f" From 0 to 1: save np.round({key} * 255).astype(np.uint8)."
+    if low >= 0 and high <= 255:
+        return f" From {low:g} to {high:g}: save {key}.round().astype(np.uint8)."
+    if low == high:
+        return f" Every value is {low:g}."
+    moved = f"({key}.astype(float) {'-' if low >= 0 else '+'} {abs(low):g})"
+    scaled = f"np.round({moved} * (255 / {high - low:g}))"
+    return f" From {low:g} to {high:g}, more than a byte holds: scale them, as in {scaled}.astype(np.uint8)."
 
 
 def _labels(y: NDArray[Any], name: str, count: int, classes: tuple[str, ...]) -> Labels:

@@ -37,7 +37,17 @@ def one_hot() -> np.ndarray:
     [
         ({"train_x": PIXELS / 255}, "From 0 to 1: save np.round(train_x * 255).astype(np.uint8)"),
         ({"train_x": np.where(PIXELS > 200, np.nan, 0.5)}, "It holds NaN"),
-        ({"train_x": PIXELS.astype(np.int32)}, "save train_x.astype(np.uint8)"),
+        ({"train_x": PIXELS.astype(np.int32)}, "save train_x.round().astype(np.uint8)"),
+        ({"train_x": PIXELS.astype(np.int16) * 2}, "more than a byte holds: scale them"),
+        (
+            {"train_x": PIXELS.astype(np.float32) - 128},
+            "np.round((train_x.astype(float) + 128) * (255 /",
+        ),
+        ({"train_x": PIXELS.transpose(1, 2, 3, 0)}, "save train_x.transpose(3, 0, 1, 2)"),
+        ({"valid_y": LABELS}, "lacks val_x"),
+        ({"valid_x": PIXELS, "val_x": PIXELS}, "valid_x and val_x both mean val_x"),
+        ({"valid_x": PIXELS / 255, "valid_y": LABELS}, "valid_x is float64"),
+        ({"train_x": None, "x_train": PIXELS}, "lacks train_x, and has x_train;"),
         ({"train_x": PIXELS[..., 0]}, "save np.repeat(train_x[..., None], 3, axis=3)"),
         ({"train_x": PIXELS[..., :1]}, "save np.repeat(train_x, 3, axis=3)"),
         ({"train_x": PIXELS.transpose(0, 3, 1, 2)}, "save train_x.transpose(0, 2, 3, 1)"),
@@ -96,3 +106,25 @@ def test_only_pictures_to_be_judged_need_no_train(tmp_path: Path) -> None:
     with pytest.raises(LfdeployError, match="lacks train_x"):
         npz(path)
     assert list(npz(path, judged=True).splits) == ["test"]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "dev"])
+def test_splits_are_spelled_as_folders_are(tmp_path: Path, name: str) -> None:
+    source = npz(write(tmp_path / "d.npz", **{f"{name}_x": PIXELS, f"{name}_y": LABELS}))
+    assert list(source.splits) == ["train", "val"] and source.remarks == ()
+
+
+def test_arrays_that_are_not_read_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.npz", extra_x=PIXELS, extra_y=LABELS, ids=LABELS)
+    source = npz(path)
+    assert list(source.splits) == ["train"]
+    assert source.remarks == (
+        f"{path} also holds extra_x, extra_y, ids, left out: names that stand for no split",
+    )
+
+
+def test_one_array_is_no_npz(tmp_path: Path) -> None:
+    with (tmp_path / "d.npz").open("wb") as file:
+        np.save(file, PIXELS)
+    with pytest.raises(LfdeployError, match=r"one array without a name.* np\.savez\("):
+        npz(tmp_path / "d.npz")
