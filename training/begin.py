@@ -9,6 +9,7 @@ from lfdeploy.config import TrainConfig
 from lfdeploy.console import say
 from lfdeploy.data import Data
 from lfdeploy.images import RESIZE
+from lfdeploy.labels import counted
 from lfdeploy.locks import Lock
 from lfdeploy.names import stem_of
 from lfdeploy.run import SCHEMA, Run, config_json
@@ -59,9 +60,9 @@ def tell(
     for fault in data.bad[:5]:
         say(f"Left out: {fault}")
     if data.bad:
-        say(f"Left out {len(data.bad)} file{'s' if len(data.bad) > 1 else ''} in all.")
+        say(f"Left out {counted(len(data.bad), 'file')} in all.")
     say(
-        f"{len(data.classes)} classes, {len(data.train)} training pictures, {len(data.val)} "
-        f"validation, {len(data.test)} test; "
-        f"{epochs} epochs of {batches.steps} steps of {batches.batch_size}; {how}"
+        f"{counted(len(data.classes), 'class')}, {counted(len(data.train), 'training picture')}, "
+        f"{len(data.val):,} validation, {len(data.test):,} test; {counted(epochs, 'epoch')} of "
+        f"{counted(batches.steps, 'step')} of {batches.batch_size}; {how}"
     )

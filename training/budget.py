@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lfdeploy.config import seconds_of
 from lfdeploy.data import Data
 from lfdeploy.errors import LfdeployError
 from lfdeploy.recorded_logits import PICTURES
@@ -74,14 +76,15 @@ def measured(
     return Costs(min(seconds[1:]), picture)
 
 
-def fitting(costs: Costs, seconds: float, left: float, whole: int, data: Data) -> tuple[int, int]:
-    """Epochs, and the steps of each, at most ``whole``, for which ``left`` of ``seconds`` suffice, the
-    evaluations included.
+def fitting(costs: Costs, asked: str, left: float, whole: int, data: Data) -> tuple[int, int]:
+    """Epochs, and the steps of each, at most ``whole``, for which the seconds that are ``left`` of the time
+    that is ``asked`` suffice, the evaluations included.
 
     Raises `LfdeployError` where not even a tenth of an epoch does.
     """
     kept_too = 2 if len(data.val) else 1  # without a validation split the last epoch is the kept one
     ends = kept_too * len(data.test) + len(data.val) + PICTURES
+    seconds = seconds_of(asked)
     room = left - (1 - SPARE) * seconds - LAST - ends * costs.picture
     epochs = 1
     while True:
@@ -90,9 +93,24 @@ def fitting(costs: Costs, seconds: float, left: float, whole: int, data: Data) -
             break
         epochs += 1
     if steps < max(1, whole // 10):
-        needed = seconds - room + len(data.val) * costs.picture + whole * costs.step
+        fixed = seconds - left + LAST + (ends + len(data.val)) * costs.picture
+        needed = (fixed + whole * costs.step) / SPARE
         raise LfdeployError(
-            f"--time of {seconds:.0f} s is too short: one epoch needs {needed:.0f} s, with the reading of "
-            "the pictures and all evaluations."
+            f"--time {asked} is too short: one epoch needs {told(needed)}, with the reading of the pictures "
+            f"and all evaluations. Try --time {enough(needed)}."
         )
     return epochs, max(1, steps // epochs)
+
+
+def told(seconds: float) -> str:
+    """Seconds as --time has them: 45s, 4m40s, 1h5m."""
+    whole = math.ceil(seconds)
+    parts = [(whole // 3600, "h"), (whole // 60 % 60, "m"), (whole % 60 if whole < 3600 else 0, "s")]
+    return "".join(f"{number}{unit}" for number, unit in parts if number) or "1s"
+
+
+def enough(seconds: float) -> str:
+    """A round time that suffices for so many seconds where the machine is a tenth slower the next time."""
+    spared = 1.1 * seconds
+    step = 10 if spared <= 60 else 60 if spared <= 3600 else 600
+    return told(math.ceil(spared / step) * step)

@@ -15,6 +15,7 @@ from torch import Tensor
 from lfdeploy.config import TrainConfig
 from lfdeploy.console import Meter, say
 from lfdeploy.errors import Interrupted, LfdeployError
+from lfdeploy.labels import counted
 from lfdeploy.locks import Lock
 from lfdeploy.run import DIVERGED, Run, typed, write_bytes, write_json
 from lfdeploy.runs import point_latest
@@ -133,14 +134,14 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
     if s.world.first:
         metrics.trim(run, progress["epoch"])
     if progress["epoch"] or progress["step"]:
-        say(f"Resuming at epoch {progress['epoch'] + 1}, step {progress['step'] + 1}.")
+        say(f"Resuming {_where(progress['epoch'], progress['step'], s)}.")
     total = s.epochs * s.batches.steps
     size, take_step = s.batches.batch_size, stepper(s)
     with Meter("epoch", total * size, "img") as meter:
         cohort.train()
         for epoch in range(progress["epoch"], s.epochs):
             if s.config.patience and epoch - progress.get("better", epoch) >= s.config.patience:
-                say(f"Stopped early: {s.config.patience} epochs without a better validation.")
+                say(f"Stopped early: {counted(s.config.patience, 'epoch')} without a better validation.")
                 break
             began, start = time.perf_counter(), progress["step"]
             sums = {
@@ -169,6 +170,15 @@ def _epochs(s: Setup, interrupted: list[int]) -> None:
             if s.world.first:
                 checkpoint.save(run, cohort, s.optimizer, progress, s.average, s.scaler)
             say(metrics.told(row, s.epochs, meter.left()))
+
+
+def _where(epoch: int, step: int, s: Setup) -> str:
+    """What comes next after so many whole epochs and steps of the next, as a person says it."""
+    if epoch >= s.epochs:
+        return f"after the last epoch, {epoch}: its evaluation on the test pictures comes next"
+    if step >= s.batches.steps:
+        return f"at the end of epoch {epoch + 1}: its evaluation comes next"
+    return f"at epoch {epoch + 1}, step {step + 1}"
 
 
 def _stop(

@@ -220,9 +220,8 @@ def _within(
 ) -> tuple[TrainConfig, Batches]:  # fmt: skip
     """The config with as many epochs and steps as fit into its time, and batches of so many steps."""
     costs = measured(engine, optimizer, batches, data, *pixels, config.accumulate)
-    seconds = seconds_of(config.time or "")
-    left = seconds - (time.perf_counter() - began)
-    epochs, steps = world.agree(fitting(costs, seconds, left, batches.steps, data))
+    left = seconds_of(config.time or "") - (time.perf_counter() - began)
+    epochs, steps = world.agree(fitting(costs, config.time or "", left, batches.steps, data))
     config = replace(config, time=None, epochs=epochs, steps=steps)
     return config, _batches(config, data, engine.device, engine.cohort.views, world)
 

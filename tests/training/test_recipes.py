@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -17,7 +18,7 @@ from lfdeploy.data import Data, Split
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.stored_config import stored
 from training import train
-from training.budget import Costs, fitting
+from training.budget import Costs, enough, fitting, told
 from training.recipes import RECIPES, chosen, resolved
 from training.setup import prepare
 
@@ -114,7 +115,7 @@ def spent(costs: Costs, epochs: int, steps: int, data: Data) -> float:
 @pytest.mark.parametrize(("step", "picture", "whole"), [(0.1, 0.01, 30), (3.0, 0.05, 30), (0.02, 0.001, 400)])
 def test_epochs_fill_the_time(seconds: float, step: float, picture: float, whole: int) -> None:
     data, costs = data_of(), Costs(step, picture)
-    epochs, steps = fitting(costs, seconds, seconds - 10, whole, data)
+    epochs, steps = fitting(costs, f"{seconds:.0f}s", seconds - 10, whole, data)
     assert 1 <= steps <= whole
     used = spent(costs, epochs, steps, data)
     assert used <= seconds - 10
@@ -122,8 +123,25 @@ def test_epochs_fill_the_time(seconds: float, step: float, picture: float, whole
 
 
 def test_a_time_that_is_too_short_says_what_is_needed() -> None:
-    with pytest.raises(LfdeployError, match=r"of 30 s is too short: one epoch needs 1\d\d s"):
-        fitting(Costs(3.0, 0.1), 30, 20, 30, data_of())
+    """In the words of the flag; and what it proposes suffices for a whole epoch."""
+    costs, data = Costs(3.0, 0.1), data_of()
+    with pytest.raises(
+        LfdeployError, match=r"--time 30s is too short: one epoch needs \dm\d+s, with"
+    ) as caught:
+        fitting(costs, "30s", 20, 30, data)
+    proposed = re.search(r"Try --time (\d+m)\.", str(caught.value))
+    assert proposed is not None
+    epochs, steps = fitting(costs, proposed[1], seconds_of(proposed[1]) - 10, 30, data)
+    assert epochs * steps >= 30
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said", "proposed"),
+    [(0.2, "1s", "10s"), (45, "45s", "50s"), (280, "4m40s", "6m"), (3700, "1h1m", "1h10m")],
+)
+def test_times_are_told_as_they_are_typed(seconds: float, said: str, proposed: str) -> None:
+    assert (told(seconds), enough(seconds)) == (said, proposed)
+    assert seconds_of(proposed) >= 1.1 * seconds
 
 
 @pytest.mark.slow

@@ -291,7 +291,7 @@ def test_what_was_trained_differs_from_what_was_not(
 
 
 def test_an_interrupted_epoch_keeps_its_rate(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Interrupted at its last step, nothing of it is left to do, but all of it was done."""
     with monkeypatch.context() as patch:
@@ -300,6 +300,7 @@ def test_an_interrupted_epoch_keeps_its_rate(
             train(config, "cut", tmp_path)
     before = torch.load(tmp_path / "cut" / checkpoint.FILE, weights_only=True)["progress"]["seconds"]
     train(config, resume=Run(tmp_path / "cut"))
+    assert "Resuming at the end of epoch 1: its evaluation comes next." in capsys.readouterr().err
     row = json.loads((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()[0])
     assert row["seconds"] > before > 0
     assert row["images_per_second"] == pytest.approx(STEPS * 16 / row["seconds"])
@@ -329,8 +330,9 @@ def test_a_run_in_training_is_not_resumed_twice(
 
 
 def test_an_interrupt_in_the_last_evaluation(
-    config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    config: TrainConfig, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     real = finish.evaluate_cohort
 
     def evaluate(*args: Any, **how: Any) -> Any:
@@ -343,7 +345,11 @@ def test_an_interrupt_in_the_last_evaluation(
             train(config, "cut", tmp_path)
     run = Run(tmp_path / "cut")
     assert not (run.path / "summary.json").exists()
+    capsys.readouterr()
     train(config, resume=run)
+    said = capsys.readouterr().err
+    assert f"Resuming after the last epoch, {EPOCHS}: its evaluation on the test pictures" in said
+    assert f"3 classes, 81 training pictures, 9 validation, 30 test; 2 epochs of {STEPS} steps of 16" in said
     assert_same(run.path, reference.path)
 
 
