@@ -47,7 +47,7 @@ from training.recorded import check_recorded
 from training.sync_norm import synchronise
 from training.teachers import check_teachers, find, names_of, teachers_of
 from training.weights import Start, begin_from, pixels_of, starts_of, told
-from training.world import World, check_together, join, started_first
+from training.world import ALONE, World, check_together, join, started_first
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ def prepare(
     chosen(config, 0)  # a recipe that is none is refused
     device = pick(config.device)
     world = join(device)
-    data = pictures_of(config, runs, resume)
-    world.check_alike("pictures, at --data,", data.fingerprint)
+    data = pictures_of(config, runs, resume, world)
     archs = _archs(config, method, data)
     mean, std = _pixels(data, starts, resume)
     given = teachers_of(teachers, data, mean, std)
@@ -233,7 +232,7 @@ def _pixels(data: Data, starts: Mapping[str, Start], resume: Run | None) -> tupl
     return pixels_of(starts) or pixel_statistics(data.train)
 
 
-def pictures_of(config: TrainConfig, runs: Path, resume: Run | None = None) -> Data:
+def pictures_of(config: TrainConfig, runs: Path, resume: Run | None = None, world: World = ALONE) -> Data:
     """What a training looks at, or looked at where it is gone on with."""
     names = [name for name in (config.arch or "").split(",") if name]
     if resume is None:
@@ -244,6 +243,7 @@ def pictures_of(config: TrainConfig, runs: Path, resume: Run | None = None) -> D
     check_classes(data.classes, config.data)
     if config.patience and not len(data.val):
         raise UsageError("--patience needs pictures to validate on, and there are none.")
+    world.check_alike("pictures, at --data,", data.fingerprint)
     return data
 
 
