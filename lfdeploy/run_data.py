@@ -56,7 +56,9 @@ def pictures_of(
         if need and not len(splits[need[0]]) and len(record.splits[need[0]]):
             gone = f"No picture of the {need[0]} split of run {run.name} is left in {config.data}"
             raise LfdeployError(f"{gone} ({changes.in_short()}).")
-        remarks = _redecoded(redecoded, run) + _told(run, record, config.data, source, splits, changes)
+        remarks = _redecoded(redecoded, run) + _told(
+            run, record, config.data, source, splits, changes, other is not None
+        )  # fmt: skip
         found = _data(run, config, source, splits, remarks, _unread_then(run, record, listing))
         return dataclasses.replace(found, redecoded=redecoded)
     parts = {} if alone else _others(run, record, listing)
@@ -171,8 +173,9 @@ def _told(
     source: Source,
     splits: dict[str, Split],
     changes: Changes,
+    named: bool,
 ) -> list[str]:
-    """What happened to the run's own pictures since it began."""
+    """What happened to the run's own pictures since it began; ``named``: somebody asked for that place."""
     remarks = []
     strange = [label for label in source.classes if label not in run.spec["classes"]]
     if strange:
@@ -183,7 +186,7 @@ def _told(
     if changes:
         counts = [f"{len(splits[name]):,} of {len(record.splits[name]):,} {name}" for name in SPLITS]
         remarks.append(f"{place} has changed: {kept} ({', '.join(counts)})")
-    elif not _same_place(run.data_config().data, place):
+    elif named:
         remarks.append(f"{place} holds the pictures of run {run.name}: {kept}")
     return remarks
 

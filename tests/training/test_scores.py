@@ -62,4 +62,13 @@ def test_the_run_s_own_pictures(tiny_run: Run, lf: Callable[..., Result]) -> Non
     result = lf("evaluate", tiny_run.path, "--runs", tiny_run.path.parent, "--json")
     document = json.loads(result.stdout)
     assert "trained_on" not in document and "not_trained_on" not in document
+    assert "Note:" not in result.stderr
     assert document["images"] == tiny_run.read("summary.json")["data"]["test"]
+
+
+def test_the_run_s_own_pictures_by_their_name(tiny_run: Run, lf: Callable[..., Result]) -> None:
+    """Those it was trained on are left out; that is said."""
+    result = lf("evaluate", tiny_run.path, "--runs", tiny_run.path.parent, "--data", "digits", "--json")
+    assert json.loads(result.stdout)["images"] == tiny_run.read("summary.json")["data"]["test"]
+    assert "digits holds the pictures of run tiny: pictures keep the splits of run tiny" in result.stderr
+    assert "what was trained on is not judged" in result.stderr
