@@ -29,6 +29,11 @@ def open_artifact(path: Artifact | str | Path, device: str = "auto") -> Predicto
     return Predictor.open(str(getattr(path, "path", path)), device=device)
 
 
+def __dir__() -> list[str]:
+    """All names, those that are imported when they are asked for too."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> object:
     """`Client`, and the functions of `lfdeploy.api`, imported when one is asked for."""
     if name == "Client":

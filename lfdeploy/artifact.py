@@ -36,12 +36,15 @@ NEEDED = {  # keys of every manifest, and of which kind they are
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Artifact:
     """A directory and its manifest."""
 
     path: Path
     manifest: dict[str, Any]
+
+    def __repr__(self) -> str:  # a manifest is 16 KB
+        return f"Artifact('{self.path}', parity {self.verdict})"
 
     @property
     def name(self) -> str:

@@ -42,12 +42,15 @@ class Prediction:
         return self.top[0][0] if self.top else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Predictor:
     """An artifact with an open session."""
 
     artifact: Artifact
     session: Session
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.artifact!r}, {self.session.backend} on {self.session.device})"
 
     @classmethod
     def open(

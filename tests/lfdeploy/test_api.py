@@ -91,6 +91,16 @@ def test_a_wrong_keyword_is_named(
         call()  # type: ignore[operator]
 
 
+def test_what_a_notebook_shows_is_short(tiny_run: Run) -> None:
+    """An artifact's manifest is 16 KB; and what is imported late is completed all the same."""
+    from lfdeploy.artifact import of_run
+
+    artifact = of_run(tiny_run)[0]
+    assert repr(artifact) == f"Artifact('{artifact.path}', parity pass)"
+    assert repr(lfdeploy.open_artifact(artifact)) == f"Predictor({artifact!r}, onnxruntime on cpu)"
+    assert {*lfdeploy.__all__, "__version__"} <= set(dir(lfdeploy))
+
+
 def test_values_are_taken_as_they_are_natural() -> None:
     config = api._config(TrainConfig, {"arch": ["resnet8", "resnet14"], "time": 90, "threads": 2, "lr": 1})
     assert (config.arch, config.time, config.threads, config.lr) == ("resnet8,resnet14", "90s", "2", 1)
