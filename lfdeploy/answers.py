@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lfdeploy.confidence import percent
 from lfdeploy.console import Meter, document, say
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import SUFFIXES
+from lfdeploy.labels import counted
 from lfdeploy.names import printable
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def predict(
     else:
         _print(answers)
     if maps:
-        say(f"{len(maps.names)} heat maps in {explain}, each called after its picture")
+        say(f"{counted(len(maps.names), 'heat map')} in {explain}, each called after its picture")
     bad = [a for a in answers if a.error]
     if bad and len(bad) == len(answers):
         raise LfdeployError(
@@ -123,7 +125,7 @@ def _document(predictor: Predictor, answers: Sequence[Prediction], maps: Overlay
 def _print(answers: Sequence[Prediction]) -> None:
     width = max(len(printable(a.source)) for a in answers)
     for a in answers:
-        classes = "  ".join(f"{name} {100 * p:.1f}%" for name, p in a.top)
+        classes = "  ".join(f"{name} {percent(p).replace(' ', '')}" for name, p in a.top)
         said = ["not sure"] * bool(a.abstain) + ["unlike its training pictures"] * bool(a.unfamiliar)
         notes = "; ".join((*said, *a.notes))
         text = classes or f"no answer: {printable(a.error)}"
@@ -160,4 +162,10 @@ def write_csv(name: str, answers: Sequence[Prediction], top: int, maps: Overlays
         sys.stdout.buffer.write(blob)
         return
     write_bytes(Path(name), blob)
-    say(f"{len(answers)} rows in {name}")
+    counts = {
+        "unlike the training pictures": sum(bool(a.unfamiliar) for a in answers),
+        "not sure": sum(bool(a.abstain) for a in answers),
+        "without an answer": sum(bool(a.error) for a in answers),
+    }
+    odd = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    say(f"{counted(len(answers), 'row')} in {name}{': ' * bool(odd)}{odd}")

@@ -26,6 +26,8 @@ from lfdeploy.shared_flags import (
     MEASURED,
     RUNS,
     TABLES,
+    Needed,
+    Tables,
 )
 from lfdeploy.shell import Commands
 from lfdeploy.training_commands import compare, train
@@ -112,7 +114,7 @@ def export(run: str | None, data: str | None, runs: str, as_json: bool, **values
 
 
 @main.command(short_help="Prove an artifact again, on this machine")
-@click.argument("artifact", shell_complete=ARTIFACT)
+@click.argument("artifact", cls=Needed, shell_complete=ARTIFACT)
 @DATA
 @click.option(
     "--images",
@@ -146,7 +148,7 @@ def verify(artifact: str, runs: str, as_json: bool, **how: Any) -> None:
 
 
 @main.command(short_help="The first layer at which an artifact differs from its module")
-@click.argument("artifact", shell_complete=ARTIFACT)
+@click.argument("artifact", cls=Needed, shell_complete=ARTIFACT)
 @DATA
 @click.option(
     "--images",
@@ -175,8 +177,8 @@ def bisect(artifact: str, data: str | None, images: int, run: str | None, runs: 
 
 
 @main.command(short_help="Classify pictures with an artifact")
-@click.argument("artifact", shell_complete=ARTIFACT)
-@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|DIR...")
+@click.argument("artifact", cls=Needed, shell_complete=ARTIFACT)
+@click.argument("pictures", cls=Needed, nargs=-1, required=True, metavar="PICTURE|DIR...")
 @ANSWERED
 @DEVICE
 @FROM_RUN
@@ -195,7 +197,12 @@ def predict(
 
 @main.command(short_help="Latency, throughput, size, accuracy; training speed")
 @click.argument(
-    "artifacts", shell_complete=ARTIFACT, nargs=-1, required=True, metavar="ARTIFACT|FILE.onnx...|train"
+    "artifacts",
+    cls=Needed,
+    shell_complete=ARTIFACT,
+    nargs=-1,
+    required=True,
+    metavar="ARTIFACT|FILE.onnx...|train",
 )
 @MEASURED
 @BACKEND
@@ -242,7 +249,7 @@ main.add_command(ship)
 
 
 @main.command("list", short_help="Methods, architectures, data sets, backends, runs, artifacts")
-@click.argument("what", required=False, type=click.Choice(TABLES))
+@click.argument("what", required=False, type=Tables(TABLES))
 @click.argument("name", required=False)
 @RUNS
 @JSON

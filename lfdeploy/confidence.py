@@ -22,6 +22,15 @@ def threshold(manifest: Mapping[str, Any]) -> float | None:
     return _number(manifest, "threshold")
 
 
+def percent(probability: float) -> str:
+    """With one decimal; never 100 or 0 unless it is."""
+    if 0.9995 <= probability < 1:
+        return "> 99.9 %"
+    if 0 < probability < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * probability:.1f} %"
+
+
 def abstains(manifest: Mapping[str, Any], top: float) -> bool | None:
     """Whether an answer of this top probability is not sure; None where nothing is known of that."""
     least = threshold(manifest)

@@ -217,17 +217,22 @@ def _terminal() -> bool:
         return False
 
 
-def width() -> int:
-    """Columns of standard output; 140 where it is no terminal."""
+def width(whole: bool = False) -> int:
+    """Columns of standard output; where it is no terminal 140, or, with ``whole``, as many as are needed."""
     from rich.console import Console
 
-    return Console().width if sys.stdout is not None and sys.stdout.isatty() else 140
+    if sys.stdout is not None and sys.stdout.isatty():
+        return Console().width
+    return 100_000 if whole else 140
 
 
-def table(title: str, columns: list[str], rows: list[list[str]], left: int = 1, tight: bool = False) -> None:
+def table(
+    title: str, columns: list[str], rows: list[list[str]], left: int = 1, tight: bool = False,
+    whole: bool = False,
+) -> None:  # fmt: skip
     """A table on standard output; the first ``left`` columns are words, the others numbers.
 
-    ``tight``: less space between.
+    ``tight``: less space between. ``whole``: a program that reads it gets each row as one line.
     """
     if _silent:
         return
@@ -240,7 +245,7 @@ def table(title: str, columns: list[str], rows: list[list[str]], left: int = 1, 
         made.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         made.add_row(*row)
-    out = Console(width=width(), highlight=False, markup=False)
+    out = Console(width=width(whole), highlight=False, markup=False)
     try:
         if title:
             out.print(title, style="bold", soft_wrap=True)

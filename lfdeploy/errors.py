@@ -51,6 +51,8 @@ def choose(kind: str, name: str, known: list[str], command: str = "", also: str 
     import difflib
 
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if kind.endswith("precision") and name[-1:].isdigit():  # fp32 would be no mistyped fp8
+        near = []
     guess = f" Did you mean '{near[0]}'?" if near else ""
     choices = f"See: {command}" if command else f"Choose one of: {', '.join(known)}."
     raise UsageError(f"Unknown {kind} '{name}'.{guess} {choices}{' ' * bool(also)}{also}")

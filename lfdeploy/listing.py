@@ -56,7 +56,8 @@ def _show(what: str, rows: list[dict[str, Any]], runs: str, title: str) -> None:
         _grouped(rows, title)
         return
     columns = list(rows[0])
-    table(title, columns, [[_text(row[c]) for c in columns] for row in rows], left=len(columns))
+    cells = [[_text(row[c]) for c in columns] for row in rows]
+    table(title, columns, cells, left=len(columns), whole=what in ("runs", "artifacts"))
 
 
 def _grouped(rows: list[dict[str, Any]], title: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from lfdeploy.confidence import percent
 from lfdeploy.config import flags_of
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.images import Pixels, prepare
 from lfdeploy.predict import Prediction, Predictor
+from lfdeploy.run import typed
 
 HEATMAP, MARK = "heatmap", "lfdeploy heat map"
 SIDE = 320  # of each half, at least
@@ -45,8 +48,12 @@ class Overlays:
         if HEATMAP not in [output["name"] for output in artifact.manifest.get("outputs", ())]:
             target = str(artifact.manifest["target"])
             which = "--fused" if target == "all" else flags_of(target)
+            home = artifact.path.resolve().parent.parent
+            beside = (home / "spec.json").is_file()
+            run = typed(home) if beside else shlex.quote(str(artifact.manifest["run"]["name"]))
             raise LfdeployError(
-                f"{artifact.name} has no heat map. Export one that has: lfdeploy export {which} --explain"
+                f"{artifact.name} has no heat map. Export one that has: lfdeploy export {run} {which} "
+                "--explain"
             )
         Path(place).mkdir(parents=True, exist_ok=True)
         return cls(Path(place), predictor)
@@ -62,10 +69,9 @@ class Overlays:
                 part, pixels, self.predictor.session.named(pixels)[HEATMAP], strict=True
             ):
                 name = self.names.setdefault(str(file), self._free(file.stem))
-                percent = f"{answer.label}  {100 * answer.top[0][1]:.1f} %" + (
-                    "  (not sure)" if answer.abstain else ""
-                )
-                picture(seen, heat, percent).save(self.place / name, optimize=True, pnginfo=_mark())
+                caption = f"{answer.label}  {percent(answer.top[0][1])}"
+                caption += "  (not sure)" if answer.abstain else ""
+                picture(seen, heat, caption).save(self.place / name, optimize=True, pnginfo=_mark())
 
     def _free(self, stem: str) -> str:
         """A name that no picture of this call has, nor any file but a heat map."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import click
+
+from lfdeploy.errors import UsageError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -40,6 +42,34 @@ BACKEND = click.option(
     "--backend", default="auto", metavar="NAME", help="what opens it [auto, or see: lfdeploy list backends]"
 )
 TABLES = ["methods", "archs", "recipes", "datasets", "backends", "runs", "artifacts"]
+
+
+class Tables(click.Choice[str]):
+    """The tables of `lfdeploy list`, also by words that people have for them."""
+
+    ALSO: ClassVar = {"data": "datasets", "architectures": "archs", "models": "archs", "formats": "backends"}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The table's own name."""
+        known = self.ALSO.get(value, value)
+        return super().convert(f"{known}s" if f"{known}s" in TABLES else known, param, ctx)
+
+
+class Needed(click.Argument):
+    """An argument without which a command has nothing to do: a sentence says what to type."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """The value, or `UsageError`."""
+        try:
+            return super().process_value(ctx, value)
+        except click.MissingParameter:
+            what = " ".join(each.make_metavar(ctx) for each in ctx.command.params if isinstance(each, Needed))
+            raise UsageError(
+                f"Nothing says what to {ctx.info_name}. Artifacts are shown by: lfdeploy list artifacts. "
+                f"Write: lfdeploy {ctx.info_name} {what}"
+            ) from None
+
+
 FROM_RUN = click.option(
     "--run", default=None, metavar="DIR", help="the run it came from, if it is not where it was"
 )

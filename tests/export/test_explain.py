@@ -30,7 +30,7 @@ from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.models import ARCHITECTURES, create
 from lfdeploy.models.deploy import Classifier
 from lfdeploy.models.explain import explained, side_of
-from lfdeploy.run import Run, sha256, write_json
+from lfdeploy.run import Run, sha256, typed, write_json
 
 pytestmark = pytest.mark.usefixtures("one_reference")
 
@@ -312,6 +312,7 @@ def test_refusals_are_one_line(tiny_run: Run, tmp_path: Path, lf: Callable[..., 
     Image.new("RGB", (16, 16)).save(picture)
     result = lf("predict", tiny_run.artifacts / "peer1-onnx-fp32", picture, "--explain", tmp_path / "maps")
     assert result.exit_code == 1
-    assert "has no heat map. Export one that has: lfdeploy export --peer 1 --explain" in result.stderr
+    how = f"lfdeploy export {typed(tiny_run.path)} --peer 1 --explain"
+    assert f"has no heat map. Export one that has: {how}" in result.stderr
     with pytest.raises(UsageError, match="--explain with --single-file"):
         ExportConfig(all=True, single_file=True, explain=True)

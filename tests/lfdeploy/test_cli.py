@@ -133,6 +133,7 @@ def test_predict_csv_and_bad_files(tiny_run: Run, tmp_path: Path, lf: Callable[.
     assert len(bad) == 1
     assert "is not a picture" in bad[0]["error"]
     assert "1 of 3 files could not be read" in result.stderr
+    assert f"3 rows in {table}: " in result.stderr and "1 without an answer" in result.stderr
     assert float(rows[0]["probability1"]) >= float(rows[0]["probability2"])
     alone = lf("predict", tiny_run.artifacts / "peer0-onnx-fp32", tmp_path / "p" / "=bad.png")
     assert alone.exit_code == 1
@@ -174,6 +175,22 @@ def test_list(what: str, tiny_run: Run, lf: Callable[..., Result]) -> None:
     assert shown.exit_code == 0
     for row in rows:
         assert str(next(iter(row.values()))) in shown.stdout
+
+
+@pytest.mark.parametrize(("word", "table"), [("data", "datasets"), ("run", "runs"), ("models", "archs")])
+def test_a_table_by_another_word(word: str, table: str, tiny_run: Run, lf: Callable[..., Result]) -> None:
+    runs = tiny_run.path.parent
+    assert lf("list", word, "--runs", runs).stdout == lf("list", table, "--runs", runs).stdout != ""
+
+
+def test_a_piped_path_is_whole(tiny_run: Run, tmp_path: Path, lf: Callable[..., Result]) -> None:
+    deep = tmp_path / ("x" * 120)
+    deep.mkdir()
+    (deep / "runs").symlink_to(tiny_run.path.parent)
+    said = lf("list", "artifacts", "--runs", deep / "runs").stdout
+    lines = [line.split()[-1] for line in said.splitlines() if "onnx" in line]
+    assert str(deep / "runs" / "tiny" / "artifacts" / "peer0-onnx-fp32") in lines
+    assert all(line.startswith(str(deep)) for line in lines)
 
 
 def test_list_alone_shows_all(tiny_run: Run, lf: Callable[..., Result]) -> None:
@@ -312,6 +329,17 @@ MISTAKES = {
         2,
         "that is a directory",
     ),
+    "no precision of eight bits": (
+        ["export", "{run}", "--peer", "0", "--precision", "fp8"],
+        2,
+        "Unknown precision 'fp8'. Choose one of",
+    ),
+    "verify of nothing": (["verify"], 2, "Nothing says what to verify. Artifacts are shown by"),
+    "bisect of nothing": (["bisect"], 2, "Nothing says what to bisect. Artifacts are shown by"),
+    "bench without a name": (["bench"], 2, "Write: lfdeploy bench ARTIFACT|FILE"),
+    "predict of nothing": (["predict"], 2, "Write: lfdeploy predict ARTIFACT PICTURE|DIR..."),
+    "predict without pictures": (["predict", "{run}"], 2, "lfdeploy predict ARTIFACT PICTURE|DIR..."),
+    "no such table": (["list", "pictures"], 2, "is not one of"),
     "no such command": (["exprot"], 2, "Did you mean 'export'"),
 }
 

@@ -15,11 +15,14 @@ from click.testing import Result
 from PIL import Image
 
 from lfdeploy import open_artifact
+from lfdeploy.answers import write_csv
 from lfdeploy.artifact import sealed
+from lfdeploy.confidence import percent
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import prepare
 from lfdeploy.predict import Prediction, Predictor
 from lfdeploy.run import Run
+from serve import render
 
 ARRAY = np.random.default_rng(0).integers(0, 256, (30, 42, 3), dtype=np.uint8)
 PLAIN = Image.fromarray(ARRAY)
@@ -180,3 +183,22 @@ def test_a_folder_is_read_as_training_data_are(
     assert shown == ["a.png", "b.JFIF"]
     assert "@eaDir" in result.stderr
     assert ".txt is no picture format" in result.stderr
+
+
+def test_no_answer_is_all_or_nothing_unless_it_is() -> None:
+    """As the page has it."""
+    told = [percent(p) for p in (1.0, 0.99951, 0.9994, 0.5, 0.0006, 0.0004, 0.0)]
+    assert told == ["100.0 %", "> 99.9 %", "99.9 %", "50.0 %", "0.1 %", "< 0.1 %", "0.0 %"]
+    assert told == [render.percent(p) for p in (1.0, 0.99951, 0.9994, 0.5, 0.0006, 0.0004, 0.0)]
+
+
+def test_the_table_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sure = Prediction("a.png", (("cat", 0.9),), abstain=False, unfamiliar=False)
+    odd = Prediction("b.png", (("cat", 0.9),), abstain=True, unfamiliar=True)
+    bad = Prediction("c.png", error="no picture")
+    for answers, said in (
+        ([sure], "1 row in {}\n"),
+        ([sure, odd, bad], "3 rows in {}: 1 unlike the training pictures, 1 not sure, 1 without an answer\n"),
+    ):
+        write_csv(str(tmp_path / "t.csv"), answers, 1)
+        assert capsys.readouterr().err == said.format(tmp_path / "t.csv")
