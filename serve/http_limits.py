@@ -6,16 +6,17 @@ import asyncio
 import json
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serve.access import HEADERS
+from serve.http_upgrade import PlainProtocol
 from serve.problems import Problem, document, request_number
 
 #: Bytes of a request's line and headers together, and seconds in which they must arrive.
 MOST_HEAD, HEAD_WITHIN = 65_536, 20.0
 
 
-class LimitedProtocol(HttpToolsProtocol):
+class LimitedProtocol(PlainProtocol):
     """A connection. What is no HTTP, too long or too slow is told so as all problems are, and closed."""
 
     def __init__(self, *given: Any, **named: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 from asked import Api, answering
+from serve_pictures import JPEG
 
 from serve import http_limits
 from serve.access import Rules
@@ -111,6 +112,31 @@ def said(port: int, *pieces: bytes) -> tuple[int, str, dict[str, str], bytes]:
     first, *rows = head.decode().split("\r\n")
     headers = {name.lower(): value for name, _, value in (row.partition(": ") for row in rows)}
     return int(first.split()[1]), headers["x-error-code"], headers, body
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 500])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_offer_of_another_protocol_is_passed_over(pieces: int, chunked: bool, guarded: Api) -> None:
+    """As curl --http2 and Java's client make it, and as nobody does: several, one after the other."""
+    size = f"{len(JPEG):x}\r\n".encode()
+    body = size + JPEG + b"\r\n0\r\n\r\n" if chunked else JPEG
+    framed = CHUNKED if chunked else f"Content-Length: {len(JPEG)}\r\n"
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    whole = 2 * get("/health/live", HOST + offer) + post(f"{offer}{framed}Connection: close\r\n", body)
+    step = -(-len(whole) // pieces)
+    with socket.create_connection(("127.0.0.1", guarded.port), 30) as connection:
+        for start in range(0, len(whole), step):
+            connection.sendall(whole[start : start + step])
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert answer.count(b"HTTP/1.1 200 OK") == 3 and answer.count(b'{"live":true}') == 2
+    assert json.loads(answer.rpartition(b"\r\n\r\n")[2])["label"]
+
+
+def test_a_head_with_an_offer_has_the_same_limits(guarded: Api) -> None:
+    offer = "Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    assert said(guarded.port, post(f"{offer}Content-Length: 1\r\n"))[:2] == (415, "not_an_image")
+    assert said(guarded.port, post(f"{offer}X-A: {'a' * 70_000}\r\n"))[:2] == (431, "head_too_large")
+    assert said(guarded.port, post(f"{offer}{CHUNKED}", b"zz\r\n"))[:2] == BAD
 
 
 @pytest.mark.parametrize("name", RAW)
