@@ -152,6 +152,9 @@ def files(kind: str, body: bytes) -> list[Sent]:
         parser.finalize()
     except FormParserError:
         raise broken from None
+    if not form.ended:
+        text = "The form ends early: its last boundary is missing. Send it as a client library does."
+        raise Problem("malformed", text)
     if not form.found:
         raise Problem("empty", "The form has no file. Send one: curl -F file=@photo.jpg.", 400)
     return form.found
@@ -160,14 +163,18 @@ def files(kind: str, body: bytes) -> list[Sent]:
 class _Form:
     """What the parser's events tell."""
 
-    EVENTS = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end")
+    EVENTS = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end", "end")
 
     def __init__(self, options: Callable[[bytes], tuple[bytes, dict[bytes, bytes]]]) -> None:
         self.found: list[Sent] = []
+        self.ended = False
         self._options = options
         self._headers: dict[bytes, bytes] = {}
         self._field, self._value, self._blob = bytearray(), bytearray(), bytearray()
         self._parts = 0
+
+    def end(self) -> None:
+        self.ended = True
 
     def part_begin(self) -> None:
         self._headers.clear()

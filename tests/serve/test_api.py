@@ -97,6 +97,19 @@ def test_queries_are_checked(query: str, status: int, code: str, api: Api) -> No
     assert refused(api("POST", f"/v1/classify?{query}", JPEG)) == (status, code)
 
 
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_a_form_that_ends_early_has_no_answer(cut: int, api: Api) -> None:
+    """Not of the files before its end either: nobody would know that there was one more."""
+    for files in ([("a.jpg", JPEG)], [("a.jpg", JPEG), ("b.jpg", JPEG)]):
+        body, kind = form(*files)
+        whole = body.removesuffix(b"\r\n")  # what may follow the last boundary says nothing
+        for short in (whole[:-cut], whole[: -len(JPEG) // 2]):
+            for path in ("/v1/classify", "/v1/batch"):
+                status, headers, told = api("POST", path, short, Content_Type=kind)
+                assert (status, headers["x-error-code"]) == (400, "malformed") and b"ends early" in told
+    assert api("POST", "/v1/batch", whole, Content_Type=kind)[2].count(b'"top"') == 2
+
+
 def test_malformed_requests(api: Api) -> None:
     two = form(("a.jpg", JPEG), ("b.jpg", JPEG))
     mark = "multipart/form-data; boundary="
