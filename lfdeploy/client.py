@@ -7,11 +7,13 @@ from __future__ import annotations
 import io
 import json
 import ssl
+import time
+from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 from PIL import Image
 
@@ -38,17 +40,19 @@ class Client:
     """
 
     def __init__(self, url: str = "http://127.0.0.1:7860", *, token: str = "", timeout: float = 60) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise LfdeployError(f"'{url}' is no address of a server; write http://HOST:PORT.")
-        self._base = parts.path.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        parts = _parts(url)
+        word = token.strip()
+        if not word.isascii() or not word.isprintable():
+            raise LfdeployError("The token has characters that none may have; pass what --token-file holds.")
+        self._base = quote(parts.path.rstrip("/"), safe="/%")
+        self._headers = {"Authorization": f"Bearer {word}"} if word else {}
+        name, port = parts.hostname or "", parts.port
         self._connection = (
-            HTTPSConnection(parts.hostname, parts.port, timeout=timeout, context=ssl.create_default_context())
+            HTTPSConnection(name, port, timeout=timeout, context=ssl.create_default_context())
             if parts.scheme == "https"
-            else HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+            else HTTPConnection(name, port, timeout=timeout)
         )
-        self.url = url
+        self.url, self._timeout = url, timeout
 
     def predict(self, picture: Given, *, top: int | None = None, artifact: str | None = None) -> Prediction:
         """The answer for a path, a file's bytes, a Pillow picture or an array uint8 (H, W), (H, W, 3 or 4).
@@ -60,28 +64,31 @@ class Client:
         asked = {"top": top, "artifact": artifact}
         query = urlencode({key: value for key, value in asked.items() if value is not None})
         told = self._request("POST", f"/v1/classify?{query}", _bytes_of(picture))
-        best = tuple((row["label"], row["probability"]) for row in told["top"])
         name = str(picture) if isinstance(picture, (str, Path)) else "picture 0"
-        spent = told["milliseconds"]["decode"]
-        return Prediction(
-            name,
-            best,
-            tuple(told["notes"]),
-            decode_ms=spent,
-            abstain=told["abstain"],
-            unfamiliar=told.get("unfamiliar"),
-        )
+        try:
+            return Prediction(
+                name,
+                tuple((row["label"], row["probability"]) for row in told["top"]),
+                tuple(told["notes"]),
+                decode_ms=told["milliseconds"]["decode"],
+                abstain=told["abstain"],
+                unfamiliar=told.get("unfamiliar"),
+            )
+        except (KeyError, TypeError):
+            raise _foreign(200) from None
 
     def artifacts(self) -> list[dict[str, Any]]:
         """What is served: ``name``, ``sha256``, ``parity``, ``labels`` and more of each."""
-        found: list[dict[str, Any]] = self._request("GET", "/v1/artifacts")["artifacts"]
+        found = self._request("GET", "/v1/artifacts").get("artifacts")
+        if not isinstance(found, list):
+            raise _foreign(200)
         return found
 
     def ready(self) -> bool:
-        """Whether it takes pictures."""
+        """Whether it takes pictures; False where nobody answers, too."""
         try:
-            return bool(self._request("GET", "/health/ready")["ready"])
-        except ServerError:
+            return self._request("GET", "/health/ready").get("ready") is True
+        except LfdeployError:
             return False
 
     def close(self) -> None:
@@ -108,27 +115,63 @@ class Client:
                 break
             except (HTTPException, OSError) as error:
                 self._connection.close()
+                if isinstance(error, TimeoutError):
+                    raise LfdeployError(
+                        f"The server at {self.url} did not answer within {self._timeout:g} s. It may be "
+                        "busy: ask again later, or wait longer with Client(url, timeout=SECONDS)."
+                    ) from None
                 # a kept connection may have been closed meanwhile: once more
-                if fresh or not again or isinstance(error, TimeoutError):
+                if fresh or not again:
                     raise LfdeployError(
                         f"Nobody answers at {self.url}: {error}. Start it with: lfdeploy serve"
                     ) from None
         return _told(status, headers.get("retry-after"), text)
 
 
+def _parts(url: str) -> SplitResult:
+    """An address in its parts. Raises `LfdeployError` for what is none."""
+    try:
+        parts = urlsplit(url)
+        name, _ = parts.hostname or "", parts.port  # a port that is no number, or too large, is a ValueError
+        name.encode("idna")  # so is a name that no machine can have
+    except ValueError:
+        name = ""
+    if not name or parts.scheme not in ("http", "https"):
+        raise LfdeployError(f"'{url}' is no address of a server; write http://HOST:PORT.")
+    return parts
+
+
 def _told(status: int, wait: str | None, text: bytes) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = json.loads(text)
-    except ValueError:
-        raise ServerError(f"No answer of lfdeploy serve (status {status}).", status, "foreign") from None
-    error = document.get("error") if isinstance(document, dict) else None
-    if status >= 400 and not isinstance(error, dict):
-        raise ServerError(f"No answer of lfdeploy serve (status {status}).", status, "foreign")
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _foreign(status) from None
+    if not isinstance(document, dict):
+        raise _foreign(status)
+    error = document.get("error")
     if isinstance(error, dict):
-        raise ServerError(
-            f"{error.get('message')}", status, str(error.get("code")), float(wait) if wait else None
-        )
+        raise ServerError(f"{error.get('message')}", status, str(error.get("code")), _seconds(wait))
+    if status >= 400:
+        raise _foreign(status)
     return document
+
+
+def _foreign(status: int) -> ServerError:
+    return ServerError(f"No answer of lfdeploy serve (status {status}).", status, "foreign")
+
+
+def _seconds(wait: str | None) -> float | None:
+    """Of a Retry-After: a number, or a date; None for neither."""
+    if not wait:
+        return None
+    try:
+        return float(wait) if wait.strip().isdigit() else _until(wait)
+    except ValueError:
+        return None
+
+
+def _until(date: str) -> float:
+    return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
 
 
 def _bytes_of(picture: Given) -> bytes:
