@@ -13,7 +13,7 @@ import click
 
 from lfdeploy.confidence import percent
 from lfdeploy.console import Meter, document, say
-from lfdeploy.errors import LfdeployError
+from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.images import SUFFIXES
 from lfdeploy.labels import counted
 from lfdeploy.names import printable
@@ -32,6 +32,8 @@ def pictures_below(given: Iterable[str]) -> list[Path]:
 
     found: list[Path] = []
     for name in given:
+        if not name.strip():  # an unset variable of a shell, which as a path means all that is below here
+            raise UsageError("A picture's name is empty; write a file or a folder (. for this one).")
         path = Path(name)
         if path.is_dir():
             left_out: LeftOut = {}

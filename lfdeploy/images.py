@@ -191,6 +191,8 @@ def _of_pillow(image: Image.Image, size: int | None) -> Picture:
     """As `decode`, for a Pillow picture that has its pixels: turned as its EXIF says, unless it was
     turned before.
     """
+    if 0 in image.size:
+        raise PictureError("empty", f"is empty ({image.width}x{image.height} pixels).", 400)
     samples, tags = Samples(), getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16") and tags:
         samples = Samples(16, 0, 0, tags.get(262) == 0)
