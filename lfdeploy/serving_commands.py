@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from lfdeploy import early
 from lfdeploy.completion import ARTIFACT
+from lfdeploy.errors import UsageError
 from lfdeploy.shared_flags import DEVICE, RUNS, SERVED
 
 
@@ -24,9 +27,25 @@ def serve(artifacts: tuple[str, ...], **where: Any) -> None:
 
     SIGHUP reads the artifacts anew. Nothing leaves the machine.
     """
+    _all_given(where)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _nothing_yet)
     from serve import serve as run_page
 
     run_page(artifacts, **where)
+
+
+def _all_given(where: dict[str, Any]) -> None:
+    """Raise `UsageError` for a flag that protects and has an empty value: an unset variable of a shell."""
+    context = click.get_current_context()
+    for name in ("host", "token_file"):
+        if not where[name].strip() and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is empty; write a value after it, or leave it out.")
+
+
+def _nothing_yet(number: int, frame: object) -> None:
+    """SIGHUP before anything was read: all of it is read afterwards."""
 
 
 @click.command(short_help="From a folder of pictures to a page: train, export, prove, serve")
@@ -50,6 +69,7 @@ def ship(folder: str, limit: str, aim: str, no_serve: bool, runs: str, **where: 
 
     Each step prints the plain command that it stands for. The same command again goes on where it was.
     """
+    _all_given(where)
     from lfdeploy.console import Meter, say
     from lfdeploy.run import typed
     from lfdeploy.shipping import ship as run_all

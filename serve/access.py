@@ -24,6 +24,7 @@ LIVE = ("/health/live", "/v2/health/live")
 HASHED = re.compile(r"/assets/[^/]+-[\w-]{8,}\.(js|css|woff2)$")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 TOKEN = re.compile(r"[\x21-\x7e]{16,500}")
+PORTS = {"http": 80, "https": 443}
 #: Nothing is guessed from bytes, nobody puts the page into a frame of his own, no address leaks.
 HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -48,9 +49,11 @@ def rules_of(host: str, root_path: str, token_file: str | Path = "") -> Rules:
     server that others reach, or that stands behind a proxy, cannot know its names. Raises `UsageError` for a
     token that is none.
     """
+    if not host.strip():
+        raise UsageError("--host is empty; write an address, or leave it out for 127.0.0.1.")
     token = read_token(token_file) if token_file else ""
     told = urlsplit(root_path).hostname if "://" in root_path else None
-    if not _loopback(host) or token or (root_path and not told):
+    if not loopback(host) or token or (root_path and not told):
         return Rules(frozenset(), token)
     return Rules(LOOPBACK | {host.lower()} | ({told} if told else set()), token)
 
@@ -71,7 +74,8 @@ def read_token(path: str | Path) -> str:
     return text
 
 
-def _loopback(host: str) -> bool:
+def loopback(host: str) -> bool:
+    """Whether only this machine reaches it."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -140,14 +144,33 @@ def _name(host: str) -> str:
 def _same_site(headers: Mapping[str, str]) -> None:
     """Raise `Problem` where a browser says that another site's page sends this."""
     site, origin = headers.get("sec-fetch-site", ""), headers.get("origin", "")
-    outside = headers.get("x-forwarded-host", "").split(",")[0].strip().split("/")[0]
-    ours = {headers.get("host", ""), outside} - {""}
-    try:
-        foreign = bool(origin) and not site and urlsplit(origin).netloc not in ours
-    except ValueError:  # no address at all
-        foreign = True
-    if site == "cross-site" or foreign:
+    if site == "cross-site":
         raise Problem("cross_site", "Another site's page may not send pictures here.")
+    if site or not origin:
+        return
+    scheme = origin.partition("://")[0].lower()
+    outside = headers.get("x-forwarded-host", "").split(",")[0].strip().split("/")[0]
+    ours = {_place(scheme, host) for host in (headers.get("host", ""), outside) if host}
+    place = _place(scheme, origin.partition("://")[2])
+    if place is None or place not in ours:
+        raise Problem(
+            "cross_site",
+            f"Another site's page may not send pictures here: this one is of {origin[:80]}, the request is "
+            f"for '{headers.get('host', '')[:80]}'. If both are this server, let the proxy before it pass on "
+            "the Host header with its port (nginx: proxy_set_header Host $http_host).",
+        )
+
+
+def _place(scheme: str, host: str) -> tuple[str, int | None] | None:
+    """A host's name and port, as a browser of that scheme understands them; None for what is none."""
+    try:
+        parts = urlsplit(f"//{host.strip()}")
+        port = parts.port
+    except ValueError:
+        return None
+    if not parts.hostname or parts.path or parts.query:
+        return None
+    return parts.hostname, port if port is not None else PORTS.get(scheme)
 
 
 def _token(header: str) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from lfdeploy.confidence import abstains
-from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, PictureError
 from lfdeploy.familiarity import unfamiliar
 from serve.engine import Busy, Engine, Late, Outcome
 from serve.entries import Entry
+from serve.said import say
 
 #: Larger files are refused, by the page before they are sent and by the server while they arrive.
 MAX_MEGABYTES = 10

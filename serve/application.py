@@ -24,6 +24,8 @@ from serve.workers.channel import PRIVATE
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from serve.log_lines import Lines
+
 OURS = ("/v1", "/v2", "/health", "/metrics", "/openapi.json", "/docs", "/page.js")
 PARTS = ("page_kept.js", "page.js", "page_many.js")
 SCRIPT = f"const LIMIT = {MAX_MEGABYTES};\n" + "".join(
@@ -32,8 +34,12 @@ SCRIPT = f"const LIMIT = {MAX_MEGABYTES};\n" + "".join(
 HTTP = {404: "not_found", 405: "method_not_allowed"}
 
 
-def application(state: State, page: ASGIApp, rules: Rules, root_path: str = "", log: bool = False) -> ASGIApp:
-    """The server: our own routes first, the page for all other paths. ``log``: a line for each request."""
+def application(
+    state: State, page: ASGIApp, rules: Rules, root_path: str = "", log: Lines | None = None
+) -> ASGIApp:
+    """The server: our own routes first, the page for all other paths. ``log`` takes a line for each
+    request.
+    """
     api = Counted(_api(state), state)
 
     async def chosen(scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +47,7 @@ def application(state: State, page: ASGIApp, rules: Rules, root_path: str = "", 
         await (api if ours else page)(scope, receive, send)
 
     whole = Below(Access(Scripts(chosen), rules), root_path)
-    return RequestLog(whole) if log else whole
+    return RequestLog(whole, log) if log else whole
 
 
 def below(path: str, places: tuple[str, ...]) -> bool:

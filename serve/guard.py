@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import PlainTextResponse
 
-from lfdeploy.console import say
 from lfdeploy.errors import sentence
 from serve.requests import MOST_BODY, MULTIPART, refusal, refusal_of_stream
 from serve.rest import Rest
+from serve.said import say
 
 if TYPE_CHECKING:
     from threading import Event

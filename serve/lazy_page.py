@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import PlainTextResponse
 
-from lfdeploy.console import say
+from serve.said import say
 from serve.uploads import Gone
 
 if TYPE_CHECKING:

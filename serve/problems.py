@@ -11,9 +11,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, PictureError
 from serve.engine import Busy, Late
+from serve.said import say
 
 #: Codes of problems that are not a picture's, with their status; those of pictures are `PictureError`'s.
 STATUS = {

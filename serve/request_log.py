@@ -6,16 +6,16 @@ No picture, no file's name and no token is in it; the path comes without its que
 from __future__ import annotations
 
 import json
-import sys
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from serve.workers.channel import PRIVATE
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from serve.log_lines import Lines
 
 #: Headers of an answer that say more of it, and the key of each in the line.
 TOLD = {b"x-error-code": "code", b"x-artifact-sha256": "sha256", b"x-request-id": "request_id"}
@@ -24,8 +24,8 @@ TOLD = {b"x-error-code": "code", b"x-artifact-sha256": "sha256", b"x-request-id"
 class RequestLog:
     """ASGI middleware around everything: writes a line when an answer has ended, or was broken off."""
 
-    def __init__(self, app: ASGIApp, stream: TextIO | None = None) -> None:
-        self.app, self.stream = app, stream or sys.stdout
+    def __init__(self, app: ASGIApp, lines: Lines) -> None:
+        self.app, self.lines = app, lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -64,12 +64,8 @@ class RequestLog:
                 "path": scope["path"][:200],
                 "milliseconds": round((time.perf_counter() - start) * 1e3, 3),
             }
-            self._write(about | {"request_id": scope.get("state", {}).get("number")} | line)
-
-    def _write(self, line: dict[str, object]) -> None:
-        with suppress(OSError, ValueError):  # whoever read it has left: requests are answered all the same
-            self.stream.write(json.dumps(line) + "\n")
-            self.stream.flush()
+            number = scope.get("state", {}).get("number")
+            self.lines.put(json.dumps(about | {"request_id": number} | line))
 
 
 def _level(status: object, ended: bool) -> str:

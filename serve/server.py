@@ -6,15 +6,15 @@ import errno
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError
-from serve.access import rules_of
+from serve.access import loopback, rules_of
 from serve.answer import MAX_MEGABYTES
 from serve.app import HERE, build_page
 from serve.application import application
@@ -23,11 +23,13 @@ from serve.examples import examples_of, write_examples
 from serve.guard import Guard
 from serve.heap import few_arenas
 from serve.lazy_page import Page
+from serve.log_lines import lines_to
 from serve.offline import go_offline
 from serve.proxy import parts_of
 from serve.rest import Rest
+from serve.said import say
+from serve.signals import Hangup, handled, stop
 from serve.state import State, state_of
-from serve.swap import swap_all
 from serve.uploads import Uploads, uploads
 from serve.workers.relay import Told
 from serve.workers.team import team_of
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
     from starlette.types import ASGIApp
+
+    from lfdeploy.artifact import Artifact
 
 
 def serve(
@@ -61,31 +65,49 @@ def serve(
     few_arenas()
     parts_of(root_path)
     rules = rules_of(host, root_path, token_file)
-    found = find(artifacts, runs)
-    threads = 0 if workers == 1 else max(1, len(os.sched_getaffinity(0)) // workers)
-    state: State | None = None
+    hangup = Hangup()
+    with handled(signal.SIGTERM, stop), handled(signal.SIGHUP, hangup):
+        found = find(artifacts, runs)
+        threads = 0 if workers == 1 else max(1, len(os.sched_getaffinity(0)) // workers)
 
-    def settings() -> dict[str, Any]:
-        served = [entry.artifact for entry in state.entries] if state else found
-        return {
-            "artifacts": [(str(each.path.absolute()), each.manifest["sha256"]) for each in served],
-            "device": device, "threads": threads, "root_path": root_path, "log": log,
-            "hosts": sorted(rules.hosts), "token": rules.token,
-        }  # fmt: skip
+        def settings() -> dict[str, Any]:
+            served = [entry.artifact for entry in hangup.state.entries] if hangup.state else found
+            return {
+                "artifacts": [(str(each.path.absolute()), each.manifest["sha256"]) for each in served],
+                "device": device, "threads": threads, "root_path": root_path, "log": log,
+                "hosts": sorted(rules.hosts), "token": rules.token,
+            }  # fmt: skip
 
-    with (
-        _signal(signal.SIGTERM, _stop),
-        listening(host, port) as sock,
-        uploads() as sent,
-        team_of(workers - 1, settings, rules.token) as team,
-    ):
-        entries = open_all(found, device, threads)
-        if preferred(entries).predictor is None:
-            raise LfdeployError(f"None of the artifacts can run here. {entries[0].key}: {entries[0].reason}")
-        state = state_of(entries, team)
-        page = Page(lambda: _built(state, sent, runs, title))
-        app = Told(application(state, page, rules, root_path, log))
-        _run(app, state, page, sock, hello(entries, host, sock.getsockname()[1]))
+        with (
+            listening(host, port) as sock,
+            uploads() as sent,
+            lines_to(sys.stdout, log) as lines,
+            _farewell(hangup),
+            team_of(workers - 1, settings, rules.token) as team,
+        ):
+            entries = _opened(found, device, threads)
+            state = state_of(entries, team)
+            page = Page(lambda: _built(state, sent, runs, title))
+            app = Told(application(state, page, rules, root_path, lines))
+            hangup.serves(state)
+            _run(app, state, page, sock, hello(entries, host, sock.getsockname()[1], bool(rules.token)))
+
+
+def _opened(found: Sequence[Artifact], device: str, threads: int) -> tuple[Entry, ...]:
+    entries = open_all(found, device, threads)
+    if preferred(entries).predictor is None:
+        raise LfdeployError(f"None of the artifacts can run here. {entries[0].key}: {entries[0].reason}")
+    return entries
+
+
+@contextmanager
+def _farewell(hangup: Hangup) -> Iterator[None]:
+    """A word when a server that served has ended, with all its processes."""
+    try:
+        yield
+    finally:
+        if hangup.state is not None:
+            say("lfdeploy serve: stopped.")
 
 
 def _built(state: State, sent: Uploads, runs: str | Path, title: str) -> tuple[FastAPI, gr.Blocks]:
@@ -99,14 +121,18 @@ def _built(state: State, sent: Uploads, runs: str | Path, title: str) -> tuple[F
         return mount(blocks, state.closing), blocks
 
 
-def hello(entries: Sequence[Entry], host: str, port: int) -> str:
-    """What is printed once the page answers: its address, the artifacts and what is known of them."""
+def hello(entries: Sequence[Entry], host: str, port: int, token: bool = False) -> str:
+    """What is printed once the page answers: its address, the artifacts and what is known of them; and who
+    may ask, where that is not this machine alone or those with the ``token``.
+    """
     shown = f"[{host}]" if ":" in host else host
     lines = [f"lfdeploy serve: http://{shown}:{port}  (Ctrl-C stops it)"]
     for entry in entries:
         lines.append(
             f"  {entry.key}: {entry.verdict}" + (f", cannot run here: {entry.reason}" if entry.reason else "")
         )
+    if not loopback(host) and not token:
+        lines.append("  Whoever reaches this address may use it. To ask for a word: --token-file FILE")
     return "\n".join(lines)
 
 
@@ -176,33 +202,5 @@ def mount(page: gr.Blocks, closing: threading.Event | None = None) -> FastAPI:
 def _run(app: ASGIApp, state: State, page: Page, sock: socket.socket, greeting: str) -> None:
     from serve.http_server import First
 
-    def reload(number: int, frame: object) -> None:
-        if state.team is not None:
-            state.team.reload()
-        threading.Thread(target=swap_all, args=(state,), name="lfdeploy-swap").start()
-
-    try:
-        with _signal(signal.SIGHUP, reload):
-            First(app, state, page, lambda: say(greeting)).run(sockets=[sock])
-    except KeyboardInterrupt:  # uvicorn hands it on after an orderly end
-        pass
-    finally:
-        say("lfdeploy serve: stopped.")
-
-
-def _stop(number: int, frame: object) -> None:
-    """Everything is cleaned up on the way out."""
-    raise SystemExit(0)
-
-
-@contextmanager
-def _signal(number: int, handler: Callable[[int, object], None]) -> Iterator[None]:
-    """A signal's handler for a while; in a thread signals are the caller's."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
+    with suppress(KeyboardInterrupt):  # uvicorn hands it on after an orderly end
+        First(app, state, page, lambda: say(greeting)).run(sockets=[sock])

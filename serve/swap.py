@@ -6,10 +6,10 @@ import threading
 from contextlib import suppress
 
 from lfdeploy.artifact import read
-from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError
 from serve.entries import Entry, open_entry
 from serve.problems import Problem
+from serve.said import say
 from serve.state import State
 
 ONE = threading.Lock()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lfdeploy.console import say
+from serve.said import say
 
 UPLOADS = "GRADIO_TEMP_DIR"
 

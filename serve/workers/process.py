@@ -22,6 +22,7 @@ from serve.application import OURS, application, below
 from serve.entries import open_all
 from serve.heap import few_arenas
 from serve.http_server import Server
+from serve.log_lines import lines_to
 from serve.proxy import Below
 from serve.state import State, state_of
 from serve.swap import swap_all
@@ -112,9 +113,10 @@ def main() -> None:
         sys.exit(f"lfdeploy serve: a worker cannot start: {error}")
     relay = Relay(channel.connect)
     rules = Rules(frozenset(settings["hosts"]), settings["token"])
-    here = application(state, relay, rules, settings["root_path"], settings["log"])
-    app = divided(here, relay, Below(here, settings["root_path"]))
-    Worker(app, state, channel, relay).run()
+    with lines_to(sys.stdout, settings["log"]) as lines:
+        here = application(state, relay, rules, settings["root_path"], lines)
+        app = divided(here, relay, Below(here, settings["root_path"]))
+        Worker(app, state, channel, relay).run()
 
 
 if __name__ == "__main__":

@@ -14,15 +14,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from lfdeploy.console import say
 from serve.problems import Problem
+from serve.said import say
 from serve.workers.channel import ASKED, AT_ONCE, END, READY, RELOAD, VISITOR, Channel
 from serve.workers.relay import fetch
 from serve.workers.summed import lasting, summed
 
 COMMAND = [sys.executable, "-P", "-m", "serve.workers.process"]
 #: Seconds that a worker may take to end, to say its counts, and to open artifacts anew.
-END_WITHIN, ANSWER_WITHIN, LOAD_WITHIN = 20.0, 5.0, 120.0
+END_WITHIN, ANSWER_WITHIN, LOAD_WITHIN = 12.0, 5.0, 120.0
 #: Seconds before one that died is replaced, and before one that did not start is tried again.
 PAUSE, AGAIN = 1.0, 10.0
 #: Where there are no more handles or buffers, connections wait in the kernel for a while.
@@ -48,6 +48,7 @@ class Team:
         self._take: Callable[[socket.socket, bool], None] = lambda connection, private: connection.close()
         self._listener: socket.socket | None = None
         self._turn, self._ends, self._lost_metrics = 0, False, ""
+        self._until = 0.0
         self._members = [started(settings()) for _ in range(count)]
         self._processes = [member.process for member in self._members]
 
@@ -178,7 +179,7 @@ class Team:
 
     def end(self) -> None:
         """Take no more connections, and let every worker finish and end."""
-        self._ends = True
+        self._ends, self._until = True, time.monotonic() + END_WITHIN
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener.fileno())
             self._listener.close()
@@ -191,7 +192,7 @@ class Team:
         for member in self._members:
             member.channel.send(END)
             member.channel.close()
-        until = time.monotonic() + END_WITHIN
+        until = self._until or time.monotonic() + END_WITHIN
         for process in self._processes:
             try:
                 process.wait(max(0.1, until - time.monotonic()))

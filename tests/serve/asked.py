@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from serve.access import Rules
 from serve.application import application
 from serve.http_limits import LimitedProtocol
+from serve.log_lines import lines_to
 from serve.server import listening
 from serve.state import State
 
@@ -48,11 +50,11 @@ def answering(state: State, rules: Rules = Rules(), log: bool = False) -> Iterat
     async def no_page(scope: Any, receive: Any, send: Any) -> None:
         await PlainTextResponse("the page")(scope, receive, send)
 
-    app = application(state, no_page, rules, log=log)
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False, http=LimitedProtocol)
-    )
-    with listening("127.0.0.1", 0) as sock:
+    with listening("127.0.0.1", 0) as sock, lines_to(sys.stdout, log) as lines:
+        app = application(state, no_page, rules, log=lines)
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False, http=LimitedProtocol)
+        )
         thread = threading.Thread(target=lambda: server.run(sockets=[sock]))
         thread.start()
         try:

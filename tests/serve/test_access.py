@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from asked import Api, answering
+from click.testing import Result
 from serve_pictures import JPEG
 
 from lfdeploy.errors import UsageError
 from serve.access import LOOPBACK, Rules, rules_of
 from serve.entries import Entry
+from serve.server import hello
 from serve.state import state_of
 
 TOKEN = "0123456789abcdef"
@@ -57,10 +60,25 @@ def test_another_name_is_refused_everywhere_but_for_liveness(entries: dict[str, 
         ({"Origin": "null"}, 403),
         ({"Origin": "http://localhost:7", "Host": "localhost:7"}, 200),
         ({"Origin": "https://out.example", "X_Forwarded_Host": "out.example"}, 200),
+        ({"Origin": "http://server", "Host": "server:80"}, 200),
+        ({"Origin": "https://server", "Host": "server:443"}, 200),
+        ({"Origin": "http://server:80", "Host": "server"}, 200),
+        ({"Origin": "http://server", "Host": "Server"}, 200),
+        ({"Origin": "http://[::1]:7", "Host": "[::1]:7"}, 200),
+        ({"Origin": "http://server:8080", "Host": "server"}, 403),
+        ({"Origin": "http://server", "Host": "server:443"}, 403),
+        ({"Origin": "http://server:x", "Host": "server:x"}, 403),
+        ({"Origin": "http://evil.example/server", "Host": "server"}, 403),
+        ({"Origin": "http://server@evil.example", "Host": "server"}, 403),
     ],
 )
 def test_other_sites_pages_send_nothing(headers: dict[str, str], status: int, api: Api) -> None:
     assert api("POST", "/v1/classify", JPEG, **headers)[0] == status
+
+
+def test_a_proxy_that_hides_the_port_is_named(api: Api) -> None:
+    body = api("POST", "/v1/classify", JPEG, Origin="http://server:8080", Host="server")[2]
+    assert b"is for 'server'" in body and b"proxy_set_header Host $http_host" in body
 
 
 def test_nobody_may_read_answers_from_elsewhere(api: Api) -> None:
@@ -98,3 +116,31 @@ def test_a_token_that_is_not_there(tmp_path: Path) -> None:
         rules_of("127.0.0.1", "", tmp_path / "nowhere")
     (tmp_path / "token").write_text(TOKEN + "\n")
     assert rules_of("127.0.0.1", "", tmp_path / "token").token == TOKEN
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--host", ""], "--host is empty"),
+        (["--host", " "], "--host is empty"),
+        (["--token-file", ""], "--token-file is empty"),
+        (["--host", "0.0.0.0", "--token-file", ""], "--token-file is empty"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "ship"])
+def test_an_empty_variable_takes_no_protection_away(
+    command: str, words: list[str], said: str, lf: Callable[..., Result]
+) -> None:
+    done = lf(command, "nowhere", *words)
+    assert done.exit_code == 2 and said in done.output
+
+
+def test_an_empty_host_is_none_in_python_either() -> None:
+    with pytest.raises(UsageError, match="--host is empty"):
+        rules_of("", "")
+
+
+def test_whom_a_server_is_open_to_is_said(entries: dict[str, Entry]) -> None:
+    rows = list(entries.values())
+    assert "Whoever reaches this address may use it" in hello(rows, "0.0.0.0", 1)
+    assert "Whoever" not in hello(rows, "0.0.0.0", 1, token=True) + hello(rows, "127.0.0.1", 1)

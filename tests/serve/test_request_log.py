@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import select
+import signal
 import socket
+import subprocess
+import sys
+import threading
 from datetime import UTC, datetime
-from typing import Any
+from http.client import HTTPConnection
+from typing import Any, TextIO
 
 import pytest
 from asked import Api, answering
+from hostile import SERVE
 from serve_pictures import JPEG
 
+from lfdeploy.run import Run
 from serve.access import Rules
 from serve.entries import Entry
-from serve.request_log import RequestLog
+from serve.log_lines import MOST, Lines, lines_to
 from serve.state import state_of
 
 TOKEN = "0123456789abcdef"
@@ -32,7 +42,7 @@ def test_every_request_has_one(entries: dict[str, Entry], capsys: pytest.Capture
         api("POST", "/v1/classify", b"none", Authorization=key)
         api("GET", "/v1/artifacts")
         api("GET", "/nothing", Authorization=key)
-        found = lines(capsys)
+    found = lines(capsys)
     told = [(line["method"], line["path"], line["status"], line.get("code")) for line in found]
     assert told == [
         ("POST", "/v1/classify", 200, None),
@@ -67,10 +77,92 @@ def test_a_client_that_leaves_is_a_warning(
     assert [(line["level"], line["received"] <= 10) for line in cut] == [("warning", True)]
 
 
-def test_a_reader_that_has_left_costs_no_answer(entries: dict[str, Entry]) -> None:
-    state = state_of(list(entries.values()))
-    with answering(state, log=True) as api:
-        assert api("GET", "/health/live")[0] == 200
-    stream = io.StringIO()
+def pipe() -> tuple[int, TextIO]:
+    """One that is full before anything is written to it: its reading end, and the stream of the other."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    while True:
+        try:
+            os.write(writing, b"x" * 4096)
+        except BlockingIOError:
+            break
+    os.set_blocking(writing, True)
+    return reading, os.fdopen(writing, "w")
+
+
+def test_a_log_that_nobody_reads_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither who writes a line nor the end; what finds no place is counted."""
+    reading, stream = pipe()
+    with lines_to(stream, True) as log:
+        assert log is not None
+        for number in range(MOST + 50):
+            log.put(str(number))
+    said = capsys.readouterr().err
+    assert said.count("lines of --log are left out: nobody reads them") == 1
+    assert "lines of --log were left out." in said
+    os.close(reading)  # the writer's thread is done with the pipe, and with what waits
+    log._thread.join(60)
     stream.close()
-    RequestLog(lambda *_: None, stream)._write({"status": 200})  # type: ignore[arg-type, return-value]
+
+
+def test_a_reader_that_goes_on_has_every_line() -> None:
+    reading, stream = pipe()
+    found: list[bytes] = []
+
+    def read() -> None:
+        while piece := os.read(reading, 65536):
+            found.append(piece)
+
+    log = Lines(stream)
+    for number in range(100):
+        log.put(f"line {number}")
+    reader = threading.Thread(target=read)
+    reader.start()
+    log.close()
+    stream.close()
+    reader.join()
+    os.close(reading)
+    assert b"".join(found).lstrip(b"x").decode().splitlines() == [f"line {number}" for number in range(100)]
+
+
+def test_a_reader_that_has_left_costs_no_answer(
+    entries: dict[str, Entry], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, stream = pipe()
+    os.close(reading)
+    with lines_to(stream, True) as log:
+        assert log is not None
+        for _ in range(3):
+            log.put("line")
+    said = capsys.readouterr().err
+    assert said.count("are left out: Broken pipe. Requests are answered all the same") == 1
+    assert "3 lines of --log were left out" in said
+    stream.close()
+    closed = io.StringIO()
+    closed.close()
+    with lines_to(closed, True) as log:
+        log.put("line")  # type: ignore[union-attr]
+    assert "closed file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_server_whose_output_nobody_reads_answers_and_ends(tiny_run: Run) -> None:
+    reading, writing = os.pipe()
+    command = [sys.executable, "-c", SERVE, "serve", tiny_run.artifacts / "peer0-onnx-fp32", "--port", "0"]
+    with subprocess.Popen([*command, "--log"], stdout=writing, stderr=writing) as process:
+        os.close(writing)
+        try:
+            told = b""
+            while not (found := re.search(rb"http://127\.0\.0\.1:(\d+)", told)):
+                select.select([reading], [], [], 120)
+                told += os.read(reading, 65536)
+            connection = HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
+            for _ in range(1000):  # of some 250 bytes each; the pipe takes 64 KiB
+                connection.request("GET", "/v2/health/live")
+                assert connection.getresponse().read() == b""
+            connection.close()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            os.close(reading)

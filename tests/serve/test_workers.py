@@ -293,3 +293,18 @@ def test_a_channel_says_what_was_said_in_order() -> None:
     assert list(theirs.messages()) == [(b"", None)]
     assert theirs.connect() is None and not theirs.send(READY)
     theirs.close()
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_ended_before_the_last_word(tiny_run: Run) -> None:
+    with running(tiny_run.artifacts / ARTIFACT, "--device", "cpu", "--workers", 2, visits=False) as (
+        _,
+        process,
+        lines,
+    ):
+        (worker,) = children(process.pid)
+        os.kill(worker, signal.SIGSTOP)
+        process.terminate()
+        assert process.wait(60) == 0
+        assert not Path(f"/proc/{worker}").exists()
+    assert f"worker {worker} did not end and is killed" in lines[-2] and "stopped." in lines[-1]
