@@ -10,11 +10,29 @@ const show = (html) => {
 const refuse = (text) => {
   show(`<div class="lf-error" role="status"><h2>No answer</h2><p>${escaped(text)}</p></div>`);
 };
+// What is only remarked stands above what is there: a picture and its answer stay as they are.
+const mention = (text) => {
+  const place = document.querySelector('#answer [role=status]');
+  if (!place) return;
+  place.querySelectorAll('.lf-mention').forEach((old) => old.remove());
+  const line = document.createElement('p');
+  line.className = 'lf-note lf-mention';
+  line.textContent = text;
+  place.prepend(line);
+};
+// Why a file cannot be read; empty where it can.
+const folders = new WeakSet();
+const unread = async (file) => {
+  if (folders.has(file)) return 'It is a folder. Choose the pictures in it.';
+  try { await file.slice(0, 1).arrayBuffer(); return ''; } catch (error) {
+    return 'It cannot be read: it was moved or changed after it was chosen. Choose it again.';
+  }
+};
 const input = () => document.querySelector('#photo input[type=file]');
 
 const tooLarge = (file) => {
   if (file.size <= limit) return false;
-  refuse(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB; at most ${LIMIT} MB are accepted. Scale it down.`);
+  mention(`${file.name} has ${(file.size / 1e6).toFixed(1)} MB; at most ${LIMIT} MB are accepted. Scale it down.`);
   return true;
 };
 
@@ -31,6 +49,8 @@ const take = async (files) => {
   if (files.length > 1) { several(files); return; }
   const file = files[0];
   if (!file || tooLarge(file)) return;
+  const why = await unread(file);
+  if (why) { mention(`${file.name}: ${why}`); return; }
   const target = await emptied();
   if (!target) { refuse('Leave the camera, then drop the picture again.'); return; }
   const data = new DataTransfer();
@@ -126,14 +146,21 @@ document.addEventListener('drop', (event) => {
   if (!dropped(event)) return;
   event.preventDefault();
   event.stopImmediatePropagation();
-  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
-  else refuse('That is the address of a picture, and this page fetches nothing. Save the picture, then drop the file.');
+  const files = Array.from(event.dataTransfer.items).filter((item) => item.kind === 'file').map((item) => {
+    const file = item.getAsFile(), entry = item.webkitGetAsEntry && item.webkitGetAsEntry();
+    if (file && entry && entry.isDirectory) folders.add(file);
+    return file;
+  }).filter(Boolean);
+  if (files.length) take(files);
+  else mention('That is the address of a picture, and this page fetches nothing. Save the picture, then drop the file.');
 }, true);
 document.addEventListener('paste', (event) => {
-  if (!event.clipboardData || event.target.closest('input:not([type=file]), textarea')) return;
+  if (!event.clipboardData) return;
+  const { files } = event.clipboardData;
+  if (!files.length && event.target.closest('input:not([type=file]), textarea')) return; // text for a field
   event.preventDefault();
-  if (event.clipboardData.files.length) take(event.clipboardData.files);
-  else refuse('There is no picture in what was pasted. Copy a picture itself, or choose a file.');
+  if (files.length) take(files);
+  else mention('There is no picture in what was pasted. Copy a picture itself, or choose a file.');
 }, true);
 
 // A file the browser cannot draw (a TIFF, or a damaged one) has no preview; small pictures show their pixels.
@@ -235,7 +262,16 @@ const follow = () => {
   if (own && followed && key && input()) { const file = own; own = null; take([file]); }
 };
 setTimeout(follow, 0);
-setTimeout(() => { followed = true; compared = compared || !document.querySelector('#photo img'); follow(); }, 3000); // the address may name something that is not served here
+// The address may name something that is not served here.
+setTimeout(() => {
+  const lacks = [];
+  if (!followed && artifact()) lacks.push(`no artifact '${linked.get('artifact')}' here: ${artifact()} answers`);
+  followed = true;
+  compared = compared || !document.querySelector('#photo img');
+  follow();
+  if (!tried) lacks.push(`no test picture ${linked.get('example')} here`);
+  if (lacks.length) mention(`There is ${lacks.join(', and ')}.`);
+}, 3000);
 new MutationObserver(follow).observe(document.body, { childList: true, subtree: true });
 document.addEventListener('click', (event) => {
   const button = event.target.closest && event.target.closest('#examples .gallery-item, #photo button');
@@ -243,8 +279,14 @@ document.addEventListener('click', (event) => {
   const number = Array.from(document.querySelectorAll('#examples .gallery-item')).indexOf(button);
   if (number >= 0 || button.getAttribute('aria-label') === 'Remove Image') { forget(); wait(); }
   if (number >= 0) link('example', String(number + 1));
-  else if (button.getAttribute('aria-label') === 'Remove Image') link('example', '');
+  else if (button.getAttribute('aria-label') === 'Remove Image') { link('example', ''); refocus(); }
 }, true);
+// With the picture its button goes, and the keyboard's place with that.
+const refocus = (tries = 40) => setTimeout(() => {
+  const target = input() && document.querySelector('#photo button');
+  if (document.activeElement && document.activeElement !== document.body) return;
+  if (target) target.focus({ preventScroll: true }); else if (tries) refocus(tries - 1);
+}, 25);
 
 // The page's own buttons: to stop, to copy what stands beside one, and to ask why.
 document.addEventListener('click', (event) => {

@@ -55,9 +55,10 @@ const summary = (seen, total, key) => {
   if (odd) said.push(`${odd} unlike its training pictures`);
   if (unsure) said.push(`${unsure} not sure`);
   if (failed) said.push(`${failed} without an answer`);
+  if (missed) said.push(`${missed} that came meanwhile not taken`);
   return said.join(', ');
 };
-let stopped = new AbortController();
+let stopped = new AbortController(), missed = 0;
 const many = async (files) => {
   const state = document.querySelector('#many-state'), table = document.querySelector('#many-table');
   const link = document.querySelector('#many-csv'), body = table.querySelector('tbody');
@@ -79,7 +80,13 @@ const many = async (files) => {
     if (file.size <= limit) fits.push({ file, place, size: file.size });
     else told(place, { error: { message: `It has ${(file.size / 1e6).toFixed(1)} MB; at most ${LIMIT} MB are accepted.` } });
   });
-  for (const part of parts(fits)) {
+  for (const whole of parts(fits)) {
+    const part = [];
+    for (const each of whole) {
+      const problem = await unread(each.file); // one such file would take its whole request with it
+      if (problem) told(each.place, { error: { message: problem } }); else part.push(each);
+    }
+    if (!part.length) continue;
     const form = new FormData(), answered = new Set();
     part.forEach(({ file }) => form.append('file', file, file.name));
     let problem = 'The server sent no answer.';
@@ -96,7 +103,13 @@ const many = async (files) => {
 };
 const several = (files) => {
   const chooser = document.querySelector('#many-files'), stop = document.querySelector('#many-stop');
-  if (chooser.disabled) return;
+  if (chooser.disabled) {
+    const state = document.querySelector('#many-state');
+    missed += files.length;
+    state.textContent = `${state.textContent.replace(/, \d+ that came meanwhile not taken$/, '')}, ${missed} that came meanwhile not taken`;
+    return;
+  }
+  missed = 0;
   document.querySelector('#many').open = true;
   stop.hidden = false;
   if (document.activeElement === chooser) stop.focus({ preventScroll: true }); // what is disabled loses the focus, to nobody
