@@ -14,7 +14,7 @@ from serve.comparison import compared, itself, quicker
 from serve.engine import Engine
 from serve.entries import Entry, find, open_all, preferred
 from serve.examples import Example
-from serve.folded import CODE, MANY, truth
+from serve.folded import MANY, code, truth
 from serve.guard import seal
 from serve.offline import go_offline
 from serve.render import answered, foot, heading, title, verbatim
@@ -56,8 +56,12 @@ def _photo() -> gr.Image:
     )
 
 
-def build_page(engines: Mapping[str, Engine], examples: Sequence[Example] = (), named: str = "") -> gr.Blocks:
-    """The page for the engines of artifacts by key, with pictures to try and the title it was given."""
+def build_page(
+    engines: Mapping[str, Engine], examples: Sequence[Example] = (), named: str = "", token: bool = False
+) -> gr.Blocks:
+    """The page for the engines of artifacts by key, with pictures to try and the title it was given.
+    ``token``: one is asked for.
+    """
     go_offline()
     import gradio as gr
 
@@ -77,7 +81,7 @@ def build_page(engines: Mapping[str, Engine], examples: Sequence[Example] = (), 
                 pickers = _pickers(entries, first)
                 why_asked, reason = _reasons() if any(entry.explains for entry in entries) else (None, None)
         about = _html(foot(first), "foot")
-        _html(MANY + CODE + truth(examples), "folded")
+        _html(MANY + code(token) + truth(examples), "folded")
         seal(photo, *pickers)
         if len(pickers) > 1:
             how: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}

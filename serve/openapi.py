@@ -195,7 +195,9 @@ def page() -> str:
         f"<p><a href='./'>Back to the page</a></p><h1>lfdeploy serve: the API</h1>"
         f"<p>ADDRESS is this page's without <code>/docs</code>. The whole description is "
         f"<a href='openapi.json'>an OpenAPI document</a>.</p>"
-        f"<pre>{escape(EXAMPLE)}</pre><pre>{escape(PYTHON)}</pre><h2>Routes</h2>{routes}"
+        f"<pre>{escape(EXAMPLE)}</pre><pre>{escape(PYTHON)}</pre>"
+        f"<p>A server that asks for a token (401) takes it as <code>Authorization: Bearer TOKEN</code>.</p>"
+        f"<h2>Routes</h2>{routes}"
         f"<h2>Parameters of /v1</h2>{query}<h2>What an answer says</h2>{_terms(FIELDS.items())}"
         f"<h2>When there is no answer</h2><p>A status, a stable code and a sentence: "
         f'<code>{{"error": {{"code", "message", "request_id"}}}}</code>; at /v2 '

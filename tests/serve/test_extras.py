@@ -23,11 +23,12 @@ from export import export
 from lfdeploy.artifact import Artifact
 from lfdeploy.config import ExportConfig
 from lfdeploy.run import Run
+from serve.access import Rules
 from serve.answer import Answer, classify
 from serve.comparison import compared, differences_of
 from serve.engine import Engine
 from serve.entries import Entry, open_all
-from serve.folded import SNIPPETS
+from serve.folded import snippets
 from serve.render import foot, heading, some
 from serve.state import state_of
 from serve.why import why
@@ -95,7 +96,10 @@ def test_the_reason_is_a_picture_of_the_artifact_s_own_map(
     assert "Choose one that has: seen, shown." in why(engines[PEER], JPEG, ["seen", "shown"])
 
 
-def test_the_lines_for_programs_are_what_programs_may_run(entries: dict[str, Entry], tmp_path: Path) -> None:
+@pytest.mark.parametrize("token", ["", "0123456789abcdef"])
+def test_the_lines_for_programs_are_what_programs_may_run(
+    token: str, entries: dict[str, Entry], tmp_path: Path
+) -> None:
     """With the server's address put in as the browser does; each run by a process of its own."""
     (tmp_path / "photo.jpg").write_bytes(JPEG)
 
@@ -104,15 +108,19 @@ def test_the_lines_for_programs_are_what_programs_may_run(entries: dict[str, Ent
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
         return done.stdout.strip()
 
-    with answering(state_of([entries[PEER]])) as api:
-        plain = [re.sub(r"<[^>]*>", "", text).replace("7860", str(api.port)) for text in SNIPPETS.values()]
+    with answering(state_of([entries[PEER]]), Rules(token=token)) as api:
+        plain = [
+            re.sub(r"<[^>]*>", "", text).replace("7860", str(api.port)).replace("TOKEN", token)
+            for text in snippets(bool(token)).values()
+        ]
         curl, *pythons, triton = (text.replace("ARTIFACT", PEER) for text in plain)
         assert len(pythons) == 2
         for python in pythons:
             assert said(python) == classify(api.state.engines[PEER], JPEG).top[0][0]
         assert said(triton).startswith("[[")
         path = re.search(r"http://[^/]*(/v1/classify[^']*)'", curl)
-        assert path and api("POST", path[1], JPEG)[0] == 200
+        assert path and ("Authorization: Bearer" in curl) is bool(token)
+        assert api("POST", path[1], JPEG, Authorization=f"Bearer {token}")[0] == 200
 
 
 @pytest.fixture
