@@ -24,6 +24,8 @@ from serve.state import State
 
 TOP = 5
 YES, NO = ("1", "true", "yes"), ("", "0", "false", "no")
+#: How curl calls what -d sends, and what --data-binary sends too.
+FIELDS = "application/x-www-form-urlencoded"
 
 
 def routes(state: State) -> list[Route]:
@@ -34,7 +36,10 @@ def routes(state: State) -> list[Route]:
         sent = await pictures(request)
         if len(sent) != 1:
             raise Problem("bad_request", f"The form has {len(sent)} files. Send several to /v1/batch.")
-        outcome = await while_connected(request, ask(state, engine, sent[0].blob, explain=explain))
+        try:
+            outcome = await while_connected(request, ask(state, engine, sent[0].blob, explain=explain))
+        except Problem as problem:
+            raise _advised(request, problem) from None
         if "text/html" in request.headers.get("accept", ""):  # our own page: what it shows, ready made
             engine.recent.put(sent[0].blob, outcome)
             return HTMLResponse(answered(answer_of(outcome)))
@@ -61,6 +66,15 @@ def routes(state: State) -> list[Route]:
         Route("/v1/batch", batch, methods=["POST"]),
         Route("/v1/artifacts", artifacts),
     ]
+
+
+def _advised(request: Request, problem: Problem) -> Problem:
+    """With a word for those whose client took bytes out of the picture: `curl -d` drops ends of lines."""
+    kind = request.headers.get("content-type", "")
+    if problem.code not in ("not_an_image", "truncated", "damaged") or not kind.startswith(FIELDS):
+        return problem
+    text = f"{problem.message} With curl send it by --data-binary @photo.jpg: -d leaves bytes out."
+    return Problem(problem.code, text, problem.status, problem.headers)
 
 
 def told(outcome: Outcome, top: int) -> dict[str, Any]:

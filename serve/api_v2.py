@@ -21,7 +21,7 @@ from starlette.routing import Route
 from lfdeploy import __version__
 from serve import tensors
 from serve.asking import ask_all, while_connected
-from serve.bodies import MOST_BATCH, whole
+from serve.bodies import MOST_BATCH, unpacked, whole
 from serve.entries import Entry
 from serve.problems import Problem
 from serve.state import State
@@ -52,7 +52,17 @@ def _server(state: State) -> list[Route]:
     async def ready(request: Request) -> Response:
         return Response(status_code=200 if state.ready else 503)
 
-    return [Route("/v2", server), Route("/v2/health/live", live), Route("/v2/health/ready", ready)]
+    return [
+        Route("/v2", server),
+        Route("/v2/health/live", live),
+        Route("/v2/health/ready", ready),
+        Route("/v2/models/stats", statistics),
+    ]
+
+
+async def statistics(request: Request) -> Response:
+    """What Triton counts by model is counted elsewhere here."""
+    raise Problem("not_found", "There are no statistics at /v2. What is counted stands at /metrics.")
 
 
 def _repository(state: State) -> list[Route]:
@@ -72,6 +82,9 @@ def _repository(state: State) -> list[Route]:
         if not request.state.trusted:
             text = "Replacing an artifact takes a token: lfdeploy serve --token-file FILE."
             raise Problem("forbidden", text)
+        if tensors.parameters(await whole(request, SMALL)):
+            text = "An artifact is loaded as it lies there: send neither a configuration nor files."
+            raise Problem("bad_request", text)
         model = request.path_params["model"]
         await asyncio.to_thread(swap, state, model)
         if state.team is not None:
@@ -105,6 +118,7 @@ def _model(state: State) -> list[tuple[str, Callable[[Request], Awaitable[Respon
         ("/infer", infer, "POST"),
         ("/ready", ready, "GET"),
         ("/config", configuration, "GET"),
+        ("/stats", statistics, "GET"),
         ("", metadata, "GET"),
     ]
 
@@ -113,9 +127,8 @@ async def _infer(state: State, request: Request) -> Response:
     entry = _entry(state, request)
     if entry.predictor is None:
         raise Problem("cannot_run", entry.cannot)
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem("unsupported_type", "Compressed requests are not accepted.")
-    body, length = await whole(request, MOST_BATCH), request.headers.get(tensors.LENGTH)
+    body = await unpacked(request, await whole(request, MOST_BATCH), MOST_BATCH)
+    length = request.headers.get(tensors.LENGTH)
     given = (body, length, str(entry.artifact.manifest["input"]["name"]), entry.predictor.size, OUTPUTS)
     asked = tensors.parse(*given) if len(body) < SMALL else await asyncio.to_thread(tensors.parse, *given)
     outcomes = await while_connected(request, ask_all(state, state.engines[entry.key], asked.rows))

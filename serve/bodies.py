@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ MOST_HELD = 400_000_000
 #: What the address of a request may say of its pictures.
 PARAMETERS = ("artifact", "top", "explain")
 CLOSE = {"Connection": "close"}
+#: How a body of /v2 may be packed, and bytes that are unpacked at once.
+PACKED = ("gzip", "x-gzip", "deflate")
+PIECE = 1_000_000
 #: A file's name as some clients send it (RFC 5987): charset, language, and the name in percent code.
 CODED = re.compile(rb"filename\*\s*=\s*[^';]*'[^';]*'([^;\s]*)", re.IGNORECASE)
 
@@ -117,10 +121,41 @@ def too_large(most: int) -> Problem:
     return Problem("too_large", text, headers=CLOSE)
 
 
+def encoding(request: Request) -> str:
+    """How the body is packed: ``identity`` where it is not, or where the header says nothing."""
+    return request.headers.get("content-encoding", "").strip().lower() or "identity"
+
+
+async def unpacked(request: Request, body: bytes, most: int) -> bytes:
+    """A body packed by gzip or deflate, as it was before; others are answered between its pieces. Raises
+    `Problem`, 413 as soon as it is longer than ``most``.
+    """
+    if (how := encoding(request)) == "identity":
+        return body
+    if how not in PACKED:
+        text = f"Bodies packed by '{how[:20]}' are not accepted. Take gzip or deflate, or send it as it is."
+        raise Problem("unsupported_type", text)
+    parts, length, packed, rest = [], 0, zlib.decompressobj(zlib.MAX_WBITS | 32), body
+    try:
+        while not packed.eof and (part := packed.decompress(rest, PIECE)):
+            rest = packed.unconsumed_tail
+            length += len(part)
+            if length > most:
+                raise too_large(most)
+            request.state.share.take(len(part))
+            parts.append(part)
+            await asyncio.sleep(0)
+    except zlib.error:
+        packed = zlib.decompressobj()
+    if not packed.eof or packed.unused_data:
+        raise Problem("malformed", f"The body is not whole, or not packed by {how}, which its header names.")
+    return b"".join(parts)
+
+
 async def pictures(request: Request, most: int = MOST_PICTURE) -> list[Sent]:
     """The pictures of a request: its body, or every file of a form. Raises `Problem`."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if request.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+    if encoding(request) != "identity":
         raise Problem("unsupported_type", "Compressed bodies are not accepted. Send the picture as it is.")
     body = await whole(request, most)
     if kind == "multipart/form-data":

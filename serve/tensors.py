@@ -85,6 +85,11 @@ def parse(body: bytes, length: str | None, name: str, size: int, known: Sequence
     return Asked(number, rows, found)
 
 
+def parameters(body: bytes) -> dict[str, Any]:
+    """The parameters of a request that may have a body. Raises `Problem`."""
+    return _parameters(_document(body)) if body.strip() else {}
+
+
 def _document(text: bytes) -> dict[str, Any]:
     try:
         document = json.loads(text)

@@ -110,6 +110,14 @@ def test_a_form_that_ends_early_has_no_answer(cut: int, api: Api) -> None:
     assert api("POST", "/v1/batch", whole, Content_Type=kind)[2].count(b'"top"') == 2
 
 
+def test_a_picture_that_curl_took_bytes_from(api: Api) -> None:
+    """By -d: without ends of lines and null characters."""
+    fields, cut = "application/x-www-form-urlencoded", JPEG.translate(None, b"\r\n\0")
+    assert b"--data-binary @photo.jpg" in api("POST", "/v1/classify", cut, Content_Type=fields)[2]
+    assert b"--data-binary" not in api("POST", "/v1/classify", cut, Content_Type="image/jpeg")[2]
+    assert api("POST", "/v1/classify", JPEG, Content_Type=fields)[0] == 200
+
+
 def test_malformed_requests(api: Api) -> None:
     two = form(("a.jpg", JPEG), ("b.jpg", JPEG))
     mark = "multipart/form-data; boundary="

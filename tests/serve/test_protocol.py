@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 from typing import Any
 
 import numpy as np
 import pytest
-from asked import Api
+from asked import Api, answering
 from serve_pictures import GOOD, JPEG
 
 from lfdeploy.images import decode, fit
 from lfdeploy.predict import Predictor
+from serve.access import Rules
 from serve.entries import Entry
+from serve.state import state_of
 from serve.tensors import MOST_ROWS
 
 PEER = "peer0-onnx-fp32"
@@ -260,3 +263,57 @@ def test_names_and_versions(api: Api) -> None:
     ):
         status, headers, text = api(method, path, b"{}" if method == "POST" else b"")
         assert status == 404 and headers["x-error-code"] == "unknown_artifact", (path, text)
+
+
+@pytest.mark.parametrize("how", ["gzip", "deflate"])
+def test_a_request_may_be_packed(how: str, client: Any, pixels: Any, entries: dict[str, Entry]) -> None:
+    from tritonclient.http import InferInput
+
+    given = InferInput("images", list(pixels.shape), "UINT8")
+    given.set_data_from_numpy(pixels)
+    found = client.infer(PEER, [given], request_compression_algorithm=how).as_numpy("logits")
+    expected = entries[PEER].predictor.run(pixels)[0]  # type: ignore[union-attr]
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_what_is_packed_has_limits(api: Api) -> None:
+    good = json.dumps(request()).encode()
+    bomb = gzip.compress(bytes(101_000_000))
+    assert len(bomb) < 200_000
+    cases = {
+        "bomb": (bomb, "gzip", 413, "too_large"),
+        "cut": (gzip.compress(good)[:-3], "gzip", 400, "malformed"),
+        "more": (gzip.compress(good) + b"x", "gzip", 400, "malformed"),
+        "plain": (good, "gzip", 400, "malformed"),
+        "empty": (b"", "deflate", 400, "malformed"),
+        "brotli": (good, "br", 415, "unsupported_type"),
+    }
+    for name, (body, how, status, code) in cases.items():
+        told = api("POST", INFER, body, Content_Encoding=how)
+        assert (told[0], told[1]["x-error-code"]) == (status, code), name
+    for how in ("", "identity", "Identity"):
+        assert api("POST", INFER, good, Content_Encoding=how)[0] == 200
+    assert api("POST", "/v1/classify", JPEG, Content_Encoding="")[0] == 200
+    assert api.state.held.total == 0
+
+
+def test_an_artifact_is_loaded_as_it_lies_there(entries: dict[str, Entry]) -> None:
+    from tritonclient.http import InferenceServerClient
+    from tritonclient.utils import InferenceServerException
+
+    token = {"Authorization": "Bearer 0123456789abcdef"}
+    with answering(state_of([entries[PEER]]), Rules(token="0123456789abcdef")) as own:
+        client = InferenceServerClient(f"127.0.0.1:{own.port}")
+        client.load_model(PEER, headers=token)
+        for given in ({"config": "{}"}, {"config": "{}", "files": {"file:1/model.onnx": b"x"}}):
+            with pytest.raises(InferenceServerException, match="loaded as it lies there"):
+                client.load_model(PEER, headers=token, **given)
+        client.close()
+
+
+def test_statistics_are_elsewhere(client: Any) -> None:
+    from tritonclient.utils import InferenceServerException
+
+    for name in ("", PEER):
+        with pytest.raises(InferenceServerException, match="What is counted stands at /metrics"):
+            client.get_inference_statistics(name)
