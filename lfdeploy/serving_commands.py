@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -22,7 +23,7 @@ from lfdeploy.shared_flags import DEVICE, RUNS, SERVED
 @DEVICE
 @RUNS
 def serve(artifacts: tuple[str, ...], **where: Any) -> None:
-    """Open a web page that classifies with ARTIFACTs (default: those of the newest run), and an API for
+    """Open a web page that classifies with ARTIFACTs, or those of a RUN (default: the newest), and an API for
     programs: its page is at /docs.
 
     SIGHUP reads the artifacts anew. Nothing leaves the machine.
@@ -32,7 +33,23 @@ def serve(artifacts: tuple[str, ...], **where: Any) -> None:
         signal.signal(signal.SIGHUP, _nothing_yet)
     from serve import serve as run_page
 
-    run_page(artifacts, **where)
+    try:
+        run_page(artifacts, **where)
+    except SystemExit as ended:  # SIGTERM
+        if ended.code:
+            raise
+    _end()
+
+
+def _end() -> None:
+    """End in order; where the page is still being built, without waiting for that."""
+    from serve.lazy_page import is_building
+
+    if is_building():
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(0)
 
 
 def _all_given(where: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LIVE = ("/health/live", "/v2/health/live")
+READY = ("/health/ready", "/v2/health/ready")
 #: Gradio's own files, whose names change with what is in them.
 HASHED = re.compile(r"/assets/[^/]+-[\w-]{8,}\.(js|css|woff2)$")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
@@ -101,19 +102,21 @@ class Access:
             if sum(name == b"host" for name, _ in scope["headers"]) > 1:  # who knows which one others take
                 raise Problem("bad_request", "The request names more than one host.")
             if scope["path"] not in LIVE:
-                state["trusted"] = self._admit(scope["method"], headers)
+                state["trusted"] = self._admit(scope["method"], headers, _nameless(scope, headers))
         except Problem as problem:
             plain = scope["path"].startswith("/v2")
             await response(problem, number, plain)(scope, receive, _with_headers(send))
             return
         await self.app(scope, receive, _with_headers(send, bool(HASHED.search(scope["path"]))))
 
-    def _admit(self, method: str, headers: Mapping[str, str]) -> bool:
-        """Whether the sender has the token. Raises `Problem` for those who may not ask."""
+    def _admit(self, method: str, headers: Mapping[str, str], nameless: bool) -> bool:
+        """Whether the sender has the token. Raises `Problem` for those who may not ask. ``nameless``: the
+        request need not name a host.
+        """
         host = _name(headers.get("host", ""))
-        if self.rules.hosts and not host:
+        if self.rules.hosts and not host and not nameless:
             raise Problem("bad_request", "The request names no host.")
-        if self.rules.hosts and host not in self.rules.hosts:
+        if self.rules.hosts and not nameless and host not in self.rules.hosts:
             raise Problem(
                 "wrong_host",
                 f"This server is not called '{host[:80]}'. Open it as http://localhost, or start it with "
@@ -133,6 +136,11 @@ class Access:
                 headers={"WWW-Authenticate": 'Basic realm="lfdeploy serve", charset="UTF-8"'},
             )
         return True
+
+
+def _nameless(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Whether it asks for health by HTTP/1.0, as some who watch servers do; no browser speaks that."""
+    return scope.get("http_version") == "1.0" and "host" not in headers and scope["path"] in READY
 
 
 def _name(host: str) -> str:

@@ -13,7 +13,7 @@ from lfdeploy.artifact import Artifact, of_run
 from lfdeploy.artifact import resolve as resolve_artifact
 from lfdeploy.errors import LfdeployError
 from lfdeploy.predict import Predictor
-from lfdeploy.run import shown
+from lfdeploy.run import Run, shown
 from lfdeploy.runs import resolve as resolve_run
 
 #: What parity's verdicts are called on the page.
@@ -59,14 +59,24 @@ class Entry:
 
 
 def find(artifacts: Sequence[str | Path], runs: str | Path = "runs") -> list[Artifact]:
-    """The named artifacts in their order, or all of the newest run.
+    """The named artifacts in their order, of a named run all; or all of the newest run.
 
     Raises `LfdeployError` when there are none.
     """
     if artifacts:
-        found = [resolve_artifact(given, runs) for given in artifacts]
+        found = [artifact for given in artifacts for artifact in _named(given, runs)]
         return list({artifact.path.resolve(): artifact for artifact in found}.values())
-    run = resolve_run(None, runs)
+    return _of(resolve_run(None, runs))
+
+
+def _named(given: str | Path, runs: str | Path) -> list[Artifact]:
+    for path in (Path(given), Path(runs) / given) if str(given) else ():
+        if (path / "config.json").is_file() and not (path / "manifest.json").is_file():
+            return _of(resolve_run(given, runs))
+    return [resolve_artifact(given, runs)]
+
+
+def _of(run: Run) -> list[Artifact]:
     found = of_run(run)
     if not found:
         run.finished()

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 
+NAME = "lfdeploy-page"
+
+
+def is_building() -> bool:
+    """Whether a page of this process is still being built: the interpreter's end would tear the thread out of
+    the libraries it imports, and some of these abort the process then.
+    """
+    return any(thread.name == NAME for thread in threading.enumerate())
+
+
 class Page:
     """An ASGI application for another one, which a thread builds and the first visitor starts.
 
@@ -37,7 +47,7 @@ class Page:
 
     def prepare(self) -> None:
         """Begin to build, in a thread."""
-        threading.Thread(target=self._make, name="lfdeploy-page", daemon=True).start()
+        threading.Thread(target=self._make, name=NAME, daemon=True).start()
 
     def _make(self) -> None:
         try:

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from lfdeploy import by_class
 from lfdeploy.chance import SENTENCE
 from lfdeploy.confidence import KEY, temperature, threshold
+from lfdeploy.familiarity import KEY as FAMILIARITY
 from serve.answer import Answer
 from serve.entries import Entry
 
@@ -55,8 +56,7 @@ def _head(label: str, probability: float, found: Answer) -> str:
         return (
             "<h2>Unlike its training pictures</h2>"
             f"<p class='lf-sure'>Closest: <b>{escape(label)}</b>, {escape(percent(probability))}</p>"
-            "<p class='lf-note'>So its answer may mean nothing. About one in twenty pictures of the known "
-            "kind is marked so too.</p>"
+            f"<p class='lf-note'>So its answer may mean nothing.{_marked(found.entry)}</p>"
         )
     if not found.abstain or found.entry is None:
         word = "sure" if found.entry is not None and calibrated(found.entry) else "probability"
@@ -75,6 +75,19 @@ def _head(label: str, probability: float, found: Answer) -> str:
         f"{escape(percent(told['threshold']))} or more, "
         f"{seen['right']:,} of {seen['answered']:,} were right. This answer has less.</p>"
     )
+
+
+def _marked(entry: Entry | None) -> str:
+    """How many pictures of the known kind are called unlike them, as a sentence, by the artifact's own
+    answers or by its network's; empty where nobody counted.
+    """
+    manifest = entry.artifact.manifest if entry else {}
+    own, network = manifest.get("parity") or {}, manifest.get(FAMILIARITY) or {}
+    counted = own.get(FAMILIARITY) or network.get("test")
+    if not isinstance(counted, dict) or not counted.get("images"):
+        return ""
+    known = f"Of {counted['images']:,} test pictures, which are of the known kind"
+    return f" {known}, {counted['images'] - counted['familiar']:,} are marked so too."
 
 
 def calibrated(entry: Entry) -> bool:

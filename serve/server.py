@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lfdeploy.errors import LfdeployError
+from lfdeploy.errors import LfdeployError, UsageError
 from serve.access import loopback, rules_of
 from serve.answer import MAX_MEGABYTES
 from serve.app import HERE, build_page
@@ -64,6 +64,8 @@ def serve(
     """
     few_arenas()
     parts_of(root_path)
+    _whole("port", port, 0, 65535)
+    _whole("workers", workers, 1, 64)
     rules = rules_of(host, root_path, token_file)
     hangup = Hangup()
     with handled(signal.SIGTERM, stop), handled(signal.SIGHUP, hangup):
@@ -87,10 +89,15 @@ def serve(
         ):
             entries = _opened(found, device, threads)
             state = state_of(entries, team)
-            page = Page(lambda: _built(state, sent, runs, title))
+            page = Page(lambda: _built(state, sent, runs, title, bool(rules.token)))
             app = Told(application(state, page, rules, root_path, lines))
             hangup.serves(state)
             _run(app, state, page, sock, hello(entries, host, sock.getsockname()[1], bool(rules.token)))
+
+
+def _whole(name: str, value: object, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise UsageError(f"{name} is {value!r}; it must be a whole number from {least} to {most}.")
 
 
 def _opened(found: Sequence[Artifact], device: str, threads: int) -> tuple[Entry, ...]:
@@ -110,14 +117,16 @@ def _farewell(hangup: Hangup) -> Iterator[None]:
             say("lfdeploy serve: stopped.")
 
 
-def _built(state: State, sent: Uploads, runs: str | Path, title: str) -> tuple[FastAPI, gr.Blocks]:
+def _built(
+    state: State, sent: Uploads, runs: str | Path, title: str, token: bool
+) -> tuple[FastAPI, gr.Blocks]:
     """The page, and the application that has it."""
     found = examples_of(preferred(state.entries).artifact, runs)
     go_offline()
     import gradio  # noqa: F401  (takes seconds, in which a Ctrl-C does not wait)
 
     with sent.held() as folder:
-        blocks = build_page(state.engines, write_examples(found, folder), title)
+        blocks = build_page(state.engines, write_examples(found, folder), title, token)
         return mount(blocks, state.closing), blocks
 
 
@@ -127,10 +136,11 @@ def hello(entries: Sequence[Entry], host: str, port: int, token: bool = False) -
     """
     shown = f"[{host}]" if ":" in host else host
     lines = [f"lfdeploy serve: http://{shown}:{port}  (Ctrl-C stops it)"]
+    first = preferred(entries).key if len(entries) > 1 else ""
     for entry in entries:
-        lines.append(
-            f"  {entry.key}: {entry.verdict}" + (f", cannot run here: {entry.reason}" if entry.reason else "")
-        )
+        chosen = "; answers unless another one is asked for" if entry.key == first else ""
+        lacks = f", cannot run here: {entry.reason}" if entry.reason else ""
+        lines.append(f"  {entry.key}: {entry.verdict}{lacks}{chosen}")
     if not loopback(host) and not token:
         lines.append("  Whoever reaches this address may use it. To ask for a word: --token-file FILE")
     return "\n".join(lines)

@@ -14,12 +14,12 @@ import pytest
 from click.testing import Result
 from starlette.testclient import TestClient
 
-from lfdeploy.artifact import Artifact
-from lfdeploy.errors import LfdeployError
+from lfdeploy.artifact import Artifact, of_run
+from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.run import Run
 from serve.entries import Entry, find, open_all, preferred
 from serve.guard import REFUSED, Guard
-from serve.server import hello, listening
+from serve.server import hello, listening, serve
 
 
 def test_newest_run_by_default_and_names(tiny_run: Run) -> None:
@@ -68,6 +68,18 @@ def test_a_verified_one_is_preferred(changed: Callable[..., Artifact], entries: 
     assert preferred([entry, entries["peer0-onnx-fp32"]]).key == "peer0-onnx-fp32"
 
 
+def test_a_run_stands_for_its_artifacts(tiny_run: Run) -> None:
+    runs, all_of_it = tiny_run.path.parent, [artifact.name for artifact in of_run(tiny_run)]
+    assert len(all_of_it) > 1
+    for given in ("tiny", tiny_run.path, str(tiny_run.path)):
+        assert [artifact.name for artifact in find([given], runs)] == all_of_it
+    assert [a.name for a in find([tiny_run.artifacts / "fused-onnx-fp32", "tiny"], runs)][
+        0
+    ] == "fused-onnx-fp32"
+    with pytest.raises(LfdeployError, match="There is no artifact 'nope'"):
+        find(["nope"], runs)
+
+
 def test_equal_names_are_told_apart(
     artifacts: tuple[Artifact, Artifact], changed: Callable[..., Artifact]
 ) -> None:
@@ -88,7 +100,8 @@ def test_greeting_names_address_artifacts_and_verdicts(
         [*entries.values(), Entry("engine", artifacts[0], reason="no GPU")], "127.0.0.1", 7860
     ).splitlines()
     assert shown[0] == "lfdeploy serve: http://127.0.0.1:7860  (Ctrl-C stops it)"
-    assert "  fused-onnx-fp32: export verified" in shown and "cannot run here: no GPU" in shown[-1]
+    assert "  fused-onnx-fp32: export verified; answers unless another one is asked for" in shown
+    assert "  peer0-onnx-fp32: export verified" in shown and "cannot run here: no GPU" in shown[-1]
 
 
 def test_a_taken_port_says_what_to_type(tiny_run: Run, lf: Callable[..., Result]) -> None:
@@ -98,6 +111,19 @@ def test_a_taken_port_says_what_to_type(tiny_run: Run, lf: Callable[..., Result]
     assert done.exit_code == 1 and f"Port {port} is taken" in done.output and "--port 0" in done.output
     with pytest.raises(LfdeployError, match="Cannot listen on"), listening("203.0.113.7", 0):
         pass
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"port": "0"}, "port is '0'"), ({"port": -1}, "port is -1"), ({"port": 65536}, "from 0 to 65535"),
+        ({"workers": 0}, "workers is 0"), ({"workers": 2.0}, "workers is 2.0"),
+        ({"port": True}, "port is True"),
+    ],
+)  # fmt: skip
+def test_what_is_no_port_and_no_number_of_workers(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        serve(["nowhere"], **given)
 
 
 def test_nothing_that_runs_is_an_error(changed: Callable[..., Artifact], lf: Callable[..., Result]) -> None:

@@ -38,6 +38,7 @@ RAW: Mapping[str, tuple[bytes, tuple[int, str]]] = {
     "HTTP/0.9": (b"GET /v1/artifacts\r\n\r\n", BAD),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", BAD),
     "no host": (get("/v1/artifacts", ""), BAD),
+    "an empty host by HTTP/1.0": (b"GET /v1/artifacts HTTP/1.0\r\nHost:\r\n\r\n", BAD),
     "two hosts": (get("/v1/artifacts", f"{HOST}Host: evil.example\r\n"), BAD),
     "two hosts, ours last": (get("/v1/artifacts", f"Host: evil.example\r\n{HOST}"), BAD),
     "another host": (get("/v1/artifacts", "Host: evil.example\r\n"), (421, "wrong_host")),
@@ -130,6 +131,13 @@ def test_an_offer_of_another_protocol_is_passed_over(pieces: int, chunked: bool,
         answer = b"".join(iter(lambda: connection.recv(65_536), b""))
     assert answer.count(b"HTTP/1.1 200 OK") == 3 and answer.count(b'{"live":true}') == 2
     assert json.loads(answer.rpartition(b"\r\n\r\n")[2])["label"]
+
+
+def test_a_check_by_http_1_0_needs_no_host(guarded: Api) -> None:
+    with socket.create_connection(("127.0.0.1", guarded.port), 30) as connection:
+        connection.sendall(b"GET /health/ready HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert b" 200 OK" in answer and answer.endswith(b'{"ready":true}')
 
 
 def test_a_head_with_an_offer_has_the_same_limits(guarded: Api) -> None:

@@ -187,3 +187,24 @@ def test_classes_the_least_recognised_first(entries: dict[str, Entry]) -> None:
     assert EVIL not in page
     assert "dog" not in page
     assert "class by class" not in foot(entry(entries, accuracy={"split": "test", "images": 3, "top1": 80.0}))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ({"parity": {"familiarity": {"images": 1200, "familiar": 1130}}}, "Of 1,200 test pictures"),
+        (
+            {"familiarity": {"test": {"images": 50, "familiar": 49}}},
+            "are of the known kind, 1 are marked so too",
+        ),
+        ({}, ""),
+    ],
+)
+def test_how_often_it_is_wrong_of_the_known_kind(
+    manifest: dict[str, object], said: str, entries: dict[str, Entry]
+) -> None:
+    """Counted, or not said."""
+    parity = {"verdict": "pass", "checks": []} | manifest.get("parity", {})  # type: ignore[operator]
+    held = entry(entries, **({"familiarity": None} | manifest | {"parity": parity}))
+    page = answered(Answer(held, (("cat", 0.7),), unfamiliar=True))
+    assert said in page and ("known kind" in page) is bool(said) and "one in twenty" not in page

@@ -93,3 +93,22 @@ def test_a_server_ends_with_its_terminal(tiny_run: Run) -> None:
             assert process.wait(60) == 0
         finally:
             process.kill()
+
+
+@pytest.mark.slow
+def test_a_stop_does_not_wait_for_the_page(tiny_run: Run) -> None:
+    """Nor does the interpreter take its libraries apart under the thread that imports them, which would abort
+    it now and then.
+    """
+    code = f"import atexit; atexit.register(print, 'taken apart'); {SERVE}"
+    command = [sys.executable, "-c", code, "serve", tiny_run.artifacts / PEER, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            heard(process.stderr.fileno(), "Ctrl-C")
+            process.terminate()
+            assert process.wait(60) == 0
+            assert process.stdout.read() == b""
+            assert process.stderr.read().endswith(b"stopped.\n")
+        finally:
+            process.kill()
