@@ -171,7 +171,8 @@ def _wire(
         return f"{verbatim(html)}<!--{next(turns)}-->"
 
     def show(picture: object, key: object, other: object = "") -> tuple[str, ...]:
-        told = _answered(engines, uploads(), picture, key, other), foot(_entry(engines, key)), ""
+        said = _answered(engines, uploads(), picture, key, other)
+        told = said, foot(_entry(engines, key), said), ""
         return tuple(map(fresh, told[: len(places)]))
 
     def explain(picture: object, key: object) -> str:

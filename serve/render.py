@@ -213,8 +213,8 @@ def title(entry: Entry) -> str:
     return PurePath(str(run.get("data") or "")).name or str(run["name"])
 
 
-def foot(entry: Entry) -> str:
-    """What the manifest says of the artifact's file."""
+def foot(entry: Entry, answer: str = "") -> str:
+    """What the manifest says of the artifact's file, below an ``answer``, which may have warned already."""
     manifest = entry.artifact.manifest
     parts = [f"sha256 <code>{escape(str(manifest['sha256'])[:12])}</code>"]
     if manifest.get("bytes"):
@@ -227,7 +227,9 @@ def foot(entry: Entry) -> str:
     parts.append(f"sees {side} pixels, the largest centred square of the picture")
     key = escape(entry.key)
     facts = " · ".join([f"<b>{key}</b>", *parts])
-    return f'{warning(entry)}<p class="lf-foot" data-artifact="{key}">{facts}</p>{classes(entry)}'
+    warned = warning(entry)
+    warned = "" if warned in answer else warned
+    return f'{warned}<p class="lf-foot" data-artifact="{key}">{facts}</p>{classes(entry)}'
 
 
 def classes(entry: Entry) -> str:

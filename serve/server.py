@@ -64,8 +64,7 @@ def serve(
     """
     few_arenas()
     parts_of(root_path)
-    _whole("port", port, 0, 65535)
-    _whole("workers", workers, 1, 64)
+    _check(port, workers)
     rules = rules_of(host, root_path, token_file)
     hangup = Hangup()
     with handled(signal.SIGTERM, stop), handled(signal.SIGHUP, hangup):
@@ -95,9 +94,11 @@ def serve(
             _run(app, state, page, sock, hello(entries, host, sock.getsockname()[1], bool(rules.token)))
 
 
-def _whole(name: str, value: object, least: int, most: int) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise UsageError(f"{name} is {value!r}; it must be a whole number from {least} to {most}.")
+def _check(port: object, workers: object) -> None:
+    """Raise `UsageError` for what the command line does not let through either."""
+    for name, value, least, most in (("port", port, 0, 65535), ("workers", workers, 1, 64)):
+        if type(value) is not int or not least <= value <= most:
+            raise UsageError(f"{name} is {value!r}; it must be a whole number from {least} to {most}.")
 
 
 def _opened(found: Sequence[Artifact], device: str, threads: int) -> tuple[Entry, ...]:

@@ -208,3 +208,10 @@ def test_how_often_it_is_wrong_of_the_known_kind(
     held = entry(entries, **({"familiarity": None} | manifest | {"parity": parity}))
     page = answered(Answer(held, (("cat", 0.7),), unfamiliar=True))
     assert said in page and ("known kind" in page) is bool(said) and "one in twenty" not in page
+
+
+def test_a_warning_stands_once_on_the_page(entries: dict[str, Entry]) -> None:
+    poor = entry(entries, accuracy={"chance": {"above": False}})
+    shown = answered(Answer(poor, (("cat", 0.7),)))
+    assert "lf-warning" in shown and "lf-warning" in foot(poor)
+    assert "lf-warning" not in foot(poor, shown) and "lf-warning" in foot(poor, "<p>No answer</p>")
