@@ -13,6 +13,14 @@ class UsageError(LfdeployError):
     """Flags that contradict each other or have no meaning."""
 
 
+class TooShort(LfdeployError):
+    """Less time than one epoch takes; ``seconds`` would do."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class ParityError(LfdeployError):
     """An artifact does not answer as its PyTorch module does."""
 

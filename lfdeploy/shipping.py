@@ -8,6 +8,7 @@ it finished is not done again.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from lfdeploy.artifact import Artifact, of_run
 from lfdeploy.config import ExportConfig, TrainConfig, flags_of, seconds_of
 from lfdeploy.console import say, table
 from lfdeploy.data import name_of, natural_size
-from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.errors import LfdeployError, TooShort, UsageError
 from lfdeploy.models.targets import FUSED, layout_of, top1_of
 from lfdeploy.run import Run, sha256, shown, typed
 from lfdeploy.sources import as_folder
@@ -118,9 +119,23 @@ def trained(folder: str, limit: str, runs: str, began: float) -> Run:
         flags = [f"--{key} {quote(value)}" for key, value in set_ones.items() if value]
         told("train", " ".join([*flags, f"--name {quote(name)}"]), runs)
         keep_heap()
-        run = train(config, name, runs, None, began)
+        run = begun(config, name, runs, began, limit)
     show_run(run)
     return run
+
+
+def begun(config: TrainConfig, name: str, runs: str, began: float, limit: str) -> Run:
+    """A new run, trained. Raises `LfdeployError` with a ``limit`` that would do where it is too short."""
+    from training import train
+
+    try:
+        return train(config, name, runs, None, began)
+    except TooShort as error:
+        minutes = math.ceil(1.1 * error.seconds / TRAINING / 60)
+        raise LfdeployError(
+            f"--time {limit} is too short: training has {100 * TRAINING:.0f} % of it, and one epoch with all "
+            f"that is around it needs {error.seconds:.0f} s. Try --time {minutes}m."
+        ) from None
 
 
 def told(command: str, flags: str, runs: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lfdeploy.config import seconds_of
 from lfdeploy.data import Data
-from lfdeploy.errors import LfdeployError
+from lfdeploy.errors import TooShort
 from lfdeploy.recorded_logits import PICTURES
 from training.batches import Batches
 from training.checkpoint import gpus_of, random_states
@@ -95,9 +95,10 @@ def fitting(costs: Costs, asked: str, left: float, whole: int, data: Data) -> tu
     if steps < max(1, whole // 10):
         fixed = seconds - left + LAST + (ends + len(data.val)) * costs.picture
         needed = (fixed + whole * costs.step) / SPARE
-        raise LfdeployError(
+        raise TooShort(
             f"--time {asked} is too short: one epoch needs {told(needed)}, with the reading of the pictures "
-            f"and all evaluations. Try --time {enough(needed)}."
+            f"and all evaluations. Try --time {enough(needed)}.",
+            needed,
         )
     return epochs, max(1, steps // epochs)
 

@@ -121,6 +121,16 @@ def test_the_better_one_is_exported_first_and_missed_where_it_is_not(
     assert not capsys.readouterr().err
 
 
+def test_too_little_time_is_told_in_the_commands_own(tmp_path: Path, lf: Callable[..., Result]) -> None:
+    """Training has a share of it: what would suffice is of the whole."""
+    pictures = write_pictures(tmp_path / "pictures", 32, 8)
+    result = lf("ship", pictures, "--runs", tmp_path / "runs", "--time", "4s", "--no-serve")
+    assert result.exit_code == 1
+    assert "Error: --time 4s is too short: training has 60 % of it" in result.stderr
+    assert re.search(r"Try --time \d+m\.$", result.stderr.strip())
+    assert not list((tmp_path / "runs").glob("ship-*"))
+
+
 @pytest.fixture
 def own_run(tiny_run: Run, tmp_path: Path) -> Run:
     """A copy with two artifacts, whatever other tests have put beside them."""
