@@ -55,16 +55,22 @@ def load(
     state = _state(run)
     if state is None:
         return None
-    cohort.take(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if average is not None:
-        average.take(state["average"])
-    if scaler is not None and state.get("scaler"):
-        scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["rng"])
-    for device, rng in zip(gpus_of(cohort), state["cuda_rng"], strict=False):  # the CPU has none
-        torch.cuda.set_rng_state(rng, device)
-    progress: dict[str, Any] = state["progress"]
+    try:
+        cohort.take(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.take(state["average"])
+        if scaler is not None and state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        for device, rng in zip(gpus_of(cohort), state["cuda_rng"], strict=False):  # the CPU has none
+            torch.cuda.set_rng_state(rng, device)
+        progress: dict[str, Any] = state["progress"]
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{run.path / FILE} is damaged, or another version of lfdeploy made it"
+        raise LfdeployError(
+            f"{what} ({type(error).__name__}: {error}). Train again{_or_from(run)}."
+        ) from None
     return progress
 
 
@@ -82,9 +88,13 @@ def _state(run: Run) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip and pickle errors of many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
-        kept = f", or from what it kept last: --weights {typed(run.path)}" if run.weights.exists() else ""
-        raise LfdeployError(f"{path} is damaged: {reason}. Train again{kept}.") from None
+        raise LfdeployError(f"{path} is damaged: {reason}. Train again{_or_from(run)}.") from None
     return state
+
+
+def _or_from(run: Run) -> str:
+    """What can be done other than to train all of it again."""
+    return f", or from what it kept last: --weights {typed(run.path)}" if run.weights.exists() else ""
 
 
 def random_states(cohort: nn.Module) -> list[Tensor]:

@@ -109,13 +109,16 @@ class Cohort(nn.Module):
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         """Load what `kept` gave."""
-        missing, unexpected = self.load_state_dict(dict(tensors), strict=False)
+        try:
+            missing, unexpected = self.load_state_dict(dict(tensors), strict=False)
+        except RuntimeError as error:  # of other shapes
+            missing, unexpected = [], [str(error).splitlines()[-1].strip()]
         lost = [name for name in missing if name in self.kept()]
         if lost or unexpected:
             name = (lost or unexpected)[0]
             raise LfdeployError(
-                f"The weights do not fit these networks ({name}): another version of lfdeploy made "
-                "them. Train again."
+                f"The weights do not fit these networks ({name}): they are damaged, or another version of "
+                "lfdeploy made them. Train again."
             )
 
     def hold(self, held: bool) -> None:

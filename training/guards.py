@@ -11,7 +11,9 @@ from types import FrameType
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, sentence
 from lfdeploy.locks import Held, Lock, take
 from lfdeploy.run import Run, typed
@@ -86,3 +88,8 @@ def check_batch_of_one(cohort: Cohort, picture: Tensor, what: str) -> None:
                 f"{what} is too small for this network: its last maps are 1x1, and BatchNorm needs "
                 "more than one value a channel. Use --batch-size 2 or more."
             ) from None
+    if any(isinstance(part, _BatchNorm) for part in cohort.modules()):
+        say(
+            f"Note: with {what} BatchNorm learns from one picture at a time, and what it then uses of all of "
+            "them is something else: answers may be no better than chance. Use --batch-size 8 or more."
+        )

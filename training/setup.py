@@ -173,7 +173,8 @@ def _engine(
     if config.augment == "photo" and config.train_size != data.image_size:
         first = interpolate(first, config.train_size)
     dtype, precision = pick_precision(config.precision, cohort, device, first)
-    if config.batch_size == world.size * config.accumulate and not config.sync_bn:
+    kept = config.sync_bn or config.keep_statistics
+    if config.batch_size == world.size * config.accumulate and not kept:
         pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
         check_batch_of_one(cohort, first[:1], f"--batch-size {config.batch_size // world.size}{pieces}")
     dtype, precision = world.agree((dtype, precision))

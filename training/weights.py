@@ -268,17 +268,33 @@ def _read(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # each library has its own kinds for a file that it cannot read
         raise LfdeployError(f"--weights {file} cannot be read: {_reason(file, error)}") from None
     for key in ("state_dict", "model_state_dict", "model", "net"):
-        held = held[key] if isinstance(held, Mapping) and isinstance(held.get(key), Mapping) else held
+        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
+            others = [str(name) for name, value in held.items() if name != key and _is_state(value)]
+            if others:
+                say(f"Note: {file} holds {some([key, *others], 5)}; {key} is taken. Save another one alone.")
+            held = held[key]
     if not isinstance(held, Mapping) or not all(isinstance(each, Tensor) for each in held.values()):
         keys = f" It holds {some(map(str, held), 5)}." if isinstance(held, Mapping) else ""
         raise LfdeployError(f"--weights {file} is no state dict: names with tensors.{keys}")
     return dict(held)
 
 
+def _is_state(value: object) -> bool:
+    """Whether it is a state dict: names with tensors."""
+    tensors = list(value.values()) if isinstance(value, Mapping) else []
+    return bool(tensors) and all(isinstance(each, Tensor) for each in tensors)
+
+
 def _reason(file: Path, error: Exception) -> str:
     """Why a file could not be read, in one line."""
-    if file.read_bytes()[:64].lstrip()[:1] == b"<":
+    with file.open("rb") as opened:
+        head = opened.read(64)
+    if head.lstrip()[:1] == b"<":
         return "it is a web page, not weights. Download it again."
+    if not head:
+        return "it is empty."
+    if file.suffix != ".safetensors" and not head.startswith((b"PK", b"\x80")):
+        return f"it begins with {head[:12]!r}, and torch.save wrote no such file. Name a state dict or a run."
     if "Weights only load failed" in str(error):
         return "it holds more than tensors, a whole module perhaps. Save model.state_dict() alone."
     return printable(str(error).splitlines()[0]) if str(error) else type(error).__name__

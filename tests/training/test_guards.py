@@ -23,7 +23,7 @@ def cohort_of(method: str, archs: list[str]) -> Cohort:
     return row.build(Given([create(arch, 2) for arch in archs], 2, 32, row.options()))
 
 
-def test_a_batch_of_one_where_maps_are_1x1() -> None:
+def test_a_batch_of_one_where_maps_are_1x1(capsys: pytest.CaptureFixture[str]) -> None:
     """Refused; the check itself changes neither the weights nor the next random number."""
     deep, flat = (cohort_of("lfmkd", [arch] * 2) for arch in ("mobilenet_v3_small", "resnet8"))
     picture = torch.zeros(1, 3, 32, 32)
@@ -31,7 +31,9 @@ def test_a_batch_of_one_where_maps_are_1x1() -> None:
     state = torch.get_rng_state()
     with pytest.raises(LfdeployError, match="--batch-size 1 is too small"):
         check_batch_of_one(deep, picture, "--batch-size 1")
+    capsys.readouterr()
     check_batch_of_one(flat, picture, "--batch-size 1")
+    assert "Note: with --batch-size 1 BatchNorm learns from one picture" in capsys.readouterr().err
     check_batch_of_one(deep, torch.zeros(2, 3, 32, 32), "--batch-size 2")
     assert all(torch.equal(value, before[name]) for name, value in deep.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)

@@ -636,3 +636,25 @@ def test_sigterm_says_how_to_resume(lines: int, whole: tuple[Path, float], tmp_p
         assert told.split("lfdeploy train ")[1].rstrip(".").split() == words
     ended(start(runs, *words))
     assert_same(runs / "mine", whole[0])
+
+
+def test_a_checkpoint_of_other_contents_is_one_line(
+    config: TrainConfig, reference: Run, tmp_path: Path
+) -> None:
+    """Whether bytes of it are damaged or another version wrote it cannot be told: both are said."""
+    whole = torch.load(reference.path / checkpoint.FILE, weights_only=True)
+    name = next(iter(whole["model"]))
+    other = {
+        "a name": whole | {"model": {"x" + n if n == name else n: t for n, t in whole["model"].items()}},
+        "a shape": whole | {"model": whole["model"] | {name: torch.zeros(1)}},
+        "groups": whole | {"optimizer": {"state": {}, "param_groups": []}},
+        "a part": {key: value for key, value in whole.items() if key != "optimizer"},
+    }
+    for kind, state in other.items():
+        run = Run(Path(shutil.copytree(reference.path, tmp_path / kind.replace(" ", "-"))))
+        (run.path / "summary.json").unlink()
+        torch.save(state, run.path / checkpoint.FILE)
+        with pytest.raises(
+            LfdeployError, match=r"damaged, or another version of.*lfdeploy made.*Train again"
+        ):
+            train(config, resume=run)

@@ -385,3 +385,25 @@ def test_a_teacher_that_knows_the_test_pictures_is_named(
         said = capsys.readouterr().err
         assert ("run knows was trained on 7 of the 20 test pictures" in said) == (teacher == "knows")
         assert said.count("Artifact: ") == (place.name in how.values())
+
+
+@pytest.mark.parametrize(
+    ("blob", "said"),
+    [(b"hello", "it begins with b'hello', and torch.save wrote no such file"), (b"", "it is empty")],
+)
+def test_a_file_that_is_no_file_of_weights(blob: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(blob)
+    with pytest.raises(LfdeployError, match=said):
+        starts_of(str(tmp_path / "w.pth"), "resnet8", tmp_path)
+
+
+def test_which_of_several_states_is_taken_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = create("resnet8", 5).state_dict()
+    averaged = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"model": state, "model_ema": averaged, "optimizer": {"state": {}}}, tmp_path / "w.pth")
+    found = starts_of(str(tmp_path / "w.pth"), "resnet8", tmp_path)["resnet8"]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.tensors.items())
+    assert "w.pth holds model, model_ema; model is taken" in capsys.readouterr().err
+    torch.save({"model": state, "optimizer": {"state": {}}}, tmp_path / "w.pth")
+    starts_of(str(tmp_path / "w.pth"), "resnet8", tmp_path)
+    assert "is taken" not in capsys.readouterr().err
