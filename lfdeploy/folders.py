@@ -144,6 +144,9 @@ def _class_folders(split: str, top: Path, path: Path, left_out: LeftOut, remarks
     for place in folders:
         for child in subfolders(place):
             if split_of(child.name) and next(pictures_below(child, {}), None) is not None:
+                if any(_has(inner) for inner in subfolders(child)):  # the classes are below the split
+                    whole = f"{place} holds {child.name}/, a split with class folders"
+                    raise LfdeployError(f"{whole}: it may be the data set. Then type --data {place}")
                 above = f"{path}/{child.name}/{place.name}/"
                 raise LfdeployError(
                     f"{place} holds {child.name}/. A split belongs above the classes: {above}. "

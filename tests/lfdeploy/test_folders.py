@@ -114,6 +114,15 @@ def test_splits_below_classes_are_refused(tmp_path: Path) -> None:
     assert "belongs above the classes" in refusal(tmp_path)
 
 
+def test_splits_in_a_folder_beside_others_are_the_data_set(tmp_path: Path) -> None:
+    """As detectors' data sets are laid out; the advice can be followed."""
+    for split in ("train", "val"):
+        classes(tmp_path / "images" / split)
+    fill(tmp_path / "labels" / "train")
+    assert f"type --data {tmp_path / 'images'}" in refusal(tmp_path)
+    assert set(counts(folder(tmp_path / "images"))) == {"train", "val"}
+
+
 def test_an_unlabelled_test_folder_is_refused(tmp_path: Path) -> None:
     classes(tmp_path / "train")
     fill(tmp_path / "test")
