@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ from lfdeploy.completion import METHOD, RUN
 from lfdeploy.config import TrainConfig
 from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.flags_from_fields import flags, help_all
+from lfdeploy.labels import some
 from lfdeploy.shared_flags import JSON, RUNS
 from lfdeploy.shell import Work
 from lfdeploy.stored_config import stored
@@ -54,10 +58,7 @@ def train(
             raise UsageError(f"--resume goes on with a run as it is; drop {flag}.")
     config = TrainConfig(**values)
     if file:
-        try:
-            config = stored(json.loads(Path(file).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise LfdeployError(f"--config {file} cannot be used: {error}.") from None
+        config = _config_of(file)
     from lfdeploy.runs import resolve
     from lfdeploy.tables import trained
     from training import train as run_training
@@ -66,7 +67,41 @@ def train(
     keep_heap()
     again = resolve(resume, runs) if resume else None
     run = run_training(config, name, runs, again, early.BEGAN, _run_of(file))
-    trained(run)
+    _print(lambda: trained(run), run)
+
+
+def _config_of(file: str) -> TrainConfig:
+    """The settings in a config.json; raises `LfdeployError` for what is none."""
+    try:
+        values = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LfdeployError(f"--config {file} cannot be read: {error}.") from None
+    known = [field.name for field in fields(TrainConfig)]
+    if not isinstance(values, dict) or not {"data", "method", "option"} <= values.keys():
+        beside = Path(file).with_name("config.json")
+        which = str(beside) if beside.is_file() and beside != Path(file) else "RUN/config.json"
+        raise LfdeployError(f"--config {file} is no config.json of a run. Write: --config {which}")
+    strange = [key for key in values if key not in known]
+    if strange:
+        raise LfdeployError(f"--config {file} has settings that are none here: {some(strange)}. Remove them.")
+    try:
+        return stored(values)
+    except (ValueError, TypeError, KeyError) as error:
+        raise LfdeployError(f"--config {file} cannot be used: {error}.") from None
+
+
+def _print(show: Callable[[], None], run: Run) -> None:
+    """Print the end of a run; where that cannot be, the run is whole all the same."""
+    from lfdeploy.run import shown
+
+    try:
+        show()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        what = f"Standard output could not be written ({error.strerror or error})"
+        raise LfdeployError(f"{what}; run {run.name} is whole, in {shown(run.path)}.") from None
 
 
 def _run_of(file: str | None) -> Run | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from lfdeploy.listing import show
 from lfdeploy.names import check_classes, check_name, printable, stem_of
 from lfdeploy.run import Run, config_json, typed
 from lfdeploy.runs import all_runs, may_begin, new_run, newest_first, point_latest, resolve
+from lfdeploy.training_commands import _config_of, _print
 
 
 def make(runs: Path, *names: str, finished: bool = True) -> list[Run]:
@@ -215,3 +217,47 @@ def test_a_data_set_stays_one_beside_a_folder_of_its_name(
 def test_paths_in_commands_are_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert typed(tmp_path / "my runs" / "a") == "'my runs/a'"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("spec.json", '{"schema": 1}', "is no config.json of a run. Write: --config RUN/config.json"),
+        ("spec.json", "[]", "is no config.json of a run"),
+        ("config.json", '{"data": "digits", "method": "ffl"}', "is no config.json of a run"),
+        (
+            "config.json",
+            '{"data": "digits", "method": "ffl", "option": [], "colour": 1}',
+            "none here: colour",
+        ),
+        ("config.json", '{"data": "digits", "method": "ffl", "option": [1]}', "cannot be used"),
+        ("config.json", "{", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_config(name: str, text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LfdeployError, match=said):
+        _config_of(str(tmp_path / name))
+
+
+def test_a_config_beside_is_proposed(tmp_path: Path) -> None:
+    (run,) = make(tmp_path, "one")
+    with pytest.raises(LfdeployError, match=rf"Write: --config {run.path}/config\.json"):
+        _config_of(str(run.path / "spec.json"))
+
+
+def test_a_full_standard_output_costs_no_run(tmp_path: Path) -> None:
+    """The run is there; a pipe that nobody reads stays what it is."""
+    (run,) = make(tmp_path, "one")
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(LfdeployError, match=r"Standard output .*No space left.*run one is whole, in .*one"):
+        _print(full, run)
+
+    def closed() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        _print(closed, run)
