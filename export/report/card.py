@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from export.parity.members import table
@@ -9,6 +10,7 @@ from export.report.load import load_lines
 from export.report.reliability import card_section
 from lfdeploy import by_class, familiarity
 from lfdeploy.chance import SENTENCE
+from lfdeploy.labels import counted
 from lfdeploy.models.explain import HEATMAP
 from lfdeploy.models.multi_output import ALL
 
@@ -23,7 +25,7 @@ def model_card(manifest: dict[str, Any]) -> str:
         f"# {manifest['target']}, {manifest['format']} {manifest['precision']}",
         "",
         f"An image classifier: {_networks(manifest)}. Trained with lfdeploy ({run['method']}, "
-        f"{run['epochs']} epochs on {run['data']}).",
+        f"{counted(run['epochs'], 'epoch')} on {_name(run['data'])}).",
         "",
         "| | |",
         "| --- | --- |",
@@ -56,6 +58,11 @@ def model_card(manifest: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _name(text: str) -> str:
+    """A name that somebody gave, as it is: nothing in it is Markdown or HTML."""
+    return re.sub(r"([\\|*`~<>&\[\]])", r"\\\1", str(text))
+
+
 def _networks(manifest: dict[str, Any]) -> str:
     """Which networks the artifact computes, and how their outputs are put together."""
     target, networks = str(manifest["target"]), manifest["run"]["networks"]
@@ -75,7 +82,7 @@ def _networks(manifest: dict[str, Any]) -> str:
 def _file_rows(manifest: dict[str, Any]) -> list[str]:
     """Classes, input, outputs, batches and bytes."""
     labels, size, batch = manifest["labels"], manifest["input"]["height"], manifest["batch"]
-    some = ", ".join(labels[:12]) + (f", ... ({len(labels)} in all)" if len(labels) > 12 else "")
+    some = ", ".join(map(_name, labels[:12])) + (f", ... ({len(labels)} in all)" if len(labels) > 12 else "")
     heat = [one for one in manifest["outputs"] if one["name"] == HEATMAP]
     outputs = ", ".join(f"`{one['name']}`" for one in manifest["outputs"] if one not in heat)
     files = {manifest["file"]: manifest["sha256"]} | {
@@ -102,7 +109,7 @@ def _accuracy_rows(accuracy: dict[str, Any] | None) -> list[str]:
         return []
     whose = "test pictures"
     if "data" in accuracy:
-        whose = f"pictures of {accuracy['data']}"
+        whose = f"pictures of {_name(accuracy['data'])}"
         if accuracy["trained_on"] is not None:
             whose += f", {accuracy['trained_on'] or 'none'} of them trained on"
     return [
@@ -137,8 +144,8 @@ def _class_lines(manifest: dict[str, Any]) -> list[str]:
         "| --- | ---: | ---: | --- |",
     ]
     for one in found[:MOST_CLASSES]:
-        other = f"{_cell(one.taken_for)} ({one.mistaken})" if one.taken_for else ""
-        lines.append(f"| {_cell(one.name)} | {one.recall:.1f} % | {one.images:,} | {other} |")
+        other = f"{_name(one.taken_for)} ({one.mistaken})" if one.taken_for else ""
+        lines.append(f"| {_name(one.name)} | {one.recall:.1f} % | {one.images:,} | {other} |")
     if len(found) > MOST_CLASSES:
         lines += ["", f"{len(found) - MOST_CLASSES} classes that are recognised better are left out."]
     return [*lines, ""]

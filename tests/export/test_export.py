@@ -382,3 +382,14 @@ def test_the_card_says_whose_pictures(tiny_run: Run, judged: dict[str, Any], wor
     manifest = read(tiny_run.artifacts / "peer0-onnx-fp32").manifest
     manifest["accuracy"] = manifest["accuracy"] | {"images": 359} | judged
     assert words in model_card(manifest)
+
+
+def test_names_of_classes_are_no_markdown(tiny_run: Run) -> None:
+    """Each row keeps its cells, whatever the names have in them."""
+    manifest = read(tiny_run.artifacts / "peer0-onnx-fp32").manifest
+    labels = ["a|b", "<b>", "*c*", "[d](e)", *manifest["labels"][4:]]
+    plain = model_card(manifest).splitlines()
+    card = model_card(manifest | {"labels": labels})
+    assert all(name in card for name in (r"a\|b", r"\<b\>", r"\*c\*", r"\[d\](e)")) and "<b>" not in card
+    for before, after in zip(plain, card.splitlines(), strict=True):
+        assert after.replace(r"\|", "").count("|") == before.count("|")
