@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from lfdeploy.config import ExportConfig, TrainConfig
 from lfdeploy.errors import UsageError, choose
 from lfdeploy.run import Run
-from lfdeploy.sources import as_folder
 
 if TYPE_CHECKING:
     from lfdeploy.artifact import Artifact
@@ -162,6 +161,8 @@ def _value(key: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)) and key != "option":
         return ",".join(map(str, value))
     if key == "data" and isinstance(value, Path):
+        from lfdeploy.sources import as_folder
+
         return as_folder(str(value))
     if key == "time" and isinstance(value, (int, float)):
         return f"{value:.0f}s"
