@@ -155,8 +155,8 @@ def _of_values(x: NDArray[Any], key: str) -> str:
         return f" From {low:g} to {high:g}: save {key}.round().astype(np.uint8)."
     if low == high:
         return f" Every value is {low:g}."
-    moved = f"({key}.astype(float) {'-' if low >= 0 else '+'} {abs(low):g})"
-    scaled = f"np.round({moved} * (255 / {high - low:g}))"
+    span = f"(float({key}.max()) - float({key}.min()))"
+    scaled = f"np.round(({key} - float({key}.min())) * (255 / {span}))"
     return f" From {low:g} to {high:g}, more than a byte holds: scale them, as in {scaled}.astype(np.uint8)."
 
 

@@ -148,7 +148,10 @@ async def unpacked(request: Request, body: bytes, most: int) -> bytes:
     except zlib.error:
         packed = zlib.decompressobj()
     if not packed.eof or packed.unused_data:
-        raise Problem("malformed", f"The body is not whole, or not packed by {how}, which its header names.")
+        text = (
+            f"The body is not whole, or not packed by {how} as one piece with its own head (zlib's, gzip's)."
+        )
+        raise Problem("malformed", text)
     return b"".join(parts)
 
 

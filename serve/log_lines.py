@@ -24,7 +24,7 @@ class Lines:
     terminal hears of it.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self.lost = 0
         self._stream, self._ends = stream, False
         self._waiting: queue.Queue[str] = queue.Queue(MOST)
@@ -33,6 +33,9 @@ class Lines:
 
     def put(self, line: str) -> None:
         """Write it when its turn comes, or count it."""
+        if self._stream is None:
+            self._lose("there is no standard output")
+            return
         try:
             self._waiting.put_nowait(line)
         except queue.Full:
@@ -44,7 +47,7 @@ class Lines:
         with suppress(queue.Full):
             self._waiting.put_nowait("")
         self._thread.join(END_WITHIN)
-        unwritten = self.lost + (self._waiting.qsize() if self._thread.is_alive() else 0)
+        unwritten = self.lost + self._waiting.qsize()
         if unwritten:
             say(f"lfdeploy serve: {unwritten:,} lines of --log were left out.")
 
@@ -57,14 +60,19 @@ class Lines:
         while not self._ends or not self._waiting.empty():
             line = self._waiting.get()
             try:
-                self._write(f"{line}\n" if line else "")
-            except (OSError, ValueError) as error:
+                if line:
+                    self._write(f"{line}\n")
+            except Exception as error:  # of a stream that is not ours
                 self._lose(getattr(error, "strerror", None) or str(error))
 
     def _write(self, line: str) -> None:
+        assert self._stream is not None
         try:
             handle = self._stream.fileno()
-        except io.UnsupportedOperation:  # a stream in memory
+        except (
+            AttributeError,
+            io.UnsupportedOperation,
+        ):  # in memory, or with `write` alone
             self._stream.write(line)
             return
         # not by the stream: its lock would be held while nobody reads, and the interpreter's end wants it
@@ -77,7 +85,7 @@ class Lines:
 
 
 @contextmanager
-def lines_to(stream: TextIO, wanted: bool) -> Iterator[Lines | None]:
+def lines_to(stream: TextIO | None, wanted: bool) -> Iterator[Lines | None]:
     """Lines to a stream, as far as possible written afterwards; None where none are wanted."""
     if not wanted:
         yield None

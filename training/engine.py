@@ -141,7 +141,7 @@ class Engine:
         def work(number: int) -> None:
             start, link = time.perf_counter(), plan.links[number]
             read = {name: _leaf(x) if (x := nodes[name]).requires_grad else x for name in link.reads}
-            passages[number] = Passage(read, link.work(*read.values()))
+            passages[number] = Passage(read, link.work(*(read[name] for name in link.reads)))
             nodes.update(passages[number].gave)
             plan.forward[number] = _least(plan.forward[number], start)
 

@@ -7,7 +7,7 @@ no number: every piece runs in one thread, and sums have an order of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -48,7 +48,9 @@ class Plan:
 
 
 def plan_of(waves: Sequence[Sequence[Part]], given: Collection[str], whole: bool = False) -> Plan:
-    """Of all parts that can run on the given tensors; with ``whole`` each part is one piece."""
+    """Of all parts that can run on the given tensors, and do not give these; with ``whole`` each part is one
+    piece.
+    """
     plan, giver = Plan(), dict.fromkeys(given, -1)
     ranks: list[tuple[int, int]] = []  # gradients come from the last wave first, within one in order
 
@@ -57,7 +59,7 @@ def plan_of(waves: Sequence[Sequence[Part]], given: Collection[str], whole: bool
 
     for depth, wave in enumerate(waves):
         for part in wave:
-            if any(source(name) is None for name in part.reads):
+            if any(source(name) is None for name in part.reads) or set(part.gives) <= set(given):
                 continue
             for link in [Link(part.reads, part.gives, part)] if whole else part.links():
                 found = {source(name) for name in link.reads} - {-1}
@@ -86,6 +88,40 @@ def in_order(waits_for: Graph) -> Iterable[int]:
     )
 
 
+class _Course:
+    """Who may begin, who is through, and what went wrong, for all threads of one run."""
+
+    def __init__(self, waits_for: Graph, follows: Graph, way: Sequence[float]) -> None:
+        self.follows, self.way = follows, way
+        self.waiting = [len(others) for others in waits_for]
+        self.ready = sorted((-way[number], number) for number, count in enumerate(self.waiting) if not count)
+        self.left, self.changed = len(self.waiting), Condition()
+        self.failed: list[BaseException] = []
+
+    def next_piece(self) -> int | None:
+        """The piece that is ready and has the longest way; waits for one. None where there are no more."""
+        with self.changed:
+            while not self.ready and self.left and not self.failed:
+                self.changed.wait()
+            return heappop(self.ready)[1] if self.ready and not self.failed else None
+
+    def end(self, number: int) -> None:
+        """It is through: others may begin."""
+        with self.changed:
+            self.left -= 1
+            for other in self.follows[number]:
+                self.waiting[other] -= 1
+                if not self.waiting[other]:
+                    heappush(self.ready, (-self.way[other], other))
+            self.changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing more begins."""
+        with self.changed:
+            self.failed.append(error)
+            self.changed.notify_all()
+
+
 def run_all(
     pool: Executor,
     threads: int,
@@ -96,42 +132,31 @@ def run_all(
     way: Sequence[float],
 ) -> None:
     """Work of every piece, each after those that it waits for, the longest way first, by threads that enter
-    ``modes``. Raises what the first piece that fails raises, when no other is under way any more.
+    ``modes``. Raises what the first piece that fails raises, and a Ctrl-C, when nothing is under way any
+    more.
     """
-    waiting = [len(others) for others in waits_for]
-    ready = sorted((-way[number], number) for number, count in enumerate(waiting) if not count)
-    left, changed = len(waiting), Condition()
-    failed: list[BaseException] = []
-
-    def next_piece() -> int | None:
-        with changed:
-            while not ready and left and not failed:
-                changed.wait()
-            return heappop(ready)[1] if ready and not failed else None
-
-    def end(number: int) -> None:
-        nonlocal left
-        with changed:
-            left -= 1
-            for other in follows[number]:
-                waiting[other] -= 1
-                if not waiting[other]:
-                    heappush(ready, (-way[other], other))
-            changed.notify_all()
+    course = _Course(waits_for, follows, way)
 
     def take() -> None:
         with modes():
-            while (number := next_piece()) is not None:
+            while (number := course.next_piece()) is not None:
                 try:
                     work(number)
                 except BaseException as error:
-                    with changed:
-                        failed.append(error)
-                        changed.notify_all()
+                    course.fail(error)
                     return
-                end(number)
+                course.end(number)
 
-    for done in [pool.submit(take) for _ in range(threads)]:
+    crew: list[Future[None]] = []
+    try:
+        for _ in range(threads):
+            crew.append(pool.submit(take))
+        wait(crew)
+    except BaseException as error:
+        course.fail(error)
+        wait(crew)
+        raise
+    for done in crew:
         done.result()
-    if failed:
-        raise failed[0]
+    if course.failed:
+        raise course.failed[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def one_hot() -> np.ndarray:
         ({"train_x": PIXELS.astype(np.int16) * 2}, "more than a byte holds: scale them"),
         (
             {"train_x": PIXELS.astype(np.float32) - 128},
-            "np.round((train_x.astype(float) + 128) * (255 /",
+            "np.round((train_x - float(train_x.min())) * (255 / ",
         ),
         ({"train_x": PIXELS.transpose(1, 2, 3, 0)}, "save train_x.transpose(3, 0, 1, 2)"),
         ({"valid_y": LABELS}, "lacks val_x"),
@@ -128,3 +129,21 @@ def test_one_array_is_no_npz(tmp_path: Path) -> None:
         np.save(file, PIXELS)
     with pytest.raises(LfdeployError, match=r"one array without a name.* np\.savez\("):
         npz(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.float32])
+def test_what_is_advised_for_values_keeps_their_order(kind: type, tmp_path: Path) -> None:
+    """Executed as it is printed: the darkest becomes 0, the brightest 255, also far from zero."""
+    offset = 1_234_567 if kind is np.int32 else -128
+    given = (PIXELS.astype(np.int64) + offset).astype(kind)
+    given[0, 0, 0], given[0, 0, 1] = (offset, offset + 255)
+    if kind is np.int16:
+        given = given * 3
+    with pytest.raises(LfdeployError) as caught:
+        npz(write(tmp_path / "x.npz", train_x=given))
+    code = re.search(r"as in (np\.round.*)\.$", str(caught.value))
+    assert code is not None
+    scaled = eval(code[1], {"np": np, "train_x": given, "float": float})
+    order = np.argsort(given, axis=None, kind="stable")
+    assert scaled.dtype == np.uint8 and (np.diff(scaled.ravel()[order].astype(int)) >= 0).all()
+    assert (scaled.min(), scaled.max()) == (0, 255)

@@ -125,6 +125,32 @@ def test_a_reader_that_goes_on_has_every_line() -> None:
     assert b"".join(found).lstrip(b"x").decode().splitlines() == [f"line {number}" for number in range(100)]
 
 
+class Tee:
+    """A stream of somebody's own: what one can do with it is to write."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+def test_any_stream_has_its_lines_and_none_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    tee = Tee()
+    with lines_to(tee, True) as lines:  # type: ignore[arg-type]
+        assert lines is not None
+        lines.put("one")
+        lines.put("two")
+    assert tee.text == "one\ntwo\n" and lines.lost == 0
+    with lines_to(None, True) as lines:
+        assert lines is not None
+        lines.put("one")
+    assert lines.lost == 1 and "there is no standard output" in capsys.readouterr().err
+
+
 def test_a_reader_that_has_left_costs_no_answer(
     entries: dict[str, Entry], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from PIL import Image
 from scipy.stats import ttest_rel
 
 from lfdeploy.config import TrainConfig
@@ -253,6 +254,23 @@ def test_figures_of_other_pictures_are_not_taken_over(
     found = compare(replace(gone, data=coloured_npz.stem), "independent", "1", runs=runs)
     assert found["rows"] == document["rows"]
     assert "is not here" in capsys.readouterr().err
+
+
+def test_networks_that_want_other_sizes_are_gone_on_with(tmp_path: Path) -> None:
+    """Each line is held to the pictures as its own network sees them."""
+    draw = np.random.default_rng(0)
+    for label, name in enumerate(("red", "blue")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(14):
+            pixels = draw.integers(0, 120, (100, 100, 3))
+            pixels[..., 2 * label] += 110
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "data" / name / f"{number}.png")
+    config = TrainConfig(data=str(tmp_path / "data"), epochs=1, steps=1, batch_size=8)
+    methods = "independent:arch=resnet8:peers=1,independent:arch=mobilenet_v3_small:peers=1"
+    base = methods.split(",")[0]
+    first = compare(config, methods, "1", runs=tmp_path / "runs", against=base)
+    again = compare(config, methods, "1", runs=tmp_path / "runs", against=base)
+    assert again["rows"] == first["rows"] and len(first["rows"]) == 2
 
 
 def test_a_diverged_run_is_left_out_and_said(coloured_npz: Path, tmp_path: Path) -> None:

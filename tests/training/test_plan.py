@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -12,9 +14,13 @@ from builders import at, built, given
 from torch import nn
 
 from lfdeploy.models import ARCHITECTURES, create
+from lfdeploy.models.fusion import FusedHead
+from training.cohort import Cohort
 from training.engine import Engine
+from training.losses import LossGraph
 from training.methods import METHODS
-from training.parts import Auxiliary, Peer
+from training.methods.method import Given
+from training.parts import Auxiliary, FusedPart, Nodes, Peer, Trunk
 from training.parts.part import begins_in_place, halves
 from training.plan import Plan, in_order, plan_of, run_all, ways
 
@@ -40,6 +46,49 @@ def test_a_part_without_its_tensors_is_left_out_and_so_is_what_reads_it() -> Non
     assert not plan_of(cohort.waves, ["labels"]).links
 
 
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("method", ["lfmkd", "independent", "dml"])
+def test_a_trunk_that_does_not_learn_is_computed_once(
+    method: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every picture, in a step and in evaluation; by pieces of a batch where there are threads."""
+    row, counts = METHODS[method], []
+    torch.manual_seed(0)
+    options, peers = row.options(), [create("resnet8", 10) for _ in range(2)]
+    cohort = row.build(Given(peers, 10, 16, options, frozen=2))
+    forward = Trunk.forward
+
+    def counted(self: Trunk, x: torch.Tensor) -> Nodes:
+        counts.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(Trunk, "forward", counted)
+    engine = Engine(cohort.train(), row.graph(cohort, options), "cpu", torch.float32, threads)
+    try:
+        engine.step(given(cohort, torch.randn(8, 3, 16, 16), torch.arange(8)), at(engine.graph, 0.5))
+        assert sum(counts) == 8
+        cohort.eval()
+        engine.forward(torch.randn(6, 3, 16, 16))
+        assert sum(counts) == 14
+    finally:
+        engine.close()
+
+
+def test_a_part_may_read_a_tensor_twice() -> None:
+    torch.manual_seed(0)
+    peer = Peer("peer0", create("resnet8", 10))
+    twice = FusedPart("fused", ["peer0.map2", "peer0.map2"], FusedHead([64, 64], 10))
+    cohort = Cohort([peer, twice]).train()
+    graph, grads = LossGraph({"peer0": 1.0, "fused": 1.0}, ()), []
+    for whole in (True, False):
+        cohort.zero_grad()
+        engine = Engine(cohort, graph, "cpu", torch.float32, 0, whole=whole)
+        images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        engine.step(given(cohort, images, torch.arange(4)), at(graph, 1.0))
+        grads.append(torch.cat([p.grad.flatten() for p in cohort.parameters() if p.grad is not None]))
+    assert torch.allclose(*grads, rtol=1e-4, atol=1e-6)
+
+
 class _Overwrites(nn.Module):
     def __init__(self, first: nn.Module) -> None:
         super().__init__()
@@ -52,6 +101,7 @@ def test_nothing_is_cut_before_a_layer_that_writes_over_what_it_reads() -> None:
     conv = nn.Conv2d(4, 4, 1)
     assert begins_in_place(writes) and begins_in_place(nn.Sequential(writes, conv))
     assert begins_in_place(_Overwrites(writes))
+    assert begins_in_place(nn.Sequential(nn.Identity(), writes))
     assert not begins_in_place(keeps) and not begins_in_place(nn.Sequential(conv, writes))
     assert [len(piece) for piece in halves(nn.Sequential(conv, writes, conv, writes))] == [2, 2]
     assert [len(piece) for piece in halves(nn.Sequential(conv, conv, writes, conv))] == [4]
@@ -125,6 +175,26 @@ def test_a_piece_that_fails_ends_all_and_says_so(threads: int) -> None:
         again = ways(plan.forward, plan.after)
         run_all(pool, threads, nullcontext, done.append, plan.before, plan.after, again)
         assert len(done) == 40  # and the threads take the next step
+
+
+def test_a_ctrl_c_begins_nothing_more() -> None:
+    """It is raised when nothing is under way: what ran on would add to gradients behind the caller's back."""
+    plan, done = some_plan(60, 1), []
+    main, first = threading.get_ident(), threading.Event()
+
+    def work(number: int) -> None:
+        if not first.is_set():
+            first.set()
+            signal.pthread_kill(main, signal.SIGINT)
+        sum(range(200_000))  # it takes a while
+        done.append(number)
+
+    with ThreadPoolExecutor(2) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            run_all(pool, 2, nullcontext, work, plan.before, plan.after, ways(plan.forward, plan.after))
+        count = len(done)
+        pool.submit(lambda: None).result()
+    assert len(done) == count < 60
 
 
 #: One of each family, and all others

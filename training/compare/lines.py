@@ -10,7 +10,7 @@ from typing import Any
 
 from lfdeploy.config import TrainConfig
 from lfdeploy.console import say
-from lfdeploy.data import name_of
+from lfdeploy.data import Data, name_of
 from lfdeploy.errors import Interrupted, LfdeployError
 from lfdeploy.models import canonical
 from lfdeploy.models.targets import FUSED, layout_of
@@ -46,7 +46,7 @@ def collected(
             what = f"{file} has {entry.label}, seed {seed},"
             _check(config, line["settings"], line["data"]["name"], line["data"]["train"], what)
             _check_networks(entry.config(config, seed), line["archs"], what)
-    _check_pictures(config, entries[0].config(config, seeds[0]), wanted, kept, home, file)
+    _check_pictures(config, wanted, kept, home, file)
     missing = [pair for pair in wanted if (pair[0].label, pair[1]) not in kept]
     diverged = []
     for number, (entry, seed) in enumerate(missing, 1):
@@ -68,28 +68,29 @@ def collected(
 
 
 def _check_pictures(
-    config: TrainConfig, first: TrainConfig, wanted: Sequence[tuple[Entry, int]],
-    kept: Mapping[tuple[str, int], Line], home: Path, file: Path,
+    config: TrainConfig, wanted: Sequence[tuple[Entry, int]], kept: Mapping[tuple[str, int], Line],
+    home: Path, file: Path,
 ) -> None:  # fmt: skip
     """Raise where what is taken over was measured on other pictures than there are now."""
-    then = {}
+    then: list[tuple[str, TrainConfig, Mapping[str, Any]]] = []
     for entry, seed in wanted:
-        run = Run(home / f"{entry.stem}-s{seed}")
+        run, mine = Run(home / f"{entry.stem}-s{seed}"), entry.config(config, seed)
         if line := kept.get((entry.label, seed)):
-            then[f"{file} has {entry.label}, seed {seed},"] = line["data"]
+            then.append((f"{file} has {entry.label}, seed {seed},", mine, line["data"]))
         elif (run.path / "summary.json").is_file():
-            then[f"Run {typed(run.path)} was trained"] = run.read("summary.json")["data"]
-    then = {what: data for what, data in then.items() if data.get("pictures")}
-    if not then:
-        return
-    if config.data not in DATASETS and not Path(config.data).exists():
+            then.append((f"Run {typed(run.path)} was trained", mine, run.read("summary.json")["data"]))
+    then = [row for row in then if row[2].get("pictures")]
+    if then and config.data not in DATASETS and not Path(config.data).exists():
         say(f"Note: {config.data} is not here, so it is not known whether these figures are of it.")
         return
-    now = pictures_of(first, home.parent)
-    for what, data in then.items():
-        if data["pictures"] != now.pictures:
+    now: dict[str | None, Data] = {}  # networks may want other sizes
+    for what, mine, data in then:
+        if mine.arch not in now:
+            now[mine.arch] = pictures_of(mine, home.parent)
+        found = now[mine.arch]
+        if data["pictures"] != found.pictures:
             counts = [f"{data[split]:,} to {split}" for split in ("train", "test")]
-            other = [f"{len(now.split(split)):,} to {split}" for split in ("train", "test")]
+            other = [f"{len(found.split(split)):,} to {split}" for split in ("train", "test")]
             raise LfdeployError(
                 f"{what} on other pictures ({', '.join(counts)}) than {config.data} holds now "
                 f"({', '.join(other)}): {ANOTHER}"

@@ -93,7 +93,8 @@ def halves(module: nn.Module) -> list[list[nn.Module]]:
 
 def begins_in_place(module: nn.Module) -> bool:
     """Whether it may write over what it reads, so that nobody else may read that."""
-    first = next((each for each in module.modules() if not list(each.children())), module)
+    leaves = [each for each in module.modules() if not list(each.children())]
+    first = next((each for each in leaves if not isinstance(each, nn.Identity)), module)
     return bool(getattr(first, "inplace", False))
 
 
