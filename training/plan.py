@@ -7,7 +7,7 @@ no number: every piece runs in one thread, and sums have an order of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -95,7 +95,7 @@ class _Course:
         self.follows, self.way = follows, way
         self.waiting = [len(others) for others in waits_for]
         self.ready = sorted((-way[number], number) for number, count in enumerate(self.waiting) if not count)
-        self.left, self.changed = len(self.waiting), Condition()
+        self.left, self.under_way, self.changed = len(self.waiting), 0, Condition()
         self.failed: list[BaseException] = []
 
     def next_piece(self) -> int | None:
@@ -103,23 +103,34 @@ class _Course:
         with self.changed:
             while not self.ready and self.left and not self.failed:
                 self.changed.wait()
-            return heappop(self.ready)[1] if self.ready and not self.failed else None
+            if not self.ready or self.failed:
+                return None
+            self.under_way += 1
+            return heappop(self.ready)[1]
 
     def end(self, number: int) -> None:
         """It is through: others may begin."""
         with self.changed:
             self.left -= 1
+            self.under_way -= 1
             for other in self.follows[number]:
                 self.waiting[other] -= 1
                 if not self.waiting[other]:
                     heappush(self.ready, (-self.way[other], other))
             self.changed.notify_all()
 
-    def fail(self, error: BaseException) -> None:
-        """Nothing more begins."""
+    def fail(self, error: BaseException, ended: int = 0) -> None:
+        """Nothing more begins; ``ended`` pieces did so by it."""
         with self.changed:
             self.failed.append(error)
+            self.under_way -= ended
             self.changed.notify_all()
+
+    def settle(self) -> None:
+        """Wait until nothing is under way."""
+        with self.changed:
+            while self.under_way:
+                self.changed.wait()
 
 
 def run_all(
@@ -143,20 +154,17 @@ def run_all(
                 try:
                     work(number)
                 except BaseException as error:
-                    course.fail(error)
+                    course.fail(error, 1)
                     return
                 course.end(number)
 
-    crew: list[Future[None]] = []
     try:
-        for _ in range(threads):
-            crew.append(pool.submit(take))
-        wait(crew)
-    except BaseException as error:
+        for done in [pool.submit(take) for _ in range(threads)]:
+            done.result()
+    except BaseException as error:  # a Ctrl-C, wherever it came
         course.fail(error)
-        wait(crew)
+        course.settle()
         raise
-    for done in crew:
-        done.result()
+    course.settle()
     if course.failed:
         raise course.failed[0]
