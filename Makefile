@@ -92,10 +92,10 @@ large: $(READY)
 # Which method, on CIFAR-100: chosen on pictures of its training split, then proven on its test split with other seeds.
 # A line of every run is kept in docs/results/; a second call goes on from what is there.
 evidence: OUT ?= evidence
-CHOICE := independent,ffl,ffl:logits=standard,lfmkd,lfmkd:aux_head=lite,lfmkd:attn=none,lfmkd:attn=bilinear
-CHOICE := $(CHOICE),lfmkd:attn_pos=peer,lfmkd:knowledge=maps,lfmkd:knowledge=both,lfmkd:logits=standard,lfmkd:aux_of=peer
-CHOICE := $(CHOICE),lfmkd:aux_teach=better,lfmkd:lambda_teachers=1,lfmkd:detach_taps=true
-PROOF := independent,independent:heads=auto,dml,ffl,lfmkd
+CHOICE := independent,ffl,ffl:logits=standard,lfmkd,lfmkd:aux_head=lite,lfmkd:attn=cbam,lfmkd:attn=cbam:aux_head=lite,lfmkd:attn=bilinear
+CHOICE := $(CHOICE),lfmkd:attn=cbam:attn_pos=peer,lfmkd:knowledge=maps,lfmkd:knowledge=both,lfmkd:logits=standard,lfmkd:aux_of=peer
+CHOICE := $(CHOICE),lfmkd:aux_teach=better,lfmkd:lambda_teachers=1,lfmkd:detach_taps=true,lfmkd:attn=cbam:detach_taps=true
+PROOF := independent,independent:heads=auto,dml,ffl,lfmkd,lfmkd:attn=cbam
 SHORT := --arch resnet8 --epochs 12 --val-fraction 0 --threads shared
 evidence: $(READY)
 	@test -f "$(DATA)" || { echo "Name CIFAR-100 as an .npz: make evidence DATA=cifar100.npz"; exit 2; }

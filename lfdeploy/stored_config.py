@@ -18,6 +18,8 @@ BEFORE_RECIPES = {
 def stored(values: Mapping[str, Any]) -> TrainConfig:
     """The settings of a config.json. Raises TypeError, KeyError or ValueError for what is none."""
     known = dict(values) | {"option": tuple((key, value) for key, value in values["option"])}
+    if "deterministic" not in known and known.get("method") == "lfmkd":  # as old as attention by default
+        known["option"] = (("attn", "cbam"), *known["option"])
     if "recipe" not in known:
         rate = known.get("lr") or (0.01 if known.get("weights") else 0.1)
         augment = None if known.get("augment") == "auto" else known.get("augment")

@@ -78,7 +78,7 @@ def test_parameters_of_a_peer(arch: str, parameters: int) -> None:
     ("archs", "middle", "end"), [(2, [1_276, 3_468], 16_228), (3, [1_708, 4_844], 21_028)]
 )
 def test_parameters_of_fusions(archs: int, middle: list[int], end: int) -> None:
-    cohort, _ = cohort_of(archs=",".join(["resnet32"] * archs), size=32, classes=100)
+    cohort, _ = cohort_of(archs=",".join(["resnet32"] * archs), size=32, classes=100, attn="cbam")
     assert [count(t.fusion) + count(t.attention) for t in auxiliaries(cohort)] == middle
     assert count(cohort.parts["fused"].head) == end
 
@@ -353,7 +353,7 @@ SWITCHES = [
     {"attn": "se"},
     {"attn": "eca"},
     {"attn": "cbam"},
-    *({"attn": a, "attn_pos": "concat"} for a in ("none", "se", "eca", "cbam")),
+    *({"attn": a, "attn_pos": "concat"} for a in ("se", "eca", "cbam")),
     {"attn": "cbam", "attn_pos": "concat", "fuse": "sum"},
     {"attn": "eca", "attn_pos": "concat", "fuse": "pw"},
     *({"aux_head": h} for h in ("gap", "lite", "continue", "dks")),
@@ -476,6 +476,7 @@ WRONG = [
     ("lfmkd", {"fuse": "max"}, "Choose one of: dwpw, pw, sum"),
     ("lfmkd", {"attn": "vit"}, "Choose one of: none, se, eca, cbam, at, bilinear"),
     ("lfmkd", {"attn_pos": "before"}, "Choose one of: fused, concat, peer"),
+    ("lfmkd", {"attn_pos": "peer"}, "has no meaning without attention; add -o attn cbam"),
     ("lfmkd", {"aux_head": "mlp"}, "Choose one of: auto, gap, lite, continue, dks"),
     ("lfmkd", {"knowledge": "features"}, "Choose one of: logits, maps, both"),
     ("lfmkd", {"detach_taps": "maybe"}, "must be true or false"),

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from lfdeploy.config import TrainConfig, seconds_of
+from lfdeploy.config import TrainConfig, parse_options, seconds_of
 from lfdeploy.data import Data, Split
 from lfdeploy.errors import LfdeployError, UsageError
+from lfdeploy.run import config_json
 from lfdeploy.stored_config import stored
 from training import train
 from training.budget import Costs, enough, fitting, told
+from training.methods import METHODS
 from training.recipes import RECIPES, chosen, resolved
 from training.setup import prepare
 
@@ -224,3 +226,14 @@ def test_a_config_of_before_recipes_means_what_it_meant(weights: str | None) -> 
         assert (config.fit_heads, config.keep_statistics, config.freeze_parts) == (False, False, 0)
         assert (config.option, config.epochs, config.fresh_lr) == ((("temperature", "2"),), 7, 1.0)
     assert stored(vars(config) | {"option": [list(pair) for pair in config.option]}) == config
+
+
+def test_a_config_of_before_keeps_the_attention_that_was_the_default() -> None:
+    """What is repeated or gone on with is what was begun; what was asked for stays asked for."""
+    now = config_json(TrainConfig())
+    assert stored(now).option == ()
+    before = {key: value for key, value in now.items() if key != "deterministic"}
+    assert parse_options(METHODS["lfmkd"].options, stored(before).option, "lfmkd").attn == "cbam"
+    asked = before | {"option": [["attn", "se"]]}
+    assert parse_options(METHODS["lfmkd"].options, stored(asked).option, "lfmkd").attn == "se"
+    assert stored(before | {"method": "ffl"}).option == ()
