@@ -203,7 +203,7 @@ METHOD = Method(
     loss="sum CE(z_m), CE(z_f), CE(a_s) + w (sum_m KD_3(z_f -> z_m) + 1/S sum_s,m KD_3(a_s -> z_m) + "
     "KD_3(mean z -> z_f))",
     ships="fused, or peer0 at one network's cost",
-    when="the subject of this project: a reconstruction, which gained nothing over independent networks "
-    "where it was measured (docs/results.md)",
+    when="the subject of this project: a reconstruction, whose peers gained a little over independent "
+    "networks where it was measured (docs/results.md)",
     source="after the abstract of Hu et al. 2022, Layer-fusion for online mutual knowledge distillation",
 )
