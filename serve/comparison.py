@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
+from lfdeploy.confidence import percent
 from serve.answer import Answer
-from serve.render import bars, percent
+from serve.render import bars
 
 #: From here on one is called faster: of so few runs less may be chance.
 CLEAR = 1.5

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from lfdeploy import by_class
 from lfdeploy.chance import SENTENCE
-from lfdeploy.confidence import KEY, temperature, threshold
+from lfdeploy.confidence import KEY, percent, temperature, threshold
 from lfdeploy.familiarity import KEY as FAMILIARITY
 from serve.answer import Answer
 from serve.entries import Entry
@@ -19,15 +19,6 @@ SHOWN, MOST_SHOWN, FEW, HALF = 5, 100, 12, 0.5
 def verbatim(html: str) -> str:
     """HTML as Markdown that says the same: in one block, whatever ends of lines its names have."""
     return "&#10;".join(html.splitlines())
-
-
-def percent(probability: float) -> str:
-    """With one decimal; never 100 or 0 unless it is."""
-    if 0.9995 <= probability < 1:
-        return "> 99.9 %"
-    if 0 < probability < 0.0005:
-        return "< 0.1 %"
-    return f"{100 * probability:.1f} %"
 
 
 def answered(found: Answer | None) -> str:

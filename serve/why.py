@@ -7,13 +7,13 @@ import io
 from collections.abc import Sequence
 from html import escape
 
+from lfdeploy.confidence import percent
 from lfdeploy.errors import LfdeployError
 from lfdeploy.images import prepare
 from lfdeploy.overlay import picture
 from serve.answer import answer_of, sentence_of
 from serve.engine import Engine
 from serve.entries import mapless
-from serve.render import percent
 
 
 def why(engine: Engine, blob: bytes | None, able: Sequence[str] = ()) -> str:

@@ -14,10 +14,10 @@ from urllib.request import Request, urlopen
 import pytest
 from serve_pictures import JPEG, plain, saved
 
+from lfdeploy.confidence import percent
 from lfdeploy.predict import Predictor
 from lfdeploy.run import Run
 from serve.offline import go_offline
-from serve.render import percent
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from lfdeploy.artifact import Artifact
+from lfdeploy.confidence import percent
 from serve.answer import Answer
 from serve.entries import Entry
-from serve.render import answered, foot, heading, percent, title, verdict
+from serve.render import answered, foot, heading, title, verdict
 
 EVIL = "<img src=x onerror=alert(1)> ${1+1} {{value}} \"'&"
 
