@@ -563,16 +563,18 @@ def test_every_format_carries_it(
 
 @pytest.fixture
 def doubtful(calibrated: Path, pictures: Data, tmp_path: Path) -> tuple[Path, list[Path], list[bool]]:
-    """The artifact, six of its least and six of its most sure test pictures as files, and for which it is
-    not sure.
+    """The artifact, its six least and its six most sure pictures as files, of the test pictures and of every
+    two neighbours of them blended; and for which it is not sure.
     """
-    manifest = read(calibrated).manifest
-    p = outputs(calibrated, pictures.test.images)[1].max(1)
+    manifest, plain = read(calibrated).manifest, pictures.test.images
+    blended = (plain[:-1].astype(np.uint16) + plain[1:]) // 2
+    images = np.concatenate([plain, blended.astype(np.uint8)])
+    p = outputs(calibrated, images)[1].max(1)
     order = np.argsort(p)
     files = []
     for index in (*order[:6], *order[-6:]):
         files.append(tmp_path / f"{len(files):02}.png")
-        Image.fromarray(pictures.test.images[index]).save(files[-1])
+        Image.fromarray(images[index]).save(files[-1])
     return calibrated, files, [bool(p[i] < manifest[KEY]["threshold"]) for i in (*order[:6], *order[-6:])]
 
 
