@@ -113,14 +113,14 @@ def _proof_in_a_fresh_process(request: pytest.FixtureRequest, monkeypatch: pytes
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Two resnet8 by lfmkd on digits, six epochs, with all targets as fp32 ONNX in its artifacts."""
+    """Two resnet8 by lfmkd with CBAM on digits, six epochs; all targets as fp32 ONNX in its artifacts."""
     from export import export
     from training import train
 
     def make(runs: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(plots, "draw", DRAW)
-            run = train(TrainConfig(epochs=6), name="tiny", runs=runs)
+            run = train(TrainConfig(epochs=6, option=(("attn", "cbam"),)), name="tiny", runs=runs)
         export(ExportConfig(all=True), run)
 
     runs = tmp_path_factory.mktemp("tiny") / "runs"
