@@ -131,13 +131,14 @@ class TrainConfig(DataConfig):
     accumulate: int = setting(
         1, "pieces that each batch is computed in, one by one, for less memory", metavar="N", hidden=True
     )
-    graph: bool = setting(
-        False, "CUDA: record a step once and repeat it; no GPU has run this yet", hidden=True
+    graph: bool = setting(False, "CUDA: record a step once and repeat it", hidden=True)
+    compile: bool = setting(
+        False, "with --graph: compile the networks' blocks first; no GPU has run this yet", hidden=True
     )
     deterministic: bool = setting(
         False,
         "CUDA: only kernels that sum in one order, slower; an operation that has none is an error. Runs on "
-        "a CPU are repeatable without it; no GPU has run this yet",
+        "a CPU are repeatable without it",
         hidden=True,
     )
     balance: str = setting(
@@ -166,6 +167,8 @@ class TrainConfig(DataConfig):
             raise UsageError(
                 f"--threads is '{self.threads}'; write auto, peer, shared, or a number from 1 on."
             )
+        if self.compile and not self.graph:
+            raise UsageError("--compile is for a recorded step: add --graph.")
         if self.accumulate < 1:
             raise UsageError(f"--accumulate is {self.accumulate}; it must be 1 or greater.")
         if self.patience < 0:

@@ -34,9 +34,11 @@ from training.engine import Engine, threads_for
 from training.losses import LossGraph
 from training.methods import METHODS
 from training.methods.method import Given
-from training.precision import pick_precision, settle
+from training.precision import exact_fp32, pick_precision, settle
+from training.recorded import Recorded, draws
 
-BATCH, SIZE, CLASSES, STEPS = 128, 32, 100, 2
+BATCH, SIZE, CLASSES = 128, 32, 100
+STEPS = {"cpu": 2, "cuda": 20}  # of a round
 MEAN, STD = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
 
 
@@ -90,7 +92,9 @@ def bench_training(arch: str, methods: str, rounds: int, device: str = "auto") -
         "batch": BATCH,
         "device": f"{os.cpu_count()} CPU cores ({instruction_set()})" if where == "cpu" else where,
         "rows": rows,
-        "notes": [f"Median of {rounds} interleaved rounds of {STEPS} steps; the ratios ran from {spread}."],
+        "notes": [
+            f"Median of {rounds} interleaved rounds of {STEPS[where]} steps; the ratios ran from {spread}."
+        ],
     }
 
 
@@ -130,9 +134,12 @@ def _against_plain(
     }
     chosen = _precision(cohort, images, device)
     for dtype in dict.fromkeys((torch.float32, chosen)):
-        threads, step = _ours(copy.deepcopy(cohort), graph, dtype, images, labels, device, stack)
         precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-        loops[f"lfdeploy: {precision}, NHWC, {f'{threads} threads' if threads else device}"] = step
+        records = ["", "--graph", *(["--graph --compile"] if dtype == chosen else [])]
+        for record in records if device == "cuda" and not draws(cohort) else [""]:
+            threads, step = _ours(copy.deepcopy(cohort), graph, dtype, images, labels, device, stack, record)
+            how = f"{threads} threads" if threads else f"{device}{', ' * bool(record)}{record}"
+            loops[f"lfdeploy: {precision}, NHWC, {how}"] = step
     return loops
 
 
@@ -146,8 +153,10 @@ def _against_first(
     for entry in entries:
         cohort, graph = _begun(arch, entry, peers, device)
         dtype = dtype or _precision(cohort, images, device)
-        threads, step = _ours(cohort, graph, dtype, images, labels, device, stack)
-        loops[f"{entry.label}{f', {threads} threads' if threads else ''}"] = step
+        record = "--graph" if device == "cuda" and not draws(cohort) else ""
+        threads, step = _ours(cohort, graph, dtype, images, labels, device, stack, record)
+        how = f", {threads} threads" if threads else f", {record}" if record else ""
+        loops[f"{entry.label}{how}"] = step
     return loops
 
 
@@ -164,11 +173,11 @@ def _timed(
             for name, step in loops.items():
                 torch.set_num_threads(1 if "threads" in name else cores)
                 start = time.perf_counter()
-                for _ in range(STEPS):
+                for _ in range(STEPS[device]):
                     step()
                 settle(device)
                 if number:
-                    times[name].append((time.perf_counter() - start) / STEPS * 1e3)
+                    times[name].append((time.perf_counter() - start) / STEPS[device] * 1e3)
             meter.at(number + 1)
     return times
 
@@ -189,8 +198,9 @@ def _row(name: str, milliseconds: NDArray[np.float64], plain: NDArray[np.float64
     }
 
 
-def _optimizer(cohort: Cohort) -> torch.optim.Optimizer:
-    return torch.optim.SGD(cohort.parameter_groups(5e-4), lr=0.01, momentum=0.9, nesterov=True)
+def _optimizer(cohort: Cohort, record: bool = False) -> torch.optim.Optimizer:
+    groups = cohort.parameter_groups(5e-4)
+    return torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True, fused=record or None)
 
 
 def _plain(cohort: Cohort, graph: LossGraph, images: Any, labels: Any, device: str) -> Callable[[], None]:
@@ -209,6 +219,7 @@ def _plain(cohort: Cohort, graph: LossGraph, images: Any, labels: Any, device: s
     batches, ramps = _endless(lambda: iter(loader)), graph.ramps(1, 1, device)
 
     def step() -> None:
+        _as_torch_begins()
         x, y = next(batches)
         given = engine.cohort.views_of(x.to(device)) | {"labels": y.to(device)}
         optimizer.zero_grad()
@@ -216,6 +227,11 @@ def _plain(cohort: Cohort, graph: LossGraph, images: Any, labels: Any, device: s
         optimizer.step()
 
     return step
+
+
+def _as_torch_begins() -> None:
+    """CUDA as a first script has it: convolutions in TF32, summed in any order."""
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = False, True
 
 
 def _ours(
@@ -226,23 +242,31 @@ def _ours(
     labels: Any,
     device: str,
     stack: ExitStack,
+    record: str = "",
 ) -> tuple[int, Callable[[], None]]:
-    """How many threads of its own our step has, and the step."""
+    """How many threads of its own our step has, and the step; ``record``: the flags that repeat one."""
     cohort = cohort.to(memory_format=torch.channels_last)
     for number, network in enumerate(cohort.networks):
         with_own_random(network, number)
     threads = threads_for("auto", cohort, device)
     engine = Engine(cohort.train(), graph, device, dtype, threads)
     stack.callback(engine.close)
-    optimizer = _optimizer(cohort)
+    optimizer = _optimizer(cohort, bool(record))
     mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
     split = Split(images, labels.astype(np.int64), "")
     source = Batches(split, BATCH, Augment(4, True), 0, device, cohort.views)
     batches, ramps = _endless(lambda: source.epoch(0)), graph.ramps(1, 1, device)
 
+    recorded = Recorded(engine, optimizer, compiled="compile" in record) if record else None
+
     def step() -> None:
+        exact_fp32(device)
+        given = next(batches).given(mean, std)
+        if recorded:
+            recorded(given, ramps)
+            return
         optimizer.zero_grad(set_to_none=True)
-        engine.step(next(batches).given(mean, std), ramps)
+        engine.step(given, ramps)
         optimizer.step()
 
     return threads, step

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.cohort import Cohort
+from training.lanes import Lanes
 from training.losses import LossGraph, Ramps, evaluate_graph
 from training.parts import Nodes, run
 from training.parts.part import wide
@@ -58,6 +59,8 @@ class Engine:
         self.intra_op = torch.get_num_threads()
         if most:
             torch.set_num_threads(most)
+        self.abreast = False  # a whole step's pieces on streams of their own, where there are streams
+        self.lanes: dict[frozenset[str], Lanes] = {}
         self.seen: Nodes = {}
         self.plans: dict[frozenset[str], Plan] = {}
         if self.pool is not None:
@@ -91,20 +94,29 @@ class Engine:
         """
         if self.whole:
             with self.autocast():
-                nodes = self.cohort(given)
+                nodes = self._abreast(given) if self.abreast else self.cohort(given)
             parts = evaluate_graph(self.graph, nodes, ramps)
             _backward(parts, factor)
             self._see(nodes)
             return {name: part.detach() for name, part in parts.items()}
         return self._step_in_pieces(given, ramps, factor)
 
+    def _abreast(self, given: Nodes) -> Nodes:
+        if (known := frozenset(given)) not in self.lanes:
+            self.lanes[known] = Lanes(plan_of(self.cohort.waves, given), self.device)
+        return self.lanes[known].forward(given, self.cohort.tail)
+
     def _see(self, nodes: Nodes) -> None:
         labels = nodes["labels"]
-        logits = {name: nodes[name] for name in self.cohort.layout.targets if name in nodes}
+        names = [name for name in self.cohort.layout.targets if name in nodes]
         with torch.no_grad():
-            for name, values in logits.items():
-                self.seen[f"{name}.top1"] = (values.argmax(1) == labels).double().mean()
-                self.seen[f"{name}.cross_entropy"] = F.cross_entropy(wide(values), labels)
+            logits = torch.stack([wide(nodes[name]) for name in names])
+            right = (logits.argmax(2) == labels).double().mean(1)
+            of_each = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(names)), reduction="none")
+            entropy = of_each.view(len(names), -1).mean(1)
+        for number, name in enumerate(names):
+            self.seen[f"{name}.top1"] = right[number]
+            self.seen[f"{name}.cross_entropy"] = entropy[number]
 
     def _step_in_pieces(self, given: Nodes, ramps: Ramps, factor: Tensor | float) -> dict[str, Tensor]:
         """Pieces of parts run on leaves that cut the graph at their doors; gradients are handed back in

@@ -19,7 +19,7 @@ from training.augment import normalise
 from training.engine import Engine
 from training.parts import Nodes
 
-BATCH = 256  # of pictures up to 64 pixels a side; fewer of larger ones
+BATCH = 256  # of pictures up to 64 pixels a side; fewer of larger ones, more on a GPU
 PROBABILITIES = "ensemble_probs"  # the mean of the networks' probabilities, beside the mean of their logits
 
 
@@ -111,7 +111,9 @@ def evaluate_cohort(
 
 def pictures_at_once(side: int, on_gpu: bool) -> int:
     """How many pictures of that side to answer together: their maps are what memory goes to."""
-    return BATCH if on_gpu or side <= 64 else max(4, BATCH * 32**2 // side**2)
+    if on_gpu:
+        return 4 * BATCH if side <= 64 else BATCH
+    return BATCH if side <= 64 else max(4, BATCH * 32**2 // side**2)
 
 
 def _teach(learners: list[Any], kept: dict[str, list[Tensor]], split: Split, device: torch.device) -> None:

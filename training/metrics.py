@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lfdeploy.config import TrainConfig
@@ -26,8 +27,11 @@ Row = dict[str, Any]
 
 def add(sums: dict[str, Tensor], parts: Mapping[str, Tensor], seen: Mapping[str, Tensor]) -> None:
     """Add a step's parts of the loss, and what the engine saw of its pictures, to the sums of an epoch."""
-    for name, value in (*parts.items(), *((SEEN + name, value) for name, value in seen.items())):
-        sums[name] = sums[name] + value.double() if name in sums else value.double()
+    step = {**parts, **{SEEN + name: value for name, value in seen.items()}}
+    for name, value in step.items():
+        if name not in sums:
+            sums[name] = torch.zeros_like(value, dtype=torch.float64)
+    torch._foreach_add_([sums[name] for name in step], [value.double() for value in step.values()])
 
 
 def means(sums: Mapping[str, Tensor], steps: int) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

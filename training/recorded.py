@@ -2,13 +2,14 @@
 
 A small network's step is a thousand kernels that each take less time than Python needs to ask for them. Here
 all that a step reads and writes stays at the same addresses, nothing is read by the host, and the record asks
-for every kernel at once. On other devices the same step runs as it is written, which is how it is tested: no
-GPU has run the record yet.
+for every kernel at once. On other devices the same step runs as it is written, which is how it is tested
+where there is no GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import chain
 
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor
 from lfdeploy.config import TrainConfig
 from lfdeploy.errors import UsageError
 from training.cohort import Cohort
+from training.compiled import Compiled, blocks_of
 from training.dropout import Drop
 from training.engine import Engine
 from training.losses import Ramps
 from training.parts import OpenedFile
 from training.parts.part import Nodes
+from training.shadow import Shadow
 
 WARM = 3  # steps before the record, in which libraries choose their kernels
 
@@ -32,9 +35,20 @@ class Recorded:
     The record is made at the first step, and again where other parameters learn than before.
     """
 
-    def __init__(self, engine: Engine, optimizer: torch.optim.Optimizer, clip_norm: float = 0.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        optimizer: torch.optim.Optimizer,
+        clip_norm: float = 0.0,
+        compiled: bool = False,
+    ) -> None:
+        self.blocks = Compiled(engine.cohort).instead if compiled else nullcontext
         self.engine, self.optimizer, self.clip_norm = engine, optimizer, clip_norm
-        engine.whole = True  # on a CPU too: what is recorded elsewhere is tried there
+        engine.whole = engine.abreast = True  # on a CPU too: what is recorded elsewhere is tried there
+        self.shadow = Shadow(engine.cohort, engine.dtype)
+        for group in optimizer.param_groups if engine.device == "cuda" else ():
+            group |= {"capturable": True} if "capturable" in group else {}
+        optimizer._warned_capturable_if_run_uncaptured = True  # by the steps before the record
         self.given: Nodes = {}
         self.ramps: dict[object, Tensor] = {}
         self.rates: list[Tensor] = []
@@ -50,7 +64,7 @@ class Recorded:
             self.given = {name: x.detach().clone() for name, x in given.items()}
             self.ramps = {ramp: factor.detach().clone() for ramp, factor in ramps.items()}
             self.rates = [torch.zeros((), device=self.engine.device) for _ in self.optimizer.param_groups]
-            self.learning = learning
+            self.learning, self.shadow = learning, Shadow(self.engine.cohort, self.engine.dtype)
             begin_state(self.optimizer)
         for places, values in ((self.given, given), (self.ramps, ramps)):
             for name, place in places.items():
@@ -66,7 +80,9 @@ class Recorded:
     def _step(self) -> None:
         groups = self.optimizer.param_groups
         self.optimizer.zero_grad(set_to_none=True)
-        self.parts = self.engine.step(self.given, self.ramps)  # type: ignore[arg-type]
+        with self.shadow.instead(), self.blocks():
+            parts = self.engine.step(self.given, self.ramps)  # type: ignore[arg-type]
+        self.parts, self.engine.seen = doubled(parts), doubled(self.engine.seen)
         if self.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.engine.cohort.parameters(), self.clip_norm)
         numbers = [group["lr"] for group in groups]
@@ -97,6 +113,11 @@ class Recorded:
         return graph.replay
 
 
+def doubled(numbers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Single numbers in float64, by few kernels."""
+    return dict(zip(numbers, torch.stack([x.double() for x in numbers.values()]), strict=True))
+
+
 def begin_state(optimizer: torch.optim.Optimizer) -> None:
     """What the optimiser remembers from its first step on, as zeros, so that this step is like the others."""
     names = ("momentum_buffer",) if isinstance(optimizer, torch.optim.SGD) else ("exp_avg", "exp_avg_sq")
@@ -107,6 +128,13 @@ def begin_state(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         if "exp_avg" in names and "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+
+
+def draws(cohort: Cohort) -> bool:
+    """Whether a step draws random numbers, which a record would repeat."""
+    return any(part.draws for part in cohort.parts.values()) or any(
+        isinstance(module, Drop) for module in cohort.modules()
+    )
 
 
 def check_recorded(
@@ -120,10 +148,7 @@ def check_recorded(
         "fp16 looks at every step whether it overflowed": dtype == torch.float16,
         "--accumulate takes several steps for one": config.accumulate > 1,
         "several processes meet in every step": processes > 1,
-        "dropout and stochastic depth draw anew in every step": any(
-            isinstance(module, Drop) for module in cohort.modules()
-        ),
-        f"{config.method} draws random numbers in every step": any(p.draws for p in cohort.parts.values()),
+        "dropout, stochastic depth or the method draws anew in every step": draws(cohort),
         "a teacher that is a file alone answers outside of it": any(
             isinstance(part, OpenedFile) for part in cohort.parts.values()
         ),
@@ -131,3 +156,5 @@ def check_recorded(
     for reason, holds in reasons.items():
         if holds:
             raise UsageError(f"--graph cannot be: {reason}. Drop --graph.")
+    if config.compile and not blocks_of(cohort):
+        raise UsageError("--compile finds no blocks that normalise in these networks. Drop --compile.")

@@ -19,7 +19,7 @@ def stepper(s: Setup) -> Callable[[Nodes, Ramps, int, Sequence[int]], tuple[dict
     """What takes a training's steps: `update`, or with ``--graph`` the record of one."""
     if not s.config.graph:
         return partial(update, s)
-    recorded = Recorded(s.engine, s.optimizer, s.config.clip_norm or 0.0)
+    recorded = Recorded(s.engine, s.optimizer, s.config.clip_norm or 0.0, s.config.compile)
     return lambda given, ramps, place, interrupted: (recorded(given, ramps), bool(interrupted))
 
 

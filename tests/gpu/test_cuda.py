@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,14 +64,43 @@ def test_training_on_cuda_learns(tmp_path_factory: pytest.TempPathFactory) -> No
     assert torch.cuda.is_available()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_training_on_cuda_gives_the_same_bits_again(tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [{"precision": "fp32"}, {"precision": "bf16"}, {"graph": True}, {"deterministic": True}],
+    ids=["fp32", "bf16", "graph", "deterministic"],
+)
+def test_training_on_cuda_gives_the_same_bits_again(tmp_path: Path, settings: dict[str, Any]) -> None:
     from lfdeploy.config import TrainConfig
     from training import train
 
-    config = TrainConfig(device="cuda", epochs=1, arch="resnet8", precision=precision)
+    config = TrainConfig(device="cuda", epochs=1, arch="resnet8", **settings)
     one, other = (train(config, name, tmp_path).tensors() for name in ("one", "other"))
     assert [name for name, tensor in one.items() if not torch.equal(tensor, other[name])] == []
+
+
+def test_a_recorded_training_goes_on_as_if_it_had_not_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops in its second epoch, and ends with the bits of one that did not."""
+    from lfdeploy.config import TrainConfig
+    from lfdeploy.errors import Interrupted
+    from training import metrics, train
+
+    config = TrainConfig(device="cuda", epochs=2, arch="resnet8", graph=True)
+    whole, add, steps = train(config, "whole", tmp_path).tensors(), metrics.add, []
+
+    def stopping(*given: Any) -> None:
+        steps.append(1)
+        if len(steps) == 15:
+            signal.raise_signal(signal.SIGINT)
+        add(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "add", stopping)
+        with pytest.raises(Interrupted):
+            train(config, "stopped", tmp_path)
+    again = train(config, resume=Run(tmp_path / "stopped")).tensors()
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, again[name])] == []
 
 
 def test_a_program_on_cuda_really_runs_there(tiny_run: Run) -> None:

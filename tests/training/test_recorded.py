@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import training.setup
 from lfdeploy.config import TrainConfig
 from lfdeploy.errors import UsageError
 from training import train
+from training.compiled import blocks_of
 from training.engine import Engine
 from training.methods import METHODS
 from training.recorded import Recorded, check_recorded
@@ -73,7 +75,12 @@ def test_it_is_the_plain_step_of_adamw_too(method: str) -> None:
     plain_and_recorded(method, "adamw")
 
 
-def plain_and_recorded(method: str, optimizer: str) -> None:
+@pytest.mark.slow
+def test_it_is_the_plain_step_compiled_too() -> None:
+    plain_and_recorded("ffl", "sgd", compiled=True)
+
+
+def plain_and_recorded(method: str, optimizer: str, compiled: bool = False) -> None:
     """Weights and statistics after three steps at three rates and ramps, and what is reported of each.
 
     Equal but for the rates, which fused optimisers take in fp32.
@@ -82,7 +89,7 @@ def plain_and_recorded(method: str, optimizer: str) -> None:
     build = OPTIMIZERS[optimizer]
     one = build(plain.cohort.parameter_groups(5e-4), foreach=True)
     other = build(recorded.cohort.parameter_groups(5e-4), fused=True)
-    step = Recorded(recorded, other, clip_norm=1.0)
+    step = Recorded(recorded, other, clip_norm=1.0, compiled=compiled)
     addresses = set()
     for number, nodes in enumerate(batches(plain)):
         ramps = at(plain.graph, 0.3 * number)
@@ -185,3 +192,23 @@ def test_where_it_cannot_be_is_one_line(settings: dict[str, Any], word: str) -> 
     with pytest.raises(UsageError, match=word):
         check_recorded(config, engine_of(config.method).cohort, torch.float32, device, 1)
     check_recorded(replace(config, graph=False), engine_of("ffl").cohort, torch.float32, "cpu", 1)
+
+
+def test_compiling_is_for_a_record_and_needs_blocks() -> None:
+    with pytest.raises(UsageError, match="add --graph"):
+        TrainConfig(compile=True)
+    cohort = built("independent", ["vgg8_cifar"] * 2, CLASSES, SIZE, METHODS["independent"].options())
+    config = TrainConfig(graph=True, compile=True, method="independent")
+    with pytest.raises(UsageError, match="Drop --compile"):
+        check_recorded(config, cohort, torch.float32, "cuda", 1)
+
+
+def test_blocks_are_what_repeats_and_each_comes_once() -> None:
+    """Of two networks, the heads that go on like them, and three fusions."""
+    cohort = built("lfmkd", ["resnet32"] * 2, 10, 32, METHODS["lfmkd"].options())
+    kinds = Counter(type(block).__name__ for block in blocks_of(cohort))
+    every = sum(type(module).__name__ == "BasicBlock" for module in cohort.modules())
+    assert kinds == {"BasicBlock": every, "Sequential": 2 + 3}
+    assert every > 2 * 15
+    inside = [id(module) for block in blocks_of(cohort) for module in block.modules()]
+    assert len(inside) == len(set(inside))
