@@ -88,6 +88,8 @@ class Predictor:
         """Logits and probabilities (N, K) of pixels uint8 (N, H, W, 3), any N."""
         from lfdeploy.backends.base import in_chunks
 
+        if not len(pixels):
+            return np.zeros((0, len(self.labels)), np.float32), np.zeros((0, len(self.labels)), np.float32)
         return in_chunks(self.session, pixels, int(self.artifact.manifest["batch"]["max"]))
 
     @overload

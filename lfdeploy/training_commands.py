@@ -127,7 +127,8 @@ RARE = (
 @click.command(cls=Work, short_help="Methods at one recipe: table, plot, intervals")
 @click.option(
     "--methods",
-    required=True,
+    default="lfmkd,independent",
+    show_default=True,
     shell_complete=METHOD,
     metavar="A,B[:KEY=VALUE...]",
     help="what is compared, options of each after a colon",

@@ -191,10 +191,10 @@ def _wire(
 
     how: dict[str, Any] = {"preprocess": False, "concurrency_id": "model", "concurrency_limit": 16}
     quiet = how | {"show_progress": "hidden", "api_visibility": "private"}
-    gr.on(
-        [photo.change, *(picker.change for picker in pickers)], show, inputs=[photo, *pickers],
-        outputs=list(places), trigger_mode="always_last", **quiet,
-    )  # fmt: skip
+    last = quiet | {"inputs": [photo, *pickers], "trigger_mode": "always_last"}
+    gr.on([photo.change, pickers[0].change], show, outputs=list(places), **last)
+    for other in pickers[1:]:  # what answers stays, and so does why
+        other.change(lambda *chosen: show(*chosen)[:2], outputs=list(places[:2]), **last)
     if why_asked is not None:
         why_asked.click(explain, inputs=[photo, pickers[0]], outputs=places[-1], **quiet)
     program = gr.Button(visible=False)

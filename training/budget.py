@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfdeploy.config import seconds_of
+from lfdeploy.config import TrainConfig, seconds_of
 from lfdeploy.data import Data
 from lfdeploy.errors import TooShort
 from lfdeploy.recorded_logits import PICTURES
@@ -21,6 +21,7 @@ from training.engine import Engine
 from training.evaluate import evaluate_cohort
 from training.pieces import gradients
 from training.precision import settle
+from training.recorded import recorder
 
 MEASURED = 3  # steps, after one that is not counted
 SPARE = 0.96  # of the time is planned with: a machine is not equally fast all along
@@ -29,10 +30,11 @@ LAST = 5.0  # seconds for the pictures of the run and for the process to end
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds: of a step, and of evaluating a picture."""
+    """Seconds: of a step, of evaluating a picture, and of what precedes the first step."""
 
     step: float
     picture: float
+    begin: float = 0.0
 
 
 def measured(
@@ -42,26 +44,35 @@ def measured(
     data: Data,
     mean: Tensor,
     std: Tensor,
-    pieces: int = 1,
+    config: TrainConfig,
 ) -> Costs:
-    """What a step and an evaluated picture cost here. Weights, statistics and random numbers stay as they
-    were, and the optimiser as new.
+    """What a step as the config has it and an evaluated picture cost here, and with ``graph`` a record of the
+    step. Weights, statistics and random numbers stay as they were, and the optimiser as new.
     """
     cohort = engine.cohort
     state = {name: value.clone() for name, value in cohort.state_dict().items()}
     random, gpus = torch.get_rng_state(), random_states(cohort)
     cohort.train()
     ramps = engine.graph.ramps(0, 1, engine.device)
-    seconds = []
-    epochs = itertools.chain.from_iterable(batches.epoch(number) for number in range(1 + MEASURED))
-    for _ in range(1 + MEASURED):
-        begun = time.perf_counter()
-        batch = next(epochs)
-        optimizer.zero_grad(set_to_none=True)
-        gradients(engine, batch.given(mean, std), ramps, pieces, 0)
-        optimizer.step()
-        settle(engine.device)
-        seconds.append(time.perf_counter() - begun)
+    epochs = itertools.chain.from_iterable(batches.epoch(number) for number in itertools.count())
+
+    def seconds(count: int) -> list[float]:
+        found, record = [], recorder(engine, optimizer, config) if config.graph else None
+        for _ in range(count):
+            begun = time.perf_counter()
+            given = next(epochs).given(mean, std)
+            if record is not None:
+                record(given, ramps)
+            else:
+                optimizer.zero_grad(set_to_none=True)
+                gradients(engine, given, ramps, config.accumulate, 0)
+                optimizer.step()
+            settle(engine.device)
+            found.append(time.perf_counter() - begun)
+        return found
+
+    step = min(seconds(1 + MEASURED)[1:])
+    begin = seconds(1)[0] if config.graph else 0.0  # again: the first record loads libraries too
     few = data.train.take(np.arange(min(32 if engine.device == "cpu" else 1024, len(data.train))))
     evaluate_cohort(engine, few.take(np.arange(min(8, len(few)))), mean, std)  # the first makes its kernels
     begun = time.perf_counter()
@@ -73,7 +84,7 @@ def measured(
     torch.set_rng_state(random)
     for device, rng in zip(gpus_of(cohort), gpus, strict=True):
         torch.cuda.set_rng_state(rng, device)
-    return Costs(min(seconds[1:]), picture)
+    return Costs(step, picture, begin)
 
 
 def fitting(costs: Costs, asked: str, left: float, whole: int, data: Data) -> tuple[int, int]:
@@ -85,7 +96,7 @@ def fitting(costs: Costs, asked: str, left: float, whole: int, data: Data) -> tu
     kept_too = 2 if len(data.val) else 1  # without a validation split the last epoch is the kept one
     ends = kept_too * len(data.test) + len(data.val) + PICTURES
     seconds = seconds_of(asked)
-    room = left - (1 - SPARE) * seconds - LAST - ends * costs.picture
+    room = left - (1 - SPARE) * seconds - LAST - costs.begin - ends * costs.picture
     epochs = 1
     while True:
         steps = int((room - epochs * len(data.val) * costs.picture) / costs.step)
@@ -93,7 +104,7 @@ def fitting(costs: Costs, asked: str, left: float, whole: int, data: Data) -> tu
             break
         epochs += 1
     if steps < max(1, whole // 10):
-        fixed = seconds - left + LAST + (ends + len(data.val)) * costs.picture
+        fixed = seconds - left + LAST + costs.begin + (ends + len(data.val)) * costs.picture
         needed = (fixed + whole * costs.step) / SPARE
         raise TooShort(
             f"--time {asked} is too short: one epoch needs {told(needed)}, with the reading of the pictures "

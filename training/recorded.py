@@ -113,6 +113,11 @@ class Recorded:
         return graph.replay
 
 
+def recorder(engine: Engine, optimizer: torch.optim.Optimizer, config: TrainConfig) -> Recorded:
+    """Steps as a config has them."""
+    return Recorded(engine, optimizer, config.clip_norm or 0.0, config.compile)
+
+
 def doubled(numbers: dict[str, Tensor]) -> dict[str, Tensor]:
     """Single numbers in float64, by few kernels."""
     return dict(zip(numbers, torch.stack([x.double() for x in numbers.values()]), strict=True))

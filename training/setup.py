@@ -219,7 +219,7 @@ def _within(
     pixels: tuple[Tensor, Tensor], began: float, world: World,
 ) -> tuple[TrainConfig, Batches]:  # fmt: skip
     """The config with as many epochs and steps as fit into its time, and batches of so many steps."""
-    costs = measured(engine, optimizer, batches, data, *pixels, config.accumulate)
+    costs = measured(engine, optimizer, batches, data, *pixels, config)
     left = seconds_of(config.time or "") - (time.perf_counter() - began)
     epochs, steps = world.agree(fitting(costs, config.time or "", left, batches.steps, data))
     config = replace(config, time=None, epochs=epochs, steps=steps)

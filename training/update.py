@@ -11,7 +11,7 @@ from torch import Tensor
 from training.losses import Ramps
 from training.parts.part import Nodes
 from training.pieces import gradients
-from training.recorded import Recorded
+from training.recorded import recorder
 from training.setup import Setup
 
 
@@ -19,7 +19,7 @@ def stepper(s: Setup) -> Callable[[Nodes, Ramps, int, Sequence[int]], tuple[dict
     """What takes a training's steps: `update`, or with ``--graph`` the record of one."""
     if not s.config.graph:
         return partial(update, s)
-    recorded = Recorded(s.engine, s.optimizer, s.config.clip_norm or 0.0, s.config.compile)
+    recorded = recorder(s.engine, s.optimizer, s.config)
     return lambda given, ramps, place, interrupted: (recorded(given, ramps), bool(interrupted))
 
 

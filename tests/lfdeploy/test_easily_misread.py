@@ -19,6 +19,7 @@ from lfdeploy.data import Data, load
 from lfdeploy.errors import LfdeployError
 from lfdeploy.label_table import label_table
 from lfdeploy.labels import check_labels
+from training.engine import cores
 
 
 def loaded(root: Path, **settings: object) -> Data:
@@ -210,5 +211,6 @@ def test_more_threads_than_cores_are_named(tmp_path: Path, lf: Callable[..., Res
     photos = classes(tmp_path / "photos", count=8)
     words = ["train", "--data", photos, "--method", "independent", "--peers", 1, "--arch", "resnet8"]
     words += ["--epochs", 1, "--runs", tmp_path / "runs"]
-    few, many = lf(*words, "--threads", 1, "--name", "a"), lf(*words, "--threads", 999, "--name", "b")
-    assert "--threads 999 is more than the" in many.stderr and "is more than" not in few.stderr
+    most = cores() + 1
+    few, many = lf(*words, "--threads", 1, "--name", "a"), lf(*words, "--threads", most, "--name", "b")
+    assert f"--threads {most} is more than the" in many.stderr and "is more than" not in few.stderr

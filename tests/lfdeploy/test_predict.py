@@ -202,3 +202,10 @@ def test_the_table_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ):
         write_csv(str(tmp_path / "t.csv"), answers, 1)
         assert capsys.readouterr().err == said.format(tmp_path / "t.csv")
+
+
+def test_no_pictures_are_no_answers(tiny_run: Run) -> None:
+    predictor = open_artifact(tiny_run.artifacts / "fused-onnx-fp32", device="cpu")
+    logits, probabilities = predictor.run(np.zeros((0, 16, 16, 3), np.uint8))
+    assert logits.shape == probabilities.shape == (0, len(predictor.labels))
+    assert predictor.predict([]) == predictor.predict(np.zeros((0, 16, 16, 3), np.uint8)) == []

@@ -152,6 +152,10 @@ def test_compare_why_many_and_code_in_a_browser(page_of_two: tuple[str, Any], tm
     expect(page.locator("#answer")).to_contain_text("By peer0-explained")
     page.get_by_role("button", name="Why?").click()
     expect(page.locator("#why img")).to_be_visible()
+    page.locator("#other input").click()
+    page.get_by_role("option").filter(has_text="no other").click()
+    expect(page.locator("#answer .lf-compare")).to_have_count(0)
+    expect(page.locator("#why img")).to_be_visible()  # it is of what answers still
 
     page.locator("#code summary").click()
     expect(page.locator("#code")).to_contain_text(f"{url}/v1/classify?artifact=peer0-explained")

@@ -183,6 +183,30 @@ def test_a_training_with_it_is_the_same_training(
     assert counters[0] == counters[1]
 
 
+def test_a_time_is_planned_with_the_recorded_step(
+    coloured_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured leaves no trace: the training is that of the epochs and steps that fit."""
+    monkeypatch.setattr(training.setup, "check_recorded", lambda *given: None)
+    monkeypatch.setattr(training.setup, "fitting", lambda *given: (1, 5))
+    steps: list[Recorded] = []
+    called = Recorded.__call__
+
+    def counted(self: Recorded, *given: Any) -> Any:
+        steps.append(self)
+        return called(self, *given)
+
+    monkeypatch.setattr(Recorded, "__call__", counted)
+    config = TrainConfig(
+        data=str(coloured_npz), image_size=16, arch="resnet8", batch_size=16, device="cpu",
+        precision="fp32", graph=True, threads="shared",
+    )  # fmt: skip
+    timed = train(replace(config, time="1h"), "timed", tmp_path).tensors()
+    assert [steps.count(record) for record in dict.fromkeys(steps)] == [4, 1, 5]
+    plain = train(replace(config, epochs=1, steps=5), "plain", tmp_path).tensors()
+    assert all(torch.equal(value, plain[name]) for name, value in timed.items())
+
+
 @pytest.mark.parametrize(
     ("settings", "word"), [({}, "CPU"), ({"accumulate": 2}, "accumulate"), ({"method": "crd"}, "draws")]
 )

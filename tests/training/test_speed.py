@@ -7,10 +7,16 @@ from collections.abc import Callable
 import pytest
 from click.testing import Result
 
+import training.bench
 from lfdeploy.errors import UsageError
 from training.bench import bench_training
 
 LF = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.bench, "BATCH", 16)
 
 
 def test_several_methods_are_held_to_the_first(lf: LF) -> None:
