@@ -112,7 +112,7 @@ def evaluate_cohort(
 def pictures_at_once(side: int, on_gpu: bool) -> int:
     """How many pictures of that side to answer together: their maps are what memory goes to."""
     if on_gpu:
-        return 4 * BATCH if side <= 64 else BATCH
+        return 4 * BATCH if side <= 32 else BATCH
     return BATCH if side <= 64 else max(4, BATCH * 32**2 // side**2)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lfdeploy.config import TrainConfig
+from lfdeploy.console import say
 from lfdeploy.errors import UsageError
 from training.cohort import Cohort
 from training.compiled import Compiled, blocks_of
@@ -26,6 +27,7 @@ from training.parts import OpenedFile
 from training.parts.part import Nodes
 from training.shadow import Shadow
 
+SMALL = 64  # pixels a side: with larger pictures a kernel takes longer than to ask for it
 WARM = 3  # steps before the record, in which libraries choose their kernels
 
 
@@ -143,11 +145,12 @@ def draws(cohort: Cohort) -> bool:
 
 
 def check_recorded(
-    config: TrainConfig, cohort: Cohort, dtype: torch.dtype, device: str, processes: int
+    config: TrainConfig, cohort: Cohort, dtype: torch.dtype, device: str, processes: int, side: int = SMALL
 ) -> None:
-    """Raise `UsageError`, with the reason, where ``--graph`` is asked for and the step cannot be recorded."""
-    if not config.graph:
-        return
+    """Raise `UsageError`, with the reason, where ``--graph`` is asked for and the step cannot be recorded.
+
+    Where it is not asked for and would do, say so of networks that see pictures of a small ``side``.
+    """
     reasons = {
         "it is for CUDA, and this training runs on the CPU": device != "cuda",
         "fp16 looks at every step whether it overflowed": dtype == torch.float16,
@@ -158,8 +161,10 @@ def check_recorded(
             isinstance(part, OpenedFile) for part in cohort.parts.values()
         ),
     }
-    for reason, holds in reasons.items():
-        if holds:
-            raise UsageError(f"--graph cannot be: {reason}. Drop --graph.")
+    against = [reason for reason, holds in reasons.items() if holds]
+    if config.graph and against:
+        raise UsageError(f"--graph cannot be: {against[0]}. Drop --graph.")
     if config.compile and not blocks_of(cohort):
         raise UsageError("--compile finds no blocks that normalise in these networks. Drop --compile.")
+    if not config.graph and not against and side <= SMALL:
+        say("Note: a GPU is faster than Python can ask it. With --graph small networks learn in less time.")

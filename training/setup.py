@@ -178,7 +178,7 @@ def _engine(
         pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
         check_batch_of_one(cohort, first[:1], f"--batch-size {config.batch_size // world.size}{pieces}")
     dtype, precision = world.agree((dtype, precision))
-    check_recorded(config, cohort, dtype, device, world.size)
+    check_recorded(config, cohort, dtype, device, world.size, first.shape[2])
     together = config.sync_bn and world.size > 1  # messages between processes keep one order
     threads = 0 if together else threads_for(config.threads, cohort, device)
     most = int(config.threads) if config.threads.isdecimal() else 0

@@ -89,7 +89,11 @@ def misnamed(
         yield mutant.name, "" if right else document["sentence"]
 
 
-@pytest.mark.parametrize("disguised", [False, True], ids=["as it is", "all names and the order changed"])
+@pytest.mark.parametrize(
+    "disguised",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["as it is", "all names and the order changed"],
+)
 def test_single_node_faults_are_named(
     clean: Reference, healthy: Path, batches: list[np.ndarray], disguised: bool
 ) -> None:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import training.setup
 from lfdeploy.config import TrainConfig
 from lfdeploy.errors import UsageError
+from lfdeploy.run import Run
 from training import train
 from training.compiled import blocks_of
 from training.engine import Engine
@@ -155,6 +156,11 @@ def test_the_host_reads_nothing(method: str) -> None:
     assert reads.names == []
 
 
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    """Its epochs."""
+    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_a_training_with_it_is_the_same_training(
     coloured_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,11 +174,7 @@ def test_a_training_with_it_is_the_same_training(
         plain = train(config, "plain", tmp_path)
     monkeypatch.setattr(training.setup, "check_recorded", lambda *given: None)
     recorded = train(replace(config, graph=True), "recorded", tmp_path)
-    rows = [
-        [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-        for run in (plain, recorded)
-    ]
-    for one, other in zip(*rows, strict=True):
+    for one, other in zip(*map(rows_of, (plain, recorded)), strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert other["parts"] == pytest.approx(one["parts"], rel=1e-4)
         assert (other["train"].keys(), other["val"].keys()) == (one["train"].keys(), one["val"].keys())
@@ -181,6 +183,37 @@ def test_a_training_with_it_is_the_same_training(
         for run in (plain, recorded)
     ]
     assert counters[0] == counters[1]
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "mixtures and holes": {"mixup": 0.2, "cutmix": 1.0, "erasing": 0.5, "label_smoothing": 0.1},
+    "rare classes": {"balance": "weights", "views": "own"},
+    "adamw": {"optimizer": "adamw", "lr": 1e-3, "clip_norm": 1.0, "decay_norms": False},
+    "photos": {"augment": "photo", "policy": "trivial"},
+    "trained weights": {"weights": "plain", "freeze": "1", "recipe": "cifar"},
+    "finetune": {"weights": "plain", "augment": "photo", "train_size": 12},
+    "attention": {"option": (("attn", "cbam"), ("knowledge", "both"))},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_whatever_is_asked_for_is_recorded_too(
+    settings: dict[str, Any], coloured_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs of two peers have the losses that they have without a record, but for the order of sums."""
+    config = TrainConfig(
+        data=str(coloured_npz), image_size=16, arch="resnet8", epochs=2, steps=4, batch_size=16, device="cpu",
+        precision="fp32", threads="shared",
+    )  # fmt: skip
+    monkeypatch.setattr(training.setup, "check_recorded", lambda *given: None)
+    monkeypatch.setattr(training.setup, "Engine", partial(Engine, whole=True))
+    begun = train(config, "plain", tmp_path)
+    settings = settings | ({"weights": str(begun.path)} if "weights" in settings else {})
+    runs = [train(replace(config, graph=graph, **settings), str(graph), tmp_path) for graph in (False, True)]
+    for one, other in zip(*map(rows_of, runs), strict=True):
+        assert other["parts"] == pytest.approx(one["parts"], rel=1e-3, abs=1e-5)
+        assert other["train"]["cross_entropy"] == pytest.approx(one["train"]["cross_entropy"], rel=1e-3)
 
 
 def test_a_time_is_planned_with_the_recorded_step(
@@ -216,6 +249,22 @@ def test_where_it_cannot_be_is_one_line(settings: dict[str, Any], word: str) -> 
     with pytest.raises(UsageError, match=word):
         check_recorded(config, engine_of(config.method).cohort, torch.float32, device, 1)
     check_recorded(replace(config, graph=False), engine_of("ffl").cohort, torch.float32, "cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "side", "graph", "said"),
+    [
+        ("cuda", 32, False, True),
+        ("cuda", 224, False, False),
+        ("cuda", 32, True, False),
+        ("cpu", 32, False, False),
+    ],
+)
+def test_who_could_have_it_is_told(
+    device: str, side: int, graph: bool, said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_recorded(TrainConfig(graph=graph), engine_of("ffl").cohort, torch.float32, device, 1, side)
+    assert ("With --graph" in capsys.readouterr().err) == said
 
 
 def test_compiling_is_for_a_record_and_needs_blocks() -> None:
