@@ -77,7 +77,10 @@ def test_it_is_the_plain_step_of_adamw_too(method: str) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_the_plain_step_compiled_too() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.wide)])
+def test_it_is_the_plain_step_compiled_too(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the compiler but its last stage, which takes a minute on a CPU; or that too."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     plain_and_recorded("ffl", "sgd", compiled=True)
 
 
