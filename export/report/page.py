@@ -33,6 +33,7 @@ h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin: 2
 p { margin: .4rem 0 } .soft { color: var(--soft) }
 .verdict { border-left: .4rem solid var(--tone); background: var(--card); padding: .8rem 1rem;
   border-radius: .3rem }
+.verdict + .verdict { margin-top: .6rem }
 .verdict b { color: var(--tone) } .pass { --tone: var(--good) } .fail { --tone: var(--bad) }
 .unverified { --tone: var(--wait) }
 table { border-collapse: collapse; width: 100%; font-size: .9rem } td, th { text-align: left;
@@ -67,11 +68,11 @@ def page(
         ),
         f"<div class='verdict {report['verdict']}'>{verdict(report)}</div>",
     ]
-    chance = (manifest.get("accuracy") or {}).get("chance") or {}
+    chance = report.get("chance") or {}  # the manifest has it only when it is published
     if chance.get("above") is False:
         parts.append(
             f"<div class='verdict fail'><p><b>The network itself is {SENTENCE}</b> "
-            f"({chance['majority']:.2f} %). The file answers as it does.</p></div>"
+            f"({chance['majority']:.2f}&nbsp;%). The file answers as it does.</p></div>"
         )
     if logits is not None and np.isfinite(logits).all():
         parts += [

@@ -157,7 +157,8 @@ def test_a_network_at_chance_is_published_with_a_warning(tmp_path: Path, lf: Cal
     assert not run.read("summary.json")["chance"]["peer0"]["above"]
     artifact = export(ExportConfig(peer=0), run)[0]
     assert not artifact.manifest["accuracy"]["chance"]["above"]
-    assert "most frequent class" in (artifact.path / "README.md").read_text(encoding="utf-8")
+    for page in ("README.md", "report.html"):
+        assert "most frequent class" in (artifact.path / page).read_text(encoding="utf-8")
     evaluated = lf("evaluate", run.path)
     assert "most frequent class" in evaluated.stdout + evaluated.stderr
 
