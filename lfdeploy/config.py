@@ -168,7 +168,7 @@ class TrainConfig(DataConfig):
                 f"--threads is '{self.threads}'; write auto, peer, shared, or a number from 1 on."
             )
         if self.compile and not self.graph:
-            raise UsageError("--compile is for a recorded step: add --graph.")
+            raise UsageError("--compile is for --graph, on a GPU: add --graph, or drop --compile.")
         if self.accumulate < 1:
             raise UsageError(f"--accumulate is {self.accumulate}; it must be 1 or greater.")
         if self.patience < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from types import FrameType
@@ -26,6 +27,14 @@ class Stopped(KeyboardInterrupt):
 
 class Work(click.Command):
     """A command that may take long: where there is no terminal, it says now and then that it is at work."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Also ``-o KEY=VALUE``, as `lfdeploy compare` writes it, for ``-o KEY VALUE``."""
+        apart: list[str] = []
+        for before, word in zip(["", *args], args, strict=False):
+            pair = before in ("-o", "--option") and re.fullmatch(r"[a-z_-]+=.+", word)
+            apart += word.split("=", 1) if pair else [word]
+        return super().parse_args(ctx, apart)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command's function."""

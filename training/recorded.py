@@ -163,7 +163,8 @@ def check_recorded(
     }
     against = [reason for reason, holds in reasons.items() if holds]
     if config.graph and against:
-        raise UsageError(f"--graph cannot be: {against[0]}. Drop --graph.")
+        flags = "--graph and --compile" if config.compile else "--graph"
+        raise UsageError(f"--graph does not work here: {against[0]}. Drop {flags}.")
     if config.compile and not blocks_of(cohort):
         raise UsageError("--compile finds no blocks that normalise in these networks. Drop --compile.")
     if not config.graph and not against and side <= SMALL:

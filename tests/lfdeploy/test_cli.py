@@ -257,6 +257,7 @@ MISTAKES = {
     "zero peers": (["train", "--peers", "0"], 2, "--peers is 0"),
     "no such option": (["train", "-o", "temp", "3"], 2, "Did you mean 'temperature'"),
     "option of the wrong type": (["train", "-o", "temperature", "hot"], 2, "must be a number"),
+    "option with a sign between": (["train", "-o", "attn=self"], 2, "Choose one of: none, se, eca, cbam"),
     "option of another choice": (["train", "-o", "attn", "self"], 2, "Choose one of: none, se, eca, cbam"),
     "too few networks": (["train", "--method", "okddip", "--peers", "2"], 2, "needs at least 3 networks"),
     "one network for two": (["train", "--method", "dml", "--peers", "1"], 2, "needs at least 2 networks"),

@@ -273,6 +273,25 @@ def test_networks_that_want_other_sizes_are_gone_on_with(tmp_path: Path) -> None
     assert again["rows"] == first["rows"] and len(first["rows"]) == 2
 
 
+def test_runs_of_another_length_are_not_taken_over_where_nothing_is_said(
+    coloured_npz: Path, tmp_path: Path
+) -> None:
+    """A trial of one epoch, and then the same command without the flag; nothing more is trained."""
+    config = TrainConfig(data=str(coloured_npz), image_size=16, arch="resnet8", epochs=1, peers=1)
+    compare(config, "independent", "1", runs=tmp_path)
+    file = tmp_path / "compare" / "compare.jsonl"
+    with pytest.raises(
+        LfdeployError, match=r"with --epochs 1; without that flag it would be \d+. Add it, or"
+    ):
+        compare(replace(config, epochs=None), "independent", "2", runs=tmp_path)
+    line = json.loads(file.read_text())
+    line["settings"]["time"] = "10s"
+    file.write_text(json.dumps(line) + "\n")
+    with pytest.raises(LfdeployError, match="with --time 10s: add that flag, or"):
+        compare(replace(config, epochs=None), "independent", "2", runs=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "compare").glob("*-s*")) == ["independent-s0"]
+
+
 def test_a_diverged_run_is_left_out_and_said(coloured_npz: Path, tmp_path: Path) -> None:
     """Now and when the same is asked again; the others are compared without it."""
     config = TrainConfig(data=str(coloured_npz), lr=1e38, **SHORT)

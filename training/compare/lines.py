@@ -18,6 +18,7 @@ from lfdeploy.run import Run, config_json, sha256, typed
 from lfdeploy.sources import DATASETS
 from training.compare.entries import OWN, Entry
 from training.loop import train
+from training.recipes import resolved
 from training.setup import pictures_of
 
 Line = dict[str, Any]
@@ -72,19 +73,21 @@ def _check_pictures(
     home: Path, file: Path,
 ) -> None:  # fmt: skip
     """Raise where what is taken over was measured on other pictures than there are now."""
-    then: list[tuple[str, TrainConfig, Mapping[str, Any]]] = []
+    then: list[tuple[str, TrainConfig, Mapping[str, Any], Mapping[str, Any]]] = []
     for entry, seed in wanted:
         run, mine = Run(home / f"{entry.stem}-s{seed}"), entry.config(config, seed)
         if line := kept.get((entry.label, seed)):
-            then.append((f"{file} has {entry.label}, seed {seed},", mine, line["data"]))
+            what = f"{file} has {entry.label}, seed {seed},"
+            then.append((what, mine, line["data"], line["settings"]))
         elif (run.path / "summary.json").is_file():
-            then.append((f"Run {typed(run.path)} was trained", mine, run.read("summary.json")["data"]))
+            about = run.read("summary.json")["data"], run.read("config.json")
+            then.append((f"Run {typed(run.path)} was trained", mine, *about))
     then = [row for row in then if row[2].get("pictures")]
     if then and config.data not in DATASETS and not Path(config.data).exists():
         say(f"Note: {config.data} is not here, so it is not known whether these figures are of it.")
         return
     now: dict[str | None, Data] = {}  # networks may want other sizes
-    for what, mine, data in then:
+    for what, mine, data, settings in then:
         if mine.arch not in now:
             now[mine.arch] = pictures_of(mine, home.parent)
         found = now[mine.arch]
@@ -95,6 +98,20 @@ def _check_pictures(
                 f"{what} on other pictures ({', '.join(counts)}) than {config.data} holds now "
                 f"({', '.join(other)}): {ANOTHER}"
             )
+        _check_length(mine, settings, found, what)
+
+
+def _check_length(config: TrainConfig, settings: Mapping[str, Any], data: Data, what: str) -> None:
+    """Raise where nothing says how long to train, and a run was not as long as others would be by that."""
+    if config.epochs or config.time:
+        return
+    usual, epochs = resolved(config, data, 1).epochs, settings["epochs"]
+    if settings.get("time"):
+        raise LfdeployError(f"{what} with --time {settings['time']}: add that flag, or {ANOTHER}")
+    if epochs != usual:
+        raise LfdeployError(
+            f"{what} with --epochs {epochs}; without that flag it would be {usual}. Add it, or {ANOTHER}"
+        )
 
 
 def _found(names: str | None, runs: Path) -> str | None:
@@ -156,6 +173,8 @@ def _check(config: TrainConfig, values: Mapping[str, Any], data: str, pictures: 
 
     ``pictures``: how many it was trained on, and no batch is larger.
     """
+    if name_of(config.data) != data:
+        raise LfdeployError(f"{what} with --data {data}, not {name_of(config.data)}: {ANOTHER}")
     asked = config_json(config)
     if asked["batch_size"]:
         asked["batch_size"] = min(asked["batch_size"], pictures)
@@ -167,8 +186,6 @@ def _check(config: TrainConfig, values: Mapping[str, Any], data: str, pictures: 
         if not same:
             flag = f"--{key.replace('_', '-')}"
             raise LfdeployError(f"{what} with {flag} {there}, not {asked[key]}: {ANOTHER}")
-    if name_of(config.data) != data:
-        raise LfdeployError(f"{what} with --data {data}, not {name_of(config.data)}: {ANOTHER}")
 
 
 def _check_networks(config: TrainConfig, archs: Sequence[str], what: str) -> None:
