@@ -10,15 +10,19 @@ const show = (html) => {
 const refuse = (text) => {
   show(`<div class="lf-error" role="status"><h2>No answer</h2><p>${escaped(text)}</p></div>`);
 };
-// What is only remarked stands above what is there: a picture and its answer stay as they are.
-const mention = (text) => {
+// What is only remarked stands above what is there, also when Gradio then draws the answer anew: until another is asked for.
+let remark = null;
+const remind = () => {
   const place = document.querySelector('#answer [role=status]');
-  if (!place) return;
+  if (!place || !remark || place.contains(remark)) return;
   place.querySelectorAll('.lf-mention').forEach((old) => old.remove());
-  const line = document.createElement('p');
-  line.className = 'lf-note lf-mention';
-  line.textContent = text;
-  place.prepend(line);
+  place.prepend(remark);
+};
+const mention = (text) => {
+  remark = document.createElement('p');
+  remark.className = 'lf-note lf-mention';
+  remark.textContent = text;
+  remind();
 };
 // Why a file cannot be read; empty where it can.
 const folders = new WeakSet();
@@ -66,6 +70,7 @@ let waits = 0;
 const arrived = (target) => { target.classList.remove('lf-waiting'); target.removeAttribute('aria-busy'); };
 const wait = (place = '#answer') => {
   const target = document.querySelector(place), number = waits += 1;
+  if (place === '#answer') remark = null;
   if (!target) return;
   old.set(target, target.querySelector('[role=status], figure'));
   target.classList.add('lf-waiting');
@@ -92,6 +97,7 @@ new MutationObserver((changes) => {
     renewed.set(target, performance.now());
     old.set(target, target.querySelector('[role=status], figure'));
     arrived(target);
+    if (target.id === 'answer') remind();
   });
 }).observe(document.body, { childList: true, subtree: true });
 // Another artifact is another answer; Gradio says nothing of it here, but the fields show it.

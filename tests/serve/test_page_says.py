@@ -104,6 +104,25 @@ def test_a_remark_costs_no_answer(visited: tuple[str, Any], tmp_path: Path) -> N
     page.wait_for_function("document.activeElement.closest('#photo') !== null")
 
 
+def test_a_remark_outlasts_the_answer_that_gradio_draws_late(visited: tuple[str, Any]) -> None:
+    from playwright.sync_api import expect
+
+    _, page = visited
+    answer, held = page.locator("#answer"), list[Any]()
+    page.route("**/upload*", lambda route: held.append(route))
+    page.evaluate(PASTED, ["#picker input", list(JPEG)])
+    expect(answer.locator(".lf-bars")).to_be_visible()  # though Gradio has no file yet
+    page.evaluate("document.querySelector('#answer [role=status]').dataset.first = 'yes'")
+    page.evaluate(PASTED, ["body", None])
+    expect(answer).to_contain_text("There is no picture in what was pasted.")
+    while not held:
+        page.wait_for_timeout(50)
+    held[0].continue_()
+    expect(answer.locator("[role=status]:not([data-first])")).to_be_visible()
+    expect(answer.locator(".lf-bars")).to_be_visible()
+    expect(answer).to_contain_text("There is no picture in what was pasted.")
+
+
 def test_a_link_to_what_is_not_here(visited: tuple[str, Any]) -> None:
     from playwright.sync_api import expect
 
