@@ -87,7 +87,7 @@ def predict(
         document(_document(predictor, answers, maps))
     elif csv_file:
         write_csv(csv_file, answers, top, maps)
-    else:
+    elif len(answers) > 1 or not answers[0].error:  # what is wrong with one alone is the command's last line
         _print(answers)
     if maps:
         say(f"{counted(len(maps.names), 'heat map')} in {explain}, each called after its picture")

@@ -132,9 +132,7 @@ class TrainConfig(DataConfig):
         1, "pieces that each batch is computed in, one by one, for less memory", metavar="N", hidden=True
     )
     graph: bool = setting(False, "CUDA: record a step once and repeat it", hidden=True)
-    compile: bool = setting(
-        False, "with --graph: compile the networks' blocks first; no GPU has run this yet", hidden=True
-    )
+    compile: bool = setting(False, "with --graph: compile the networks' blocks first", hidden=True)
     deterministic: bool = setting(
         False,
         "CUDA: only kernels that sum in one order, slower; an operation that has none is an error. Runs on "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import sys
 from types import FrameType
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from lfdeploy.console import Meter, be_silent, is_silent, say
-from lfdeploy.errors import Interrupted, LfdeployError, Unsaid, sentence
+from lfdeploy.errors import Interrupted, LfdeployError, Unsaid, UsageError, sentence
 from lfdeploy.exit_codes import exit_code
 from lfdeploy.names import printable
 
@@ -34,7 +35,19 @@ class Work(click.Command):
         for before, word in zip(["", *args], args, strict=False):
             pair = before in ("-o", "--option") and re.fullmatch(r"[a-z_-]+=.+", word)
             apart += word.split("=", 1) if pair else [word]
-        return super().parse_args(ctx, apart)
+        ctx.allow_extra_args = True
+        rest = super().parse_args(ctx, apart)
+        if rest and not ctx.resilient_parsing:
+            raise self._unasked(rest)
+        return rest
+
+    def _unasked(self, words: list[str]) -> UsageError:
+        """For words that this command has no place for."""
+        told, command = f"{self.name} has no place for {shlex.join(words)}.", f"lfdeploy {self.name}"
+        by_flag = any("--data" in param.opts for param in self.params)
+        if by_flag and not any(isinstance(param, click.Argument) for param in self.params):
+            return UsageError(f"{told} Did you mean: {command} --data {shlex.quote(words[0])}")
+        return UsageError(f"{told} See: {command} --help")
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command's function."""
@@ -63,6 +76,11 @@ class Commands(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
+        except click.UsageError as error:
+            line = printable(" ".join(error.format_message().split()))
+            line += "" if line.endswith((".", "?")) else "."
+            command = " ".join(filter(None, ("lfdeploy", ctx.invoked_subcommand)))
+            end(f"Error: {line} See: {command} --help", 2)
         except Unsaid as error:
             end("", exit_code(error))
         except LfdeployError as error:

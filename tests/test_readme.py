@@ -108,7 +108,7 @@ def test_the_walk_on_own_pictures_runs_as_written(tiny_run: Run, tmp_path: Path)
                 Image.fromarray(share.images[index]).resize((64, 64)).save(place / f"{index}.png")
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for line in lines(BLOCKS[2]):
-        line = line.replace("--epochs 60", "--epochs 3 --lr 0.02")
+        line = line.replace("--time 8m", "--epochs 1 --image-size 64")
         done = subprocess.run(
             line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
         )

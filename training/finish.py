@@ -99,6 +99,7 @@ def finish(s: Setup, config: TrainConfig, interrupted: list[int]) -> None:
         "seconds": progress["seconds"],
         "parameters": cohort.sizes(),
         "device": s.engine.device,
+        "gpu": torch.cuda.get_device_name() if s.engine.device == "cuda" else None,
         "cpu": instruction_set(),
         "threads": s.engine.threads or torch.get_num_threads(),
         "precision": s.precision.split()[0],

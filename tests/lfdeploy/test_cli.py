@@ -136,7 +136,7 @@ def test_predict_csv_and_bad_files(tiny_run: Run, tmp_path: Path, lf: Callable[.
     assert f"3 rows in {table}: " in result.stderr and "1 without an answer" in result.stderr
     assert float(rows[0]["probability1"]) >= float(rows[0]["probability2"])
     alone = lf("predict", tiny_run.artifacts / "peer0-onnx-fp32", tmp_path / "p" / "=bad.png")
-    assert alone.exit_code == 1
+    assert alone.exit_code == 1 and alone.output.count("is not a picture") == 1
 
 
 def test_bench_has_a_row_for_every_artifact_and_batch(tiny_run: Run, lf: Callable[..., Result]) -> None:
@@ -341,7 +341,15 @@ MISTAKES = {
     "predict of nothing": (["predict"], 2, "Write: lfdeploy predict ARTIFACT PICTURE|DIR..."),
     "predict without pictures": (["predict", "{run}"], 2, "lfdeploy predict ARTIFACT PICTURE|DIR..."),
     "no such table": (["list", "pictures"], 2, "is not one of"),
-    "no such command": (["exprot"], 2, "Did you mean 'export'"),
+    "no such command": (["exprot"], 2, "Did you mean 'export'? See: lfdeploy --help"),
+    "train, a folder without its flag": (
+        ["train", "my photos/"],
+        2,
+        "train has no place for 'my photos/'. Did you mean: lfdeploy train --data 'my photos/'",
+    ),
+    "export, a second run": (["export", "{run}", "b"], 2, "has no place for b. See: lfdeploy export --help"),
+    "train, no number": (["train", "--epochs", "ten"], 2, "not a valid integer. See: lfdeploy train --help"),
+    "train, no value": (["train", "--epochs"], 2, "requires an argument. See: lfdeploy train --help"),
 }
 
 
@@ -357,7 +365,7 @@ def test_mistakes_get_one_line(
     error = [line for line in result.stderr.splitlines() if line.startswith("Error:")]
     assert len(error) == 1
     assert said in result.stderr
-    assert "Traceback" not in result.output
+    assert "Traceback" not in result.output and "Usage:" not in result.output
 
 
 def test_cuda_asked_for_and_absent_is_an_error(tiny_run: Run, lf: Callable[..., Result]) -> None:

@@ -133,6 +133,7 @@ def line(label: str, seed: int, peers: list[float], fused: float | None, **more:
         "parameters": {"trained": 100 if fused is None else 150},
         "seconds": 10.0 if fused is None else 14.0,
         "device": "cpu",
+        "gpu": None,
         "cpu": "AVX2",
         "threads": 2,
         "precision": "fp32",
@@ -166,6 +167,7 @@ def test_each_is_held_to_its_equal() -> None:
     ("more", "word"),
     [
         ({"settings": {"epochs": 3, "lr": 0.1}}, "--epochs"),
+        ({"gpu": "NVIDIA H200"}, "gpu"),
         ({"cpu": "AVX512_VNNI"}, "cpu"),
         ({"threads": 1}, "threads"),
         ({"versions": {"lfdeploy": "1", "torch": "3", "python": "3"}}, "torch"),

@@ -225,6 +225,7 @@ def line_of(run: Run, label: str) -> Line:
         "parameters": summary["parameters"],
         "seconds": summary["seconds"],
         "device": summary["device"],
+        "gpu": summary.get("gpu"),
         "cpu": summary.get("cpu"),
         "threads": summary["threads"],
         "precision": summary["precision"],

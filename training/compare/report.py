@@ -40,7 +40,7 @@ def document_of(
         "epochs": sorted({line["settings"]["epochs"] for line in lines}),
         "recipe": first["settings"]["recipe"],
         "archs": first["archs"],
-        "machine": {key: _all(lines, key) for key in ("device", "cpu", "threads")} | first["versions"],
+        "machine": {key: _all(lines, key) for key in ("device", "gpu", "cpu", "threads")} | first["versions"],
         "rows": [asdict(row) for row in rows],
         "remarks": list(remarks),
         "table": {"columns": list(COLUMNS), "rows": [_texts(row) for row in rows]},
@@ -74,12 +74,12 @@ def _difference(found: Difference | None) -> str:
 def _heading(document: dict[str, Any]) -> str:
     """What was compared, in one sentence."""
     data, epochs = document["data"], document["epochs"]
-    passes = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    passes = _counted(epochs[0], "epoch") if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]} epochs"
     seeds = data["seeds"]
     archs = " + ".join(dict.fromkeys(document["archs"]))
     return (
         f"{archs} on {data['name']}: {data['train']:,} pictures to train, {data['test']:,} to test, "
-        f"{passes} epochs by recipe {document['recipe']}, {_counted(len(seeds), 'seed')} "
+        f"{passes} by recipe {document['recipe']}, {_counted(len(seeds), 'seed')} "
         f"({', '.join(map(str, seeds))})"
     )
 
@@ -106,8 +106,8 @@ def _legend(document: dict[str, Any]) -> str:
 
 
 def _all(lines: Sequence[dict[str, Any]], key: str) -> str:
-    """What the runs have under a key: each value once, in their order."""
-    return ", ".join(dict.fromkeys(str(line[key]) for line in lines))
+    """What the runs have under a key: each value once, in their order; empty where none has one."""
+    return ", ".join(dict.fromkeys(str(line[key]) for line in lines if line.get(key) is not None))
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -119,8 +119,9 @@ def markdown(document: dict[str, Any]) -> str:
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
     machine = document["machine"]
+    chips = ", ".join(filter(None, (machine["gpu"], machine["cpu"])))
     made = (
-        f"{machine['device']} ({machine['cpu']}), {machine['threads']} threads, torch {machine['torch']}, "
+        f"{machine['device']} ({chips}), {machine['threads']} threads, torch {machine['torch']}, "
         f"lfdeploy {machine['lfdeploy']}"
     )
     remarks = [f"- {remark}" for remark in document["remarks"]]

@@ -126,7 +126,7 @@ def check_alone(lines: Sequence[dict[str, Any]]) -> list[str]:
     for line in lines:
         for key, value in line["settings"].items():
             note(f"--{key.replace('_', '-')}", value, line)
-        for key in ("device", "cpu", "threads", "precision"):
+        for key in ("device", "gpu", "cpu", "threads", "precision"):
             note(key, line.get(key), line)
         for key in ("lfdeploy", "torch", "python"):
             note(key, line["versions"][key], line)
