@@ -16,7 +16,7 @@ from lfdeploy.run import SCHEMA, Run, config_json
 from lfdeploy.runs import new_run
 from training.batches import Batches
 from training.cohort import Cohort
-from training.remarks import seen
+from training.remarks import from_scratch, seen
 
 
 def begin(
@@ -55,7 +55,8 @@ def tell(
         f"Run {run.name}: {' + '.join(archs)} by {config.method} on {data.name}, "
         f"{data.image_size}x{data.image_size} px"
     )
-    for remark in (*data.remarks, *seen(config, run.path.parent, data)):
+    advice = [] if (run.path / "checkpoint").exists() else from_scratch(config, data)
+    for remark in (*data.remarks, *seen(config, run.path.parent, data), *advice):
         say(f"Note: {remark}.")
     for fault in data.bad[:5]:
         say(f"Left out: {fault}")

@@ -16,6 +16,9 @@ from lfdeploy.recorded_splits import SPLITS
 from lfdeploy.run import Run
 from training.teachers import names_of
 
+PHOTO = 64  # pixels a side, from which a model's pictures are photos
+MANY = 20_000  # pictures from which a network learns well without trained weights
+
 
 def seen(config: TrainConfig, runs: Path, data: Data) -> list[str]:
     """Which runs that teach, or whose weights are the start, learnt pictures that are to test here."""
@@ -29,6 +32,14 @@ def seen(config: TrainConfig, runs: Path, data: Data) -> list[str]:
             whose = f"run {run.name} was trained on {count:,} of the {len(data.test):,} test pictures"
             remarks.append(f"{whose}: what begins with it or learns from it looks better here than it is")
     return remarks
+
+
+def from_scratch(config: TrainConfig, data: Data) -> list[str]:
+    """That photos are learnt better from trained weights, where a training begins without."""
+    if config.weights is not None or data.image_size < PHOTO or len(data.train) > MANY:
+        return []
+    better = "--arch efficientnet_lite0 --weights default"
+    return [f"the networks begin from scratch; so few photos are learnt far better with {better}"]
 
 
 def run_behind(name: str, runs: Path) -> Run | None:

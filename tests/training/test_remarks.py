@@ -8,6 +8,26 @@ from pathlib import Path
 
 import numpy as np
 from click.testing import Result
+from PIL import Image
+
+
+def test_few_photos_from_scratch_are_told_of_trained_weights(
+    tmp_path: Path, lf: Callable[..., Result]
+) -> None:
+    """Not again where the run goes on, nor for pictures as small as digits."""
+    for number in range(40):
+        place = tmp_path / "photos" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (90, 80, 3), np.uint8)
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    small = ["--runs", tmp_path, "--arch", "resnet8", "--peers", 1, "--method", "independent"]
+    photos = ["train", "--data", tmp_path / "photos", *small, "--epochs", 1, "--steps", 1]
+    advice = "with --arch efficientnet_lite0 --weights default"
+    assert advice in lf(*photos, "--name", "one").stderr
+    assert advice not in lf(*photos, "--name", "two", "--image-size", 32).stderr
+    (tmp_path / "one" / "summary.json").unlink()
+    again = lf("train", "--resume", tmp_path / "one")
+    assert again.exit_code == 0 and advice not in again.stderr
 
 
 def test_pictures_that_changed_since_the_run_that_is_repeated(
