@@ -147,6 +147,9 @@ def test_every_machine_is_named() -> None:
     lines = [each | {"data": {"name": "d", "train": 1, "test": 1, "split": "test"}} for each in lines]
     document = document_of(compared(lines, ["a"], "a"), [], lines)
     assert document["machine"]["cpu"] == "AVX2, AMX" and "cpu (AVX2, AMX), 2 threads" in markdown(document)
+    lines = [each | {"device": "cuda", "gpu": "NVIDIA H200"} for each in lines]
+    document = document_of(compared(lines, ["a"], "a"), [], lines)
+    assert "cuda (NVIDIA H200, AVX2, AMX), 2 threads" in markdown(document)
 
 
 def test_each_is_held_to_its_equal() -> None:
