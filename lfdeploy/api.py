@@ -6,7 +6,7 @@ What a user can mend is an `LfdeployError`, whose text says how.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,8 @@ def compare(
         if key in settings:
             raise UsageError(f"{key} is what is compared; it stands in methods or seeds.")
     names = methods if isinstance(methods, str) else ",".join(methods)
+    if isinstance(seeds, (str, float)) or not isinstance(seeds, (int, Iterable)):
+        raise UsageError(f"seeds is {seeds!r}; it is how many, as in 3, or which, as in [5, 6, 7].")
     numbers = str(seeds) if isinstance(seeds, int) else ",".join(map(str, seeds)) + ","
     return run_all(_config(TrainConfig, settings), names, numbers, name, runs, against, results)
 
@@ -150,14 +152,21 @@ def _pairs(option: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]:
 
 def _config(kind: type[Any], settings: Mapping[str, Any]) -> Any:
     """The settings as a config. Raises `UsageError` with the nearest guess for one that there is not."""
-    known = [field.name for field in fields(kind)]
-    for key in settings:
-        choose("keyword", key, known)
-    return kind(**{key: _value(key, value) for key, value in settings.items()})
+    known = {field.name: field for field in fields(kind)}
+    for key, value in settings.items():
+        choose("keyword", key, list(known))
+        if isinstance(value, str) and not value.strip() and known[key].default != "":
+            raise UsageError(f"{key} is empty; give it a value, or leave it out.")
+    alone = {key: known[key].metadata["alone"] for key, value in settings.items() if value is True}
+    return kind(**{key: alone.get(key) or _value(key, value) for key, value in settings.items()})
 
 
 def _value(key: str, value: Any) -> Any:
-    """A value as its flag would have it: paths and lists as text, minutes as seconds."""
+    """A value as its flag would have it: paths and lists as text, minutes as seconds, NumPy's numbers as
+    Python's.
+    """
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
     if isinstance(value, (list, tuple)) and key != "option":
         return ",".join(map(str, value))
     if key == "data" and isinstance(value, Path):

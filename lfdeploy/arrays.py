@@ -151,13 +151,14 @@ def _of_values(x: NDArray[Any], key: str) -> str:
     low, high = float(np.min(x)), float(np.max(x))
     if x.dtype.kind == "f" and low >= 0 and high <= 1:
         return f" From 0 to 1: save np.round({key} * 255).astype(np.uint8)."
+    if low >= 0 and high <= 1:
+        return f" From 0 to 1: save ({key} * 255).astype(np.uint8), where 1 is white."
     if low >= 0 and high <= 255:
         return f" From {low:g} to {high:g}: save {key}.round().astype(np.uint8)."
     if low == high:
         return f" Every value is {low:g}."
-    span = f"(float({key}.max()) - float({key}.min()))"
-    scaled = f"np.round(({key} - float({key}.min())) * (255 / {span}))"
-    return f" From {low:g} to {high:g}, more than a byte holds: scale them, as in {scaled}.astype(np.uint8)."
+    scaled = f"np.round(({key} - {low!r}) * (255 / {high - low!r})).astype(np.uint8)"
+    return f" From {low:g} to {high:g}, more than a byte holds: scale every split alike, as in {scaled}."
 
 
 def _labels(y: NDArray[Any], name: str, count: int, classes: tuple[str, ...]) -> Labels:

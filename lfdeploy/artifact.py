@@ -224,7 +224,8 @@ def run_of(artifact: Artifact, run: str | None = None, runs: str | Path = "runs"
     namesake = Run(Path(runs) / str(wanted["name"]))
     other = f" {shown(namesake.path)} has other weights." if not run and namesake.weights.is_file() else ""
     raise LfdeployError(
-        f"The run '{wanted['name']}' of {artifact.name} is not here; name its directory with --run.{other}"
+        f"The run '{wanted['name']}' of {artifact.name} is not here; name the directory that holds it with "
+        f"--runs.{other}"
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lfdeploy.data import Fault
     from lfdeploy.split_arrays import Split
 
+SEEN = 256  # pictures of a split that are looked at for pixels that were divided by 255
 LISTED = 20  # classes that are told by name with their number of pictures
 
 
@@ -67,6 +68,8 @@ def untested(source: Source, found: Mapping[str, Split], faults: Sequence[Fault]
     """Why there is no picture to test with, and what to do."""
     why = "".join(f" {line[:1].upper()}{line[1:]}." for line in unread(faults)[:2])
     if "test" in source.splits:
+        if not len(source.splits["test"][1]):
+            return "the test split has no pictures; without one, a share of train is held out."
         return f"no picture of the test split can be read.{why}"
     train = found["train"]
     _, group = np.unique(train.digests, return_inverse=True)
@@ -81,6 +84,10 @@ def untested(source: Source, found: Mapping[str, Split], faults: Sequence[Fault]
 def remarks_on(parts: Mapping[str, Split], classes: tuple[str, ...]) -> list[str]:
     """Equal pictures across every pair of splits and under two labels, and classes that val or test lacks."""
     remarks = []
+    for name, split in parts.items():
+        if len(split) and int(split.images[:SEEN].max()) <= 1:
+            dark = f"{name} is nearly black: no pixel is above 1, of 255"
+            remarks.append(f"{dark}. Multiply by 255, unless its pixels are 0 and 1 on purpose")
     effects = {
         "test": "test accuracy flatters by up to that",
         "val": "the choice of the best epoch leans on them",

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lfdeploy.console import say
-from lfdeploy.errors import LfdeployError
+from lfdeploy.errors import LfdeployError, choose
 
 #: names of x86 instruction sets, the best first, and the flags of /proc/cpuinfo that together make them
 INSTRUCTION_SETS = {
@@ -66,6 +66,7 @@ def pick(asked: str, library: str = "torch") -> str:
     ``auto`` takes the CPU where the library cannot use the GPU, and says so once. CUDA asked for and not
     usable is an `LfdeployError`.
     """
+    choose("device", str(asked), ["auto", "cpu", "cuda"])
     if asked == "cpu" or (asked == "auto" and not gpus()):
         return "cpu"
     if not gpus():

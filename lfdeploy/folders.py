@@ -187,6 +187,9 @@ def _classes(tops: dict[str, list[Path]], first: str, judged: bool) -> tuple[str
         for place, label in zip(tops[split], labels, strict=True):
             if label.casefold() not in classes and not judged:
                 top = tops[first][0].parent
-                raise LfdeployError(f"{place.parent} has the class '{label}', which {top} has not.")
+                raise LfdeployError(
+                    f"{place.parent} has the class '{label}', which {top} has not. Add its pictures there, "
+                    "or take it out here."
+                )
             classes.setdefault(label.casefold(), label)
     return tuple(sorted(classes.values()))

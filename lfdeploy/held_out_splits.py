@@ -26,6 +26,8 @@ def held_out(
     held: dict[str, NDArray[np.int64]] = {}
     for name, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
         if name in found:
+            if name == "val" and not len(found[name]):
+                remarks.append("val has no pictures to choose an epoch by: the last one is kept")
             continue
         train = found["train"]
         mask = drawn_out(train.digests[left], train.labels[left], fraction, config.seed, together)

@@ -92,9 +92,11 @@ def decode(source: Given, size: int | None = None) -> Picture:
             blob = unread(source)
             return _decoded(blob, size) if blob else _of_pillow(source, size)
         if not isinstance(source, (str, Path, bytes, bytearray, memoryview)):
+            way = " Give what its read() returns." * hasattr(source, "read")
+            way += " Give its numpy(), uint8 and channels last." * hasattr(source, "numpy")
             raise LfdeployError(
                 f"A picture is a path, bytes, a Pillow picture, or an array {ARRAYS}; this is "
-                f"{_article(type(source).__name__)}."
+                f"{_article(type(source).__name__)}.{way}"
             )
         return _decoded(Path(source).read_bytes() if isinstance(source, (str, Path)) else bytes(source), size)
     except PictureError as error:

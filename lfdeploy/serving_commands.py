@@ -9,15 +9,14 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
-from click.core import ParameterSource
 
 from lfdeploy import early
 from lfdeploy.completion import ARTIFACT
-from lfdeploy.errors import UsageError
 from lfdeploy.shared_flags import DEVICE, RUNS, SERVED
+from lfdeploy.shell import Command
 
 
-@click.command(short_help="Open a web page that classifies")
+@click.command(cls=Command, short_help="Open a web page that classifies")
 @click.argument("artifacts", shell_complete=ARTIFACT, nargs=-1, metavar="[ARTIFACT...]")
 @SERVED
 @DEVICE
@@ -28,7 +27,6 @@ def serve(artifacts: tuple[str, ...], **where: Any) -> None:
 
     SIGHUP reads the artifacts anew. Nothing leaves the machine.
     """
-    _all_given(where)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _nothing_yet)
     from serve import serve as run_page
@@ -52,20 +50,11 @@ def _end() -> None:
         os._exit(0)
 
 
-def _all_given(where: dict[str, Any]) -> None:
-    """Raise `UsageError` for a flag that protects and has an empty value: an unset variable of a shell."""
-    context = click.get_current_context()
-    for name in ("host", "token_file"):
-        if not where[name].strip() and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} is empty; write a value after it, or leave it out.")
-
-
 def _nothing_yet(number: int, frame: object) -> None:
     """SIGHUP before anything was read: all of it is read afterwards."""
 
 
-@click.command(short_help="From a folder of pictures to a page: train, export, prove, serve")
+@click.command(cls=Command, short_help="From a folder of pictures to a page: train, export, prove, serve")
 @click.argument("folder", metavar="FOLDER")
 @click.option(
     "--time", "limit", default="20m", show_default=True, metavar="T", help="of all but the page, as 8m"
@@ -86,7 +75,6 @@ def ship(folder: str, limit: str, aim: str, no_serve: bool, runs: str, **where: 
 
     Each step prints the plain command that it stands for. The same command again goes on where it was.
     """
-    _all_given(where)
     from lfdeploy.console import Meter, say
     from lfdeploy.run import typed
     from lfdeploy.shipping import ship as run_all

@@ -26,8 +26,8 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-class Work(click.Command):
-    """A command that may take long: where there is no terminal, it says now and then that it is at work."""
+class Command(click.Command):
+    """A command that takes no empty value, and says what to type for a word that it has no place for."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Also ``-o KEY=VALUE``, as `lfdeploy compare` writes it, for ``-o KEY VALUE``."""
@@ -35,11 +35,26 @@ class Work(click.Command):
         for before, word in zip(["", *args], args, strict=False):
             pair = before in ("-o", "--option") and re.fullmatch(r"[a-z_-]+=.+", word)
             apart += word.split("=", 1) if pair else [word]
+        if not ctx.resilient_parsing:
+            self._check_given(apart)
         ctx.allow_extra_args = True
         rest = super().parse_args(ctx, apart)
         if rest and not ctx.resilient_parsing:
             raise self._unasked(rest)
         return rest
+
+    def _check_given(self, words: list[str]) -> None:
+        """Raise `UsageError` for an empty value, which an unset variable of a shell leaves: no default is
+        meant by it.
+        """
+        valued = [param for param in self.params if isinstance(param, click.Option) and not param.is_flag]
+        flags = {name for param in valued for name in param.opts if param.nargs == 1}
+        for before, word in zip(["", *words], words, strict=False):
+            flag, _, value = word.partition("=") if "=" in word else (before, "", word)
+            if flag in flags and not value.strip():
+                raise UsageError(f"{flag} is empty; write a value after it, or leave it out.")
+            if word == "--":
+                return
 
     def _unasked(self, words: list[str]) -> UsageError:
         """For words that this command has no place for."""
@@ -48,6 +63,10 @@ class Work(click.Command):
         if by_flag and not any(isinstance(param, click.Argument) for param in self.params):
             return UsageError(f"{told} Did you mean: {command} --data {shlex.quote(words[0])}")
         return UsageError(f"{told} See: {command} --help")
+
+
+class Work(Command):
+    """A command that may take long: where there is no terminal, it says now and then that it is at work."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command's function."""

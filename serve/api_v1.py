@@ -124,6 +124,8 @@ def _asked(state: State, request: Request) -> tuple[Engine, int, bool]:
             raise Problem(
                 "bad_parameter", f"There is no parameter '{name[:40]}'. There are artifact, top and explain."
             )
+        if len(query.getlist(name)) > 1:
+            raise Problem("bad_parameter", f"The parameter {name} is given more than once.")
     engine = state.engine(query.get("artifact"))
     classes = len(engine.entry.artifact.manifest["labels"])
     top, explain = query.get("top", str(min(TOP, classes))), query.get("explain", "").lower()

@@ -141,7 +141,9 @@ def _binary(given: dict[str, Any], rest: memoryview) -> memoryview | None:
         if rest:
             raise wrong("Bytes follow the JSON that no input has. Give the input 'binary_data_size'.")
         return None
-    if type(told) is not int or told != len(rest):
+    if type(told) is not int:
+        raise wrong(f"'binary_data_size' must be a whole number, not {json.dumps(told)[:20]}.")
+    if told != len(rest):
         raise wrong(f"'binary_data_size' is {str(told)[:20]}, and {len(rest):,} bytes follow the JSON.")
     if "data" in given:
         raise wrong("The input has 'data' and 'binary_data_size'. Give one of them.")
@@ -156,15 +158,37 @@ def _pixels(given: dict[str, Any], rest: memoryview, size: int) -> list[Pixels]:
         if len(blob) != math.prod(shape):
             raise wrong(f"The shape {shape} takes {math.prod(shape):,} bytes; {len(blob):,} were sent.")
         return list(np.frombuffer(blob, np.uint8).reshape(shape))
-    flat = given.get("data")
-    for _ in shape[1:]:
-        if isinstance(flat, list) and flat and all(type(item) is list for item in flat):
-            flat = [item for row in flat for item in row]
-    if not isinstance(flat, list) or len(flat) != math.prod(shape) or not all(type(n) is int for n in flat):
-        raise wrong(f"'data' must be {math.prod(shape):,} whole numbers, flat or nested like the shape.")
-    if not all(0 <= number <= 255 for number in flat):
-        raise wrong("'data' has numbers outside 0 to 255.")
+    flat = _flat(given.get("data"), shape)
+    odd = [item for item in flat if type(item) is not int or not 0 <= item <= 255]
+    if odd:
+        raise wrong(f"'data' has {json.dumps(odd[0])[:20]}; it must hold whole numbers from 0 to 255.")
     return list(np.array(flat, np.uint8).reshape(shape))
+
+
+def _flat(data: Any, shape: list[int]) -> list[Any]:
+    """The numbers of a tensor that is flat, or nested as its shape is."""
+    if not isinstance(data, list):
+        raise wrong("'data' must be a list of numbers, flat or nested like the shape.")
+    if not any(isinstance(item, list) for item in data):
+        if len(data) != math.prod(shape):
+            raise wrong(f"'data' has {len(data):,} numbers; the shape {shape} takes {math.prod(shape):,}.")
+        return data
+    flat, level = data, [data]
+    for size in shape:
+        if not all(isinstance(row, list) and len(row) == size for row in level):
+            first = " Channels come last: transpose(0, 2, 3, 1)." * (_sizes(data)[1:2] == [3])
+            raise wrong(f"'data' is nested as {_sizes(data)}, and the shape is {shape}.{first}")
+        flat = level = [item for row in level for item in row]
+    return flat
+
+
+def _sizes(data: Any) -> list[int]:
+    """How long nested lists are, by the first of each."""
+    sizes: list[int] = []
+    while isinstance(data, list) and len(sizes) < 8:
+        sizes.append(len(data))
+        data = data[0] if data else None
+    return sizes
 
 
 def _encoded(given: dict[str, Any], rest: memoryview) -> list[bytes]:
@@ -203,7 +227,9 @@ def _base64(data: Any, count: int) -> list[bytes]:
 
 
 def _output(given: Any, known: Sequence[str], binary: bool) -> Output:
-    name = given.get("name") if isinstance(given, dict) else None
+    if not isinstance(given, dict):
+        raise wrong(f'Each of \'outputs\' must be an object, as in {{"name": "{known[0]}"}}.')
+    name = given.get("name")
     if not isinstance(name, str) or name not in known:
         raise wrong(f"There is no output '{str(name)[:40]}'. There are {', '.join(known)}.")
     parameters = _parameters(given)

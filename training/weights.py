@@ -128,7 +128,7 @@ def _checked(
         if tensor.shape != ours[name]:
             raise LfdeployError(
                 f"{start.source} is not for {arch}: '{other}' is {tuple(tensor.shape)}, the network's "
-                f"'{name}' {tuple(ours[name])}."
+                f"'{name}' {tuple(ours[name])}. Give a {arch}'s state_dict() as it is, or name its run."
             )
     return found
 

@@ -39,10 +39,10 @@ def one_hot() -> np.ndarray:
         ({"train_x": PIXELS / 255}, "From 0 to 1: save np.round(train_x * 255).astype(np.uint8)"),
         ({"train_x": np.where(PIXELS > 200, np.nan, 0.5)}, "It holds NaN"),
         ({"train_x": PIXELS.astype(np.int32)}, "save train_x.round().astype(np.uint8)"),
-        ({"train_x": PIXELS.astype(np.int16) * 2}, "more than a byte holds: scale them"),
+        ({"train_x": PIXELS.astype(np.int16) * 2}, "more than a byte holds: scale every split alike"),
         (
             {"train_x": PIXELS.astype(np.float32) - 128},
-            "np.round((train_x - float(train_x.min())) * (255 / ",
+            "np.round((train_x - -128.0) * (255 / ",
         ),
         ({"train_x": PIXELS.transpose(1, 2, 3, 0)}, "save train_x.transpose(3, 0, 1, 2)"),
         ({"valid_y": LABELS}, "lacks val_x"),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -17,6 +18,7 @@ from PIL import Image
 from lfdeploy import open_artifact
 from lfdeploy.answers import write_csv
 from lfdeploy.cli import main
+from lfdeploy.errors import UsageError
 from lfdeploy.predict import Prediction
 from lfdeploy.run import Run
 
@@ -317,7 +319,7 @@ MISTAKES = {
         "write sizes like 1,8,32",
     ),
     "a run outside": (["train", "--name", "../evil"], 2, "must be the plain name of a directory"),
-    "a run without a name": (["train", "--name", ""], 2, "must be the plain name of a directory"),
+    "a run without a name": (["train", "--name", ".."], 2, "must be the plain name of a directory"),
     "a rate that is no number": (["train", "--lr", "nan"], 2, "--lr is nan"),
     "runs in a file": (["train", "--runs", "{run}/summary.json"], 1, "File exists"),
     "csv nowhere": (
@@ -413,6 +415,32 @@ def test_changed_bytes_are_refused_everywhere(
     ):
         result = lf(*words)
         assert (result.exit_code, "stage file" in result.stderr) == (3, True), (words, result.output)
+
+
+VALUED = [
+    (name, option.opts[-1])
+    for name, command in main.commands.items()
+    for option in command.params
+    if isinstance(option, click.Option) and not option.is_flag and option.nargs == 1
+]
+
+
+@pytest.mark.parametrize(("command", "flag"), VALUED)
+def test_an_empty_value_is_none(
+    command: str, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an unset variable of a shell leaves never means a default, and nothing is begun with it."""
+    monkeypatch.chdir(tmp_path)
+    for words in ([flag, ""], [f"{flag}= "]):
+        result = CliRunner().invoke(main, [command, *words])
+        assert result.exit_code == 2 and f"{flag} is empty" in result.stderr, result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_device_is_none(tiny_run: Run) -> None:
+    for device in ("CPU", "cuda:1", "gpu", None, 0):
+        with pytest.raises(UsageError, match=f"Unknown device '{device}'"):
+            open_artifact(tiny_run.artifacts / "peer0-onnx-fp32", device=device)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lfdeploy.config import LARGEST_SEED, DataConfig
 from lfdeploy.data import Data, load
-from lfdeploy.errors import UsageError
+from lfdeploy.errors import LfdeployError, UsageError
 from lfdeploy.held_out_splits import drawn_out
 
 
@@ -67,6 +67,29 @@ def test_classes_without_pictures_in_val_or_test_are_named(tmp_path: Path) -> No
     remarks = read(tmp_path).remarks
     assert "test has no picture of 2 classes: dog, owl" in remarks
     assert "val has no picture of 1 class: owl" in remarks
+
+
+def test_a_split_without_pictures_is_named(tmp_path: Path) -> None:
+    """Folders of classes that hold none."""
+    splits(tmp_path, ("train", "test"))
+    for split in ("val", "test"):
+        for label in ("cat", "dog"):
+            shutil.rmtree(tmp_path / split / label, ignore_errors=True)
+            (tmp_path / split / label).mkdir(parents=True)
+    with pytest.raises(LfdeployError, match=r"the test split has no pictures; without one, a share of train"):
+        read(tmp_path)
+    shutil.rmtree(tmp_path / "test")
+    assert "val has no pictures to choose an epoch by: the last one is kept" in read(tmp_path).remarks
+
+
+def test_pixels_that_were_divided_are_named(tmp_path: Path) -> None:
+    """As bytes they are 0 or 1; a picture that is dark is none of them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    given = {"train_y": np.arange(40) % 2, "classes": np.array(["cat", "dog"])}
+    dark = "train is nearly black: no pixel is above 1, of 255"
+    for scale, told in ((255, True), (100, False)):
+        np.savez(tmp_path / "x.npz", train_x=(pixels / scale).astype(np.uint8), **given)  # type: ignore[arg-type]
+        assert any(remark.startswith(dark) for remark in read(tmp_path / "x.npz").remarks) is told
 
 
 def test_a_class_too_small_to_be_held_out_is_named(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_run_of_the_same_name_is_another_run(
     assert not has_run(found)
     said = lf("verify", artifact)
     assert said.exit_code == 1
-    assert "The run 'tiny' of art is not here; name its directory with --run." in said.stderr
+    assert "The run 'tiny' of art is not here; name the directory that holds it with --runs." in said.stderr
     assert "runs/tiny has other weights." in said.stderr
     for words in (("art", "--run", "runs/tiny"), (other / "artifacts" / "peer0-onnx-fp32",)):
         said = lf("verify", *words)

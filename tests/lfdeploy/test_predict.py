@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from PIL import Image
 
@@ -106,7 +107,8 @@ def test_arrays_are_pictures() -> None:
         (np.uint8(7), "this is an uint8"),
         (7, "this is an int"),
         (None, "this is a NoneType"),
-        (io.BytesIO(b"x"), "this is a BytesIO"),
+        (io.BytesIO(b"x"), r"this is a BytesIO. Give what its read\(\) returns"),
+        (torch.zeros(3, 8, 8), r"this is a Tensor. Give its numpy\(\), uint8 and channels last"),
     ],
 )
 def test_what_is_no_picture_is_one_line(given: Any, words: str, tiny_run: Run) -> None:

@@ -91,6 +91,7 @@ def test_a_form_and_a_body_are_answered_alike(api: Api) -> None:
         ("explain=true", 409, "no_heatmap"),
         ("artifact=nope", 404, "unknown_artifact"),
         ("pictures=3", 400, "bad_parameter"),
+        ("top=1&top=2", 400, "bad_parameter"),
     ],
 )
 def test_queries_are_checked(query: str, status: int, code: str, api: Api) -> None:

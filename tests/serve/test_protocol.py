@@ -153,6 +153,12 @@ BAD: list[Any] = [
     request(data=[0.5] * 768),
     request(data=["7"] * 768),
     request(data=[[7], [7, 7]]),
+    request(data=np.full((1, 3, 16, 16), 7).tolist()),
+    request(data=np.full((1, 16, 48), 7).tolist()),
+    request(data=np.full((16, 16, 3), 7).tolist()),
+    request(data=np.full((1, 16, 16, 3, 1), 7).tolist()),
+    request(data=[[[[7] * 3] * 15 + [[7] * 4]] * 16]),
+    request(data=[True] * 768),
     request(data=[None] * 768),
     request(data=[10**40] * 768),
     request(data={"a": 1}),
@@ -188,6 +194,20 @@ def test_what_no_client_would_send(number: int, api: Api) -> None:
     told = json.loads(text)
     assert status == 400 and list(told) == ["error"] and headers["x-error-code"] == "bad_request", text
     assert told["error"].endswith(".") and "\n" not in told["error"] and len(told["error"]) < 300
+
+
+def test_data_are_nested_as_their_shape_says(api: Api) -> None:
+    """Channels first would be other pixels under the same number of them."""
+    for data, said in (
+        (
+            np.full((1, 3, 16, 16), 7).tolist(),
+            "nested as [1, 3, 16, 16], and the shape is [1, 16, 16, 3]. Channels",
+        ),
+        ([7] * 767, "has 767 numbers; the shape [1, 16, 16, 3] takes 768"),
+        ([7.0] * 768, "'data' has 7.0; it must hold whole numbers"),
+    ):
+        status, _, text = api("POST", INFER, json.dumps(request(data=data)).encode())
+        assert status == 400 and said in json.loads(text)["error"], text
 
 
 @pytest.mark.parametrize("told", ["x", "-1", "99999999", "9" * 5000, "000000000000999", ""])
