@@ -15,6 +15,7 @@ from lfdeploy.artifact import resolve as resolve_artifact
 from lfdeploy.backends import BACKENDS, Source, chosen
 from lfdeploy.console import say
 from lfdeploy.errors import LfdeployError, ParityError, UsageError
+from lfdeploy.labels import some
 from lfdeploy.models.targets import NETWORK, layout_of, top1_of
 from lfdeploy.run import Run
 from lfdeploy.runs import resolve as resolve_run
@@ -147,4 +148,4 @@ def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
             for what, names in (("it lacks", lacking), ("it also has", more))
             if names
         )
-    return "they are in another order"
+    return f"they are in another order; the teacher has {some(theirs, 5)}"

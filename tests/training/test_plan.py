@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -207,6 +208,16 @@ SLOW = [
 WIDE = sorted(set(ARCHITECTURES) - {*FAST, *SLOW})
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Layers split over threads may sum in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     "arch",
     FAST
