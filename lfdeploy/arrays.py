@@ -146,13 +146,13 @@ def _of_shape(x: NDArray[Any], key: str) -> str:
 
 def _of_values(x: NDArray[Any], key: str) -> str:
     """How numbers of another kind become bytes."""
-    if x.dtype.kind not in "fiu" or x.dtype == np.uint8 or not x.size:
+    if x.dtype.kind not in "fiub" or x.dtype == np.uint8 or not x.size:
         return ""
     low, high = float(np.min(x)), float(np.max(x))
     if x.dtype.kind == "f" and low >= 0 and high <= 1:
         return f" From 0 to 1: save np.round({key} * 255).astype(np.uint8)."
     if low >= 0 and high <= 1:
-        return f" From 0 to 1: save ({key} * 255).astype(np.uint8), where 1 is white."
+        return f" From 0 to 1: save {key}.astype(np.uint8) * 255, if 1 is white."
     if low >= 0 and high <= 255:
         return f" From {low:g} to {high:g}: save {key}.round().astype(np.uint8)."
     if low == high:

@@ -39,6 +39,8 @@ def one_hot() -> np.ndarray:
         ({"train_x": PIXELS / 255}, "From 0 to 1: save np.round(train_x * 255).astype(np.uint8)"),
         ({"train_x": np.where(PIXELS > 200, np.nan, 0.5)}, "It holds NaN"),
         ({"train_x": PIXELS.astype(np.int32)}, "save train_x.round().astype(np.uint8)"),
+        ({"train_x": PIXELS > 100}, "save train_x.astype(np.uint8) * 255, if 1 is white"),
+        ({"train_x": (PIXELS > 100).astype(np.int8)}, "save train_x.astype(np.uint8) * 255, if 1 is white"),
         ({"train_x": PIXELS.astype(np.int16) * 2}, "more than a byte holds: scale every split alike"),
         (
             {"train_x": PIXELS.astype(np.float32) - 128},
