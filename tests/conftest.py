@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from made import made_once
 
@@ -188,3 +189,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{name:<44} {wanted:<16} {said}")
     caught = sum(found in wanted.split(" or ") for _, wanted, found in rows)
     terminalreporter.line(f"{caught} of {len(rows)} planted faults caught at the right stage")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch computes with one thread: layers split over threads may sum in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,6 @@ GOLDEN = Path(__file__).with_name("golden")
 WRITE = "LFDEPLOY_WRITE_GOLDEN"
 STEPS, OF, BATCH, SIZE, CLASSES = 13, 20, 16, 16, 10  # the schedule is that of twenty steps
 TOLERANCE = 1e-6
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def curve(method: str) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import signal
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -206,15 +205,6 @@ SLOW = [
     "shufflenet_v2_cifar", "shufflenet_v2_x0_5", "vgg8_bn_cifar", "wrn16_2",
 ]  # fmt: skip
 WIDE = sorted(set(ARCHITECTURES) - {*FAST, *SLOW})
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Layers split over threads may sum in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("one_thread")
