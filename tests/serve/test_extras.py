@@ -164,9 +164,9 @@ def test_compare_why_many_and_code_in_a_browser(page_of_two: tuple[str, Any], tm
     for name, blob in files.items():
         (tmp_path / name).write_bytes(blob)
     page.locator("#many-files").set_input_files([tmp_path / name for name in files])
-    expect(page.locator("#many-state")).to_have_text(
-        "2 of 3 answered by peer0-explained, 1 without an answer"
-    )
+    strange = r"(, [12] unlike its training pictures)?"
+    state = re.compile(rf"^2 of 3 answered by peer0-explained{strange}, 1 without an answer$")
+    expect(page.locator("#many-state")).to_have_text(state)
     expect(page.locator("#many-table tbody tr")).to_have_count(3)
     with page.expect_download() as download:
         page.locator("#many-csv").click()
