@@ -8,7 +8,7 @@ format adds.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,15 +62,13 @@ def nature(
     kind = KINDS[precision]
     network = copy.deepcopy(classifier)
     body = network.get_submodule("network")
-    with torch.no_grad():
-        for parameter in body.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(parameter.to(kind).to(parameter.dtype))
+    pairs = folded_pairs(network, pictures.shape[1])
+    _round_weights(body, pairs, kind)
     by_weights = answers(network, pictures)
     rounding = _Rounding(kind)
     body.register_forward_pre_hook(lambda *_: rounding.switch(True))
     body.register_forward_hook(lambda *_: rounding.switch(False))
-    for kernel, _ in folded_pairs(network, pictures.shape[1]):  # its convolution gives the norm's output
+    for kernel, _ in pairs:  # its convolution gives the norm's output
         kernel.register_forward_pre_hook(lambda *_: rounding.switch(False))
         kernel.register_forward_hook(lambda *_: rounding.switch(True))
     with rounding:
@@ -80,6 +78,23 @@ def nature(
         return Rounded(overflows, float("inf"), float("inf"))
     apart = [float((np.abs(half - other) / scale).max()) for other in (logits, by_weights)]
     return Rounded(0, *apart)
+
+
+def _round_weights(body: nn.Module, pairs: Iterable[tuple[nn.Module, nn.Module]], kind: torch.dtype) -> None:
+    """Round what has more than one dimension; a kernel that a norm is folded into as the folded one is."""
+    norms: dict[int, Any] = {id(kernel): norm for kernel, norm in pairs}
+    with torch.no_grad():
+        for module in body.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim < 2:
+                    continue
+                factor, norm = torch.ones(()), norms.get(id(module))
+                if norm is not None and name == "weight":
+                    factor = (norm.running_var + norm.eps).rsqrt() * (
+                        1 if norm.weight is None else norm.weight
+                    )
+                    factor = torch.where(factor == 0, 1, factor).reshape(-1, *[1] * (parameter.ndim - 1))
+                parameter.copy_((parameter * factor).to(kind).to(parameter.dtype) / factor)
 
 
 class _Rounding(TorchDispatchMode):
