@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from export.build.folding import fold
 from export.independent.expected_weights import folded_pairs
-from export.independent.halves import nature
+from export.independent.halves import _round_weights, nature
 from export.parity.bounds import TWIN, twin_bound
 from lfdeploy.models.deploy import Classifier
 
@@ -61,6 +63,24 @@ def test_a_convolution_of_a_subclass_is_folded_by_both() -> None:
     network = nn.Sequential(*layers).eval()
     assert not any(isinstance(each, nn.BatchNorm2d) for each in fold(network, 8).modules())
     assert len(folded_pairs(Classifier(network, [0.5] * 3, [0.25] * 3).eval(), 8)) == 1
+
+
+def test_a_kernel_is_rounded_as_it_is_folded() -> None:
+    """The file holds that one: rounded apart from its norm it would be another network."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4)
+    with torch.no_grad():
+        norm.running_var.copy_(torch.tensor([1e-3, 0.7, 3.0, 50.0]))  # type: ignore[operator]
+        norm.weight.copy_(torch.tensor([0.3, -1.7, 0.0, 2.9]))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), norm, nn.Flatten(), nn.Linear(4 * 64, 2)).eval()
+    folded, apart, together = fold(network, 8), copy.deepcopy(network), copy.deepcopy(network)
+    pairs = folded_pairs(Classifier(together, [0.5] * 3, [0.25] * 3).eval(), 8)
+    for each, joined in ((folded, []), (apart, []), (together, pairs)):
+        _round_weights(each, joined, torch.float16)
+    x = torch.rand(8, 3, 8, 8)
+    with torch.inference_mode():
+        file, other, ours = (each(x) for each in (folded, apart, together))
+    assert (file - ours).abs().max() < 1e-5 < 1e-4 < (file - other).abs().max()
 
 
 @pytest.mark.slow
