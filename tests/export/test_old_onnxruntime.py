@@ -62,7 +62,7 @@ def test_it_answers_as_today(
     subprocess.run([old_python, "-c", OPEN, *files, str(int(int8_saturates()))], check=True)
     today = open_artifact(place, device="cpu").run(pictures)[0]
     apart = np.abs(np.load(tmp_path / "answers.npy") - today).max() / np.abs(today).max()
-    assert apart <= (1e-4 if precision == "fp16" else 1e-5)  # some CPUs round sums to fp16 elsewhere
+    assert apart <= 1e-5
 
 
 def test_files_are_of_the_oldest_version(tiny_run: Run, half_artifact: Path, int8_artifact: Path) -> None:

@@ -97,10 +97,11 @@ def test_page_in_a_browser(served: Any, page: Any, tmp_path: Path, tiny_run: Run
         expect(answer).to_contain_text(f"By {key} (onnxruntime on cpu)")
         found = Predictor.open(tiny_run.artifacts / key, device="cpu").predict([JPEG])[0]
         label, probability = found.top[0]
-        expect(answer.locator("h2")).to_have_text(
-            "Unlike its training pictures" if found.unfamiliar else label
-        )
-        expect(answer.locator(".lf-sure")).to_contain_text(percent(probability))
+        heading, sure = label, f"{percent(probability)} probability"
+        if found.unfamiliar:
+            heading, sure = "Unlike its training pictures", f"Closest: {label}, {percent(probability)}"
+        expect(answer.locator("h2")).to_have_text(heading)
+        expect(answer.locator(".lf-sure")).to_have_text(sure)
         expect(answer.locator(".lf-bars li")).to_have_count(5)
         expect(answer).to_contain_text("Export verified")
         expect(page.locator("#foot")).to_contain_text(key)
